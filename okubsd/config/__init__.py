@@ -1,0 +1,1 @@
+"""Translate the user's files into the words of the model."""

@@ -1,0 +1,145 @@
+"""okubsd.yaml and vm.d/*.yaml into a Wish (okubsd.yaml(5)): parse, default, validate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from okubsd.config import fields
+from okubsd.config.names import (
+    APP_NAME,
+    IMAGE_NAME,
+    IMAGE_NAME_RULE,
+    RESERVED,
+    VM_NAME,
+    VM_NAME_RULE,
+    did_you_mean,
+    quoted,
+)
+from okubsd.config.tree import Mistakes, Value, read_tree
+from okubsd.errors import BadDescription
+from okubsd.model import Network, Recipe, Vm, Wish
+
+COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "grey", "black")
+
+# vmd: at most 128 GiB (vmm.h); a Linux guest of ours does not start below 64 MiB.
+_MEMORY = fields.size_between(64 << 20, 128 << 30)
+_HOME = fields.size_between(16 << 20, 1 << 40)
+_APPS = fields.list_of(fields.matching(APP_NAME, IMAGE_NAME_RULE), "a list of app names")
+
+VM_FIELDS: Mapping[str, fields.Parser[Any]] = {
+    "image": fields.matching(IMAGE_NAME, IMAGE_NAME_RULE),
+    "memory": _MEMORY,
+    "cpus": fields.whole_between(1, 8),
+    "network": fields.member_of(Network),
+    "display": fields.pixels,
+    "apps": _APPS,
+    "home": _HOME,
+    "color": fields.one_of(COLORS),
+    "autostart": fields.yes_or_no,
+    "disposable": fields.yes_or_no,
+    "keep": fields.yes_or_no,
+    "boot_timeout": fields.whole_between(5, 3600),
+}
+_DEFAULTS = {name: parser for name, parser in VM_FIELDS.items() if name not in ("image", "apps")}
+
+
+def parse_description(
+    path: Path, text: str, drop_ins: Iterable[tuple[Path, str]], recipes: Mapping[str, Recipe]
+) -> Wish:
+    """Return the Wish of the description ``text`` and of its drop-ins.
+
+    ``path`` is where the text was read, ``drop_ins`` the files of vm.d with their texts, in order,
+    ``recipes`` the images that can be named.  Raises BadDescription with every mistake of every file.
+    """
+    mistakes = Mistakes(path)
+    defaults, vms = _parse_main(text, mistakes)
+    found = list(mistakes.found)
+    for drop_path, drop_text in drop_ins:
+        drop_mistakes = Mistakes(drop_path)
+        tree = read_tree(drop_text, drop_mistakes)
+        if tree is None and not drop_mistakes.found:
+            drop_mistakes.add(1, "", "the file is empty; it holds the keys of one VM")
+        elif tree is not None:
+            vms.append((drop_path.stem, tree))
+            _check_name(drop_path.stem, tree.line, drop_mistakes)
+        mistakes_of_vm = drop_mistakes.found
+        found += mistakes_of_vm
+    built = [_build_vm(name, tree, defaults, recipes) for name, tree in vms]
+    found += [m for tree in {id(t.mistakes): t.mistakes for _, t in vms}.values() for m in tree.found if m not in found]
+    found += _doubled(vms)
+    if found:
+        raise BadDescription(found)
+    return Wish(path, tuple(vm for vm in built if vm is not None))
+
+
+def _parse_main(text: str, mistakes: Mistakes) -> tuple[dict[str, Any], list[tuple[str, Value]]]:
+    """Return the defaults and the named VM trees of okubsd.yaml itself."""
+    vms: list[tuple[str, Value]] = []
+
+    def parse_vms(value: Value) -> bool:
+        pairs = value.items()
+        if pairs is None:
+            value.wrong("a mapping of VM names to their keys")
+            return False
+        for name, tree in pairs:
+            _check_name(name, tree.line, mistakes, f"vms.{name}")
+            vms.append((name, tree))
+        return True
+
+    tree = read_tree(text, mistakes)
+    if tree is None:
+        return {}, vms
+    top = tree.fields({"defaults": lambda value: value.fields(_DEFAULTS), "vms": parse_vms})
+    return top.get("defaults", {}), vms
+
+
+def _check_name(name: str, line: int, mistakes: Mistakes, key: str = "") -> None:
+    if not VM_NAME.fullmatch(name):
+        mistakes.add(line, "", f"{quoted(name)} is no name for a VM: {VM_NAME_RULE}")
+    elif name.lower() in RESERVED:
+        mistakes.add(line, key, f"'{name}' is a word of the command line; choose another name")
+
+
+def _build_vm(name: str, tree: Value, defaults: dict[str, Any], recipes: Mapping[str, Recipe]) -> Vm | None:
+    """Return the VM of one tree, or None after noting its mistakes."""
+    before = len(tree.mistakes.found)
+    given = tree.fields(VM_FIELDS)
+    if "image" not in given:
+        if len(tree.mistakes.found) == before:
+            tree.mistakes.add(tree.line, tree.key, "the key 'image' is missing; it names the app image")
+        return None
+    _check_image(tree, given, recipes)
+    if len(tree.mistakes.found) > before:
+        return None
+    return Vm(name=name, **{**defaults, **given})
+
+
+def _check_image(tree: Value, given: dict[str, Any], recipes: Mapping[str, Recipe]) -> None:
+    """Note an image that has no recipe, and apps that the image does not have."""
+    image = given["image"]
+    apps = {name: recipe for name, recipe in recipes.items() if recipe.base}
+    where = f"{tree.key}.image".lstrip(".")
+    if image not in apps:
+        allowed = ", ".join(sorted(apps))
+        hint = did_you_mean(image, apps)
+        tree.mistakes.add(tree.line, where, f"no recipe for an app image '{image}', there are {allowed}{hint}")
+        return
+    for app in given.get("apps", ()):
+        known = apps[image].apps
+        if app not in known:
+            sentence = f"image '{image}' has no app '{app}', it has {', '.join(known)}{did_you_mean(app, known)}"
+            tree.mistakes.add(tree.line, f"{tree.key}.apps".lstrip("."), sentence)
+
+
+def _doubled(vms: list[tuple[str, Value]]) -> list[str]:
+    """Return a sentence for each VM that is written twice; vmd takes names without regard to file."""
+    first: dict[str, Value] = {}
+    found = []
+    for name, tree in vms:
+        other = first.setdefault(name.lower(), tree)
+        if other is not tree:
+            place = f"{other.mistakes.path}:{other.line}"
+            found.append(f"{tree.mistakes.path}:{tree.line}: VM {quoted(name)} is described already in {place}")
+    return found

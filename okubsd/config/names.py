@@ -1,0 +1,41 @@
+"""Names are hostile until they match: they end in vm.conf, pf.conf, a path and a terminal."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+
+# vmd takes fewer than 64 bytes of [A-Za-z0-9._-] and reads an all-digit name as an id (vmctl main.c);
+# a pf label holds 63 bytes of which "okubsd:" and ":host" are ours.  32 leaves room for both and
+# for a unix socket's 104 bytes.
+VM_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,31}")
+VM_NAME_RULE = "a letter, then at most 31 letters, digits, '.', '_' or '-'"
+# Names that a command line or a pf anchor already means something else by.
+RESERVED = frozenset({"all", "host", "okubsd", "self", "any"})
+
+IMAGE_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
+IMAGE_NAME_RULE = "a small letter, then at most 31 small letters, digits or '-'"
+APP_NAME = IMAGE_NAME
+
+# Debian policy, section 5.6.1, and an optional architecture.
+PACKAGE_NAME = re.compile(r"[a-z0-9][a-z0-9.+-]+(:[a-z0-9]+)?")
+
+_UNPRINTABLE = re.compile(r"[^\x20-\x7e\u00a1-\U0010ffff]")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return "; did you mean 'x'?" for the nearest of ``known``, or ""."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def quoted(untrusted: object, limit: int = 60) -> str:
+    """Return ``untrusted`` quoted for a terminal: printable, one line, at most ``limit`` characters."""
+    text = _UNPRINTABLE.sub("?", str(untrusted))
+    return f"'{text[: limit - 1]}…'" if len(text) > limit else f"'{text}'"
+
+
+def host_name(vm: str) -> str:
+    """Return the guest's host name for a VM's name (RFC 1123: no '_' or '.', no '-' at the end)."""
+    return re.sub(r"[^a-z0-9-]", "-", vm.lower()).rstrip("-")

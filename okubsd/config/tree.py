@@ -1,0 +1,143 @@
+"""Read YAML into values that remember their line, and collect every mistake of a file at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from okubsd.config.names import did_you_mean, quoted
+
+# A description of 500 VMs is about 100 kB; nothing honest is larger than this.
+LARGEST_FILE = 4 << 20
+_DEEPEST = 8
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class Mistakes:
+    """The mistakes found in one file, as sentences that begin with file, line and key."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.found: list[str] = []
+
+    def add(self, line: int, key: str, sentence: str) -> None:
+        """Note ``sentence`` about the value at ``key`` ("vms.browser.memory") on ``line``."""
+        where = f"{self.path}:{line}: " + (f"{key}: " if key else "")
+        self.found.append(where + sentence)
+
+
+class Value:
+    """A YAML node, its dotted key and its line; turned into Python only where it is asked for."""
+
+    def __init__(self, node: Any, key: str, mistakes: Mistakes) -> None:
+        self.node = node
+        self.key = key
+        self.mistakes = mistakes
+
+    @property
+    def line(self) -> int:
+        """Return the line of the file, from 1."""
+        return int(self.node.start_mark.line) + 1
+
+    @property
+    def shape(self) -> str:
+        """Return what the node is, in words for a message."""
+        if isinstance(self.node, yaml.MappingNode):
+            return "a mapping"
+        if isinstance(self.node, yaml.SequenceNode):
+            return "a list"
+        return quoted(self.node.value)
+
+    def wrong(self, allowed: str, hint: str = "") -> None:
+        """Note that this value is not what is allowed here."""
+        self.mistakes.add(self.line, self.key, f"found {self.shape}, allowed is {allowed}{hint}")
+
+    def scalar(self) -> str | None:
+        """Return the text of a scalar that is not null, or None."""
+        if not isinstance(self.node, yaml.ScalarNode) or self.node.tag.endswith(":null"):
+            return None
+        return str(self.node.value)
+
+    def items(self) -> Iterator[tuple[str, Value]] | None:
+        """Return the pairs of a mapping, noting doubled and odd keys; None where it is none."""
+        if not isinstance(self.node, yaml.MappingNode):
+            return None
+        return self._pairs()
+
+    def _pairs(self) -> Iterator[tuple[str, Value]]:
+        seen: dict[str, int] = {}
+        for name_node, node in self.node.value:
+            name = str(name_node.value) if isinstance(name_node, yaml.ScalarNode) else ""
+            line = int(name_node.start_mark.line) + 1
+            child = Value(node, f"{self.key}.{name}".lstrip("."), self.mistakes)
+            if not name:
+                self.mistakes.add(line, self.key, "a key must be a plain word")
+            elif name in seen:
+                self.mistakes.add(line, child.key, f"is written twice, first on line {seen[name]}")
+            else:
+                seen[name] = line
+                yield name, child
+
+    def elements(self) -> list[Value] | None:
+        """Return the elements of a list, or None where it is none."""
+        if not isinstance(self.node, yaml.SequenceNode):
+            return None
+        return [Value(node, f"{self.key}[{i}]", self.mistakes) for i, node in enumerate(self.node.value)]
+
+    def fields(self, parsers: Mapping[str, Callable[[Value], Any]]) -> dict[str, Any]:
+        """Return the parsed fields of a mapping whose keys are all in ``parsers``.
+
+        A field whose parser noted a mistake is left out; so is a key that nobody knows.
+        """
+        pairs = self.items()
+        if pairs is None:
+            self.wrong("a mapping of " + ", ".join(parsers))
+            return {}
+        result: dict[str, Any] = {}
+        for name, value in pairs:
+            if name not in parsers:
+                hint = did_you_mean(name, parsers)
+                allowed = ", ".join(parsers)
+                self.mistakes.add(value.line, value.key, f"unknown key, allowed are {allowed}{hint}")
+                continue
+            parsed = parsers[name](value)
+            if parsed is not None:
+                result[name] = parsed
+        return result
+
+
+def read_tree(text: str, mistakes: Mistakes) -> Value | None:
+    """Return the root of the YAML ``text``, or None (with a mistake noted, unless it is empty).
+
+    Aliases are refused: nothing in a description needs them and they let a small file grow without bound.
+    """
+    try:
+        if len(text) > LARGEST_FILE:
+            mistakes.add(1, "", f"the file is larger than {LARGEST_FILE >> 20} MiB")
+            return None
+        if not _is_flat(text, mistakes):
+            return None
+        node = yaml.compose(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        what = quoted(getattr(error, "problem", None) or str(error).split("\n")[0], 120).strip("'")
+        mistakes.add(mark.line + 1 if mark else 1, "", f"this is not YAML: {what}")
+        return None
+    return None if node is None else Value(node, "", mistakes)
+
+
+def _is_flat(text: str, mistakes: Mistakes) -> bool:
+    """Return whether ``text`` has no alias and no deep nesting; note where it has."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent):
+            mistakes.add(event.start_mark.line + 1, "", "aliases (*name) are not taken")
+            return False
+        if depth > _DEEPEST:
+            mistakes.add(event.start_mark.line + 1, "", f"nested deeper than {_DEEPEST} levels")
+            return False
+    return True

@@ -1,0 +1,1 @@
+"""Translate a VM's display into X servers and pictures."""

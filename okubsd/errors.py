@@ -1,0 +1,69 @@
+"""What can go wrong, as one sentence, a next step and an exit code.
+
+The exit codes are part of the interface: okubsd(1), EXIT STATUS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class Problem(Exception):
+    """A failure that is told to the user in one sentence, never as a traceback.
+
+    ``sentence`` says what is wrong and where, ``hint`` what to do next ("" for nothing).
+    """
+
+    code: ClassVar[int] = 1
+
+    def __init__(self, sentence: str, hint: str = "") -> None:
+        super().__init__(sentence)
+        self.sentence = sentence
+        self.hint = hint
+
+
+class Misuse(Problem):
+    """The command line is wrong."""
+
+    code = 2
+
+
+class Partial(Problem):
+    """Some of several VMs failed; each was already reported."""
+
+    code = 3
+
+
+class Unknown(Problem):
+    """No such VM, app or image."""
+
+    code = 4
+
+
+class TimedOut(Problem):
+    """Something did not answer within its time."""
+
+    code = 6
+
+
+class HostLacks(Problem):
+    """The host misses a program or a right."""
+
+    code = 7
+
+
+class BadDescription(Problem):
+    """The description is wrong; ``mistakes`` holds every one of them, in file order."""
+
+    code = 8
+
+    def __init__(self, mistakes: Iterable[str]) -> None:
+        self.mistakes = tuple(mistakes)
+        super().__init__("\n".join(self.mistakes))
+
+
+class Unreachable(Problem):
+    """The guest cannot be reached by ssh; 255 is what ssh(1) itself exits with."""
+
+    code = 255

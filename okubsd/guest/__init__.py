@@ -1,0 +1,1 @@
+"""Translate what the host says to a guest: identity, settings, ssh."""

@@ -1,0 +1,88 @@
+"""Everything the host tells one guest at boot, as the cpio archive that becomes /cfg."""
+
+from __future__ import annotations
+
+import base64
+import shlex
+import struct
+
+import msgspec
+
+from okubsd.config.names import host_name
+from okubsd.guest.cpio import directory, file, render_cpio
+from okubsd.model import Vm
+
+
+class Lease(msgspec.Struct, frozen=True):
+    """The static addresses of a guest's one interface; "" where there is none (CIDR for ``address``)."""
+
+    address: str = ""
+    gateway: str = ""
+    resolver: str = ""
+
+
+class Secrets(msgspec.Struct, frozen=True):
+    """The key material of one VM; never printed, written 0600 only.
+
+    ``host_seed`` and ``host_public`` are the raw 32 bytes of the guest's ed25519 host key (RFC 8032),
+    ``client_public`` the authorized_keys line of the host's key, ``cookie`` the 16 bytes for X11.
+    """
+
+    host_seed: bytes
+    host_public: bytes
+    client_public: str
+    cookie: bytes
+
+
+def render_identity(vm: Vm, lease: Lease, secrets: Secrets) -> bytes:
+    """Return the cpio archive that tells a guest who it is and who may come in."""
+    return render_cpio(
+        [
+            directory("cfg", 0o700),
+            file("cfg/settings", render_settings(vm, lease).encode()),
+            file("cfg/host_key", dropbear_key(secrets.host_seed, secrets.host_public)),
+            file("cfg/authorized_keys", f"{secrets.client_public}\n".encode()),
+            file("cfg/Xauthority", render_xauthority(secrets.cookie)),
+        ]
+    )
+
+
+def render_settings(vm: Vm, lease: Lease) -> str:
+    """Return the settings as assignments that a POSIX shell reads."""
+    values = {
+        "name": host_name(vm.name),
+        "home": "tmpfs" if vm.disposable else "drive",
+        "keep": "yes" if vm.keep else "no",
+        "address": lease.address,
+        "gateway": lease.gateway,
+        "resolver": lease.resolver,
+    }
+    return "".join(f"{key}={shlex.quote(value)}\n" for key, value in values.items())
+
+
+def dropbear_key(seed: bytes, public: bytes) -> bytes:
+    """Return an ed25519 private key as dropbear stores it: its name, then seed and public key.
+
+    Source: dropbear, ed25519.c, buf_put_ed25519_priv_key().
+    """
+    return b"".join(struct.pack(">I", len(part)) + part for part in (b"ssh-ed25519", seed + public))
+
+
+def host_key_line(alias: str, public: bytes) -> str:
+    """Return the known_hosts line (sshd(8)) that pins the host key of ``alias``."""
+    blob = b"".join(struct.pack(">I", len(part)) + part for part in (b"ssh-ed25519", public))
+    return f"{alias} ssh-ed25519 {base64.b64encode(blob).decode()}\n"
+
+
+# Xauth.h: an entry of the first family matches any host, one of the second this host's unix sockets.
+FAMILY_WILD, FAMILY_LOCAL = 65535, 256
+
+
+def render_xauthority(cookie: bytes, family: int = FAMILY_WILD, address: str = "", display: str = "") -> bytes:
+    """Return an Xauthority file with one MIT-MAGIC-COOKIE-1 for ``address`` and ``display`` ("" matches all).
+
+    Source: Xauth(3); libXau, AuWrite.c.
+    """
+    fields = (address.encode(), display.encode(), b"MIT-MAGIC-COOKIE-1", cookie)
+    counted = b"".join(struct.pack(">H", len(field)) + field for field in fields)
+    return struct.pack(">H", family) + counted

@@ -1,0 +1,88 @@
+"""How the host's ssh(1) reaches a guest: one ssh_config(5) per VM, one connection for everything."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from okubsd.model import Argv, Vm
+
+# X11 inside the guest: display 10 is TCP port 6010 of the guest's loopback (X(7), DISPLAY NAMES).
+X11_PORT = 6010
+
+USER = "user"
+
+
+def render_ssh_config(vm: Vm, port: int, keys: Path, run: Path) -> str:
+    """Return the ssh_config(5) of ``vm``.
+
+    ``port`` is the loopback port that leads to the guest, ``keys`` the directory of its key and
+    known_hosts, ``run`` its run directory, where the shared connection's socket lies.
+    """
+    options = {
+        "HostName": "127.0.0.1",
+        "Port": str(port),
+        "HostKeyAlias": vm.name,
+        "User": USER,
+        "IdentityFile": _quote(keys / "id_ed25519"),
+        "IdentitiesOnly": "yes",
+        "UserKnownHostsFile": _quote(keys / "known_hosts"),
+        "GlobalKnownHostsFile": "none",
+        "StrictHostKeyChecking": "yes",
+        "HostKeyAlgorithms": "ssh-ed25519",
+        "PreferredAuthentications": "publickey",
+        "BatchMode": "yes",
+        "UpdateHostKeys": "no",
+        "ForwardAgent": "no",
+        "ForwardX11": "no",
+        "PermitLocalCommand": "no",
+        "ControlMaster": "auto",
+        "ControlPath": _quote(run / "ssh-%r"),
+        "ControlPersist": "yes",
+        "ConnectTimeout": "10",
+        "ServerAliveInterval": "15",
+        "LogLevel": "ERROR",
+    }
+    return f"Host {vm.name}\n" + "".join(f"\t{key} {value}\n" for key, value in options.items())
+
+
+def _quote(path: Path) -> str:
+    """Return ``path`` quoted for ssh_config(5); '%' would start a token there."""
+    return '"' + str(path).replace("%r", "\0").replace("%", "%%").replace("\0", "%r") + '"'
+
+
+def ssh_argv(vm: Vm, run: Path, *options: str, user: str = USER) -> Argv:
+    """Return ssh to ``vm`` with ``options``, as far as the host name."""
+    login = () if user == USER else ("-l", user)
+    return ("ssh", "-F", str(run / "ssh_config"), *login, *options, vm.name)
+
+
+def remote_command(words: Argv) -> str:
+    """Return ``words`` as the one string that ssh hands to the guest's shell."""
+    return shlex.join(words)
+
+
+def show_app_argv(vm: Vm, run: Path, app: str, arguments: Argv, *, another: bool) -> Argv:
+    """Return ssh that starts ``app`` in the guest and returns once it is started."""
+    flags = ("-n",) if another else ()
+    words = ("/usr/lib/okubsd/app", *flags, app, *arguments)
+    return (*ssh_argv(vm, run), remote_command(words))
+
+
+def connect_argv(vm: Vm, run: Path, socket: Path) -> Argv:
+    """Return ssh that opens the shared connection and forwards the guest's display 10 to ``socket``.
+
+    ExitOnForwardFailure: a guest that already listens there does not get our windows.
+    """
+    forward = f"127.0.0.1:{X11_PORT}:{socket}"
+    return ssh_argv(vm, run, "-o", "ExitOnForwardFailure=yes", "-f", "-N", "-M", "-R", forward)
+
+
+def forward_argv(vm: Vm, run: Path, socket: Path) -> Argv:
+    """Return ssh that adds the X11 forward to the connection that is open."""
+    return ssh_argv(vm, run, "-O", "forward", "-R", f"127.0.0.1:{X11_PORT}:{socket}")
+
+
+def power_off_argv(vm: Vm, run: Path) -> Argv:
+    """Return ssh that tells PID 1 of the guest to power off."""
+    return (*ssh_argv(vm, run, user="root"), remote_command(("/usr/lib/okubsd/poweroff",)))

@@ -1,0 +1,180 @@
+"""Build images: bootstrap a tree, pack it, and put it in place only when it is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import platform
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from okubsd.errors import HostLacks, Problem
+from okubsd.host import door, packer, store
+from okubsd.host.places import Places
+from okubsd.host.reading import read_text, recipe_directories
+from okubsd.images import commands
+from okubsd.images.sources import of_mirror, of_release, parse_deb822, parse_list, render_list
+from okubsd.model import Argv, Image, Kind, Part, Recipe
+
+Report = Callable[[str], None]
+
+DRIVE = "drive.squashfs"
+INDEX = "index.json"
+
+
+def build(places: Places, recipe: Recipe, report: Report) -> Image:
+    """Build ``recipe`` and return its image, which is then the current one.
+
+    ``report`` gets a line for each thing that is done.  Whatever stops this leaves the current image as it was.
+    Raises HostLacks or Problem.
+    """
+    door.make_private(places.state)
+    places.images.mkdir(exist_ok=True)
+    with door.locked(places.images / ".lock", lambda: report("waiting for another build to end")):
+        ready = store.current_image(places, recipe.name)
+        if ready is not None and ready.recipe == recipe.digest:
+            return ready
+        with _workshop(places.images) as made:
+            image = _build_in(made, places, recipe, report)
+            for name in ("sources.list", "tree.tar", "drive.tar"):
+                (made / name).unlink(missing_ok=True)
+            store.publish(places, image, made)
+    return image
+
+
+@contextlib.contextmanager
+def _workshop(images: Path) -> Iterator[Path]:
+    """Yield an empty directory that is gone afterwards; also remove what a killed build left behind."""
+    for left in [*images.glob(".making-*"), *images.glob("*/.gone-*")]:
+        _remove_tree(left)
+    made = Path(tempfile.mkdtemp(prefix=".making-", dir=images))
+    try:
+        yield made
+    finally:
+        if made.exists():
+            _remove_tree(made)
+
+
+def _remove_tree(path: Path) -> None:
+    """Remove ``path``; files that a build's user namespace owns are removed from within such a one."""
+    shutil.rmtree(path, ignore_errors=True)
+    if path.exists():
+        door.run(("mmdebstrap", "--unshare-helper", "rm", "-rf", "--one-file-system", str(path)), timeout=60)
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _build_in(made: Path, places: Places, recipe: Recipe, report: Report) -> Image:
+    directory = recipe_directories(places)[recipe.name]
+    base = store.need_image(places, recipe.base) if recipe.base else None
+    report(f"{recipe.name}: fetching and unpacking {len(recipe.packages)} packages and what they need")
+    tar = _bootstrap(made, places, recipe, base, report)
+    report(f"{recipe.name}: packing")
+    if recipe.kind is Kind.BOOT:
+        packer.pack_boot(tar, recipe, directory, made)
+        names = ("vmlinuz", "initrd")
+    else:
+        index = packer.read_index(store.part_path(places, base, INDEX)) if base else {}
+        whole = packer.pack_tree(tar, recipe, directory, index, made / "drive.tar")
+        _pack(made / "drive.tar", made / DRIVE)
+        names = (DRIVE,)
+        if recipe.kind is Kind.BASE:
+            (made / INDEX).write_bytes(msgspec.json.encode(whole, order="sorted"))
+            names = (DRIVE, INDEX)
+    return _describe(made, recipe, base, names, packer.read_packages(tar, recipe.kind))
+
+
+def _bootstrap(made: Path, places: Places, recipe: Recipe, base: Image | None, report: Report) -> Path:
+    suite, text = _sources(recipe)
+    sources, tar = made / "sources.list", made / "tree.tar"
+    sources.write_text(text)
+    drive = store.part_path(places, base, DRIVE) if base else None
+    root = os.geteuid() == 0
+    if not root:
+        # The user namespace's root is a subordinate user, who has to get as far as these files.
+        made.chmod(0o755)
+    argv = commands.bootstrap_argv(recipe, suite, sources, drive, tar, root=root)
+    env = {**commands.ENVIRONMENT, "TMPDIR": str(made)}
+    done = door.run(_with_us(argv), env=env, on_line=lambda line: _pass_on(recipe.name, line, report))
+    if done.code != 0:
+        raise Problem(f"image '{recipe.name}' was not built: {door.reason(done)}", _build_hint(done))
+    return tar
+
+
+def _with_us(argv: Argv) -> Argv:
+    """Return ``argv`` so that it ends when we are killed (setpriv(1))."""
+    return ("setpriv", "--pdeathsig", "TERM", "--", *argv)
+
+
+def _pass_on(name: str, line: str, report: Report) -> None:
+    if line.startswith("I: ") and "running" not in line:
+        report(f"{name}: {line[3:]}")
+
+
+def _build_hint(done: door.Done) -> str:
+    text = done.err.decode(errors="replace")
+    if "No space left on device" in text:
+        return "make room on the disk of the images, then build again"
+    if "newuidmap" in text or "unshare" in text:
+        return "building without root needs user namespaces and the package 'uidmap'"
+    return "see that the network and the APT sources work, then build again"
+
+
+def _sources(recipe: Recipe) -> tuple[str, str]:
+    """Return the release and the sources.list for ``recipe``: its own mirror, or the host's sources."""
+    suite = recipe.suite or _host_codename()
+    if recipe.mirror:
+        return suite, render_list(of_mirror(recipe.mirror, suite))
+    found = []
+    for path in (Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*.list"))):
+        if path.is_file():
+            found += list(parse_list(read_text(path)))
+    for path in sorted(Path("/etc/apt/sources.list.d").glob("*.sources")):
+        found += list(parse_deb822(read_text(path)))
+    chosen = of_release(found, suite)
+    if not chosen:
+        raise HostLacks(
+            f"image '{recipe.name}': this host has no APT source for '{suite}'",
+            "write 'suite' and 'mirror' into the recipe",
+        )
+    return suite, render_list(chosen)
+
+
+def _host_codename() -> str:
+    try:
+        release = platform.freedesktop_os_release()
+    except OSError:
+        release = {}
+    codename = release.get("VERSION_CODENAME", "")
+    if not re.fullmatch(r"[a-z]+", codename):
+        raise HostLacks("this host is no Debian, so images need a mirror", "write 'suite' and 'mirror' into the recipe")
+    return codename
+
+
+def _pack(tar: Path, drive: Path) -> None:
+    with tar.open("rb") as stream:
+        door.must(_with_us(commands.pack_argv(drive)), "packing the drive", stdin=stream)
+
+
+def _describe(made: Path, recipe: Recipe, base: Image | None, names: Argv, packages: tuple[str, ...]) -> Image:
+    parts = tuple(Part(name, store.hash_file(made / name), (made / name).stat().st_size) for name in names)
+    for name in names:
+        (made / name).chmod(0o444)
+    build = hashlib.sha256("".join(f"{part.name} {part.sha256}\n" for part in parts).encode()).hexdigest()[:12]
+    return Image(
+        name=recipe.name,
+        kind=recipe.kind,
+        build=build,
+        recipe=recipe.digest,
+        base=base.build if base else "",
+        built=int(time.time()),
+        parts=parts,
+        apps=tuple(recipe.apps),
+        packages=packages,
+    )

@@ -1,0 +1,244 @@
+"""The one door: everything that spawns a program, writes a file or takes a lock goes through here."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import resource
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from okubsd.config.names import quoted
+from okubsd.errors import HostLacks, Problem
+from okubsd.model import Argv
+
+# Administrators' tools that a user's PATH may not reach: mke2fs(8), ip(8).
+_EXTRA_PATH = ("/usr/local/sbin", "/usr/sbin", "/sbin")
+
+# How much of a failed program's stderr goes into the sentence.
+_LAST_LINES = 3
+
+
+class Done(msgspec.Struct, frozen=True):
+    """A program that ended: its exit code and what it printed."""
+
+    code: int
+    out: bytes = b""
+    err: bytes = b""
+
+
+class Verbosity:
+    """How much the door says of what it does; set once by the command line."""
+
+    show_argv = False
+
+
+def search_path() -> str:
+    """Return the PATH that programs are looked up in."""
+    return os.pathsep.join([os.environ.get("PATH", os.defpath), *_EXTRA_PATH])
+
+
+def find_program(name: str) -> str | None:
+    """Return the path of program ``name``, or None."""
+    return shutil.which(name, path=search_path())
+
+
+def _environment(extra: Mapping[str, str] | None) -> dict[str, str]:
+    # Messages that we match must not depend on the user's language.
+    return {**os.environ, "PATH": search_path(), "LC_ALL": "C.UTF-8", **(extra or {})}
+
+
+def _show(argv: Sequence[str]) -> None:
+    if Verbosity.show_argv:
+        print("+ " + shlex.join(argv), file=sys.stderr, flush=True)
+
+
+def _resolve(argv: Argv) -> list[str]:
+    program = find_program(argv[0])
+    if program is None:
+        raise HostLacks(f"the program '{argv[0]}' is not on this host", "'okubsd doctor' says how to install it")
+    return [program, *argv[1:]]
+
+
+def run(
+    argv: Argv,
+    *,
+    timeout: float | None = None,
+    data: bytes = b"",
+    stdin: IO[bytes] | None = None,
+    env: Mapping[str, str] | None = None,
+    on_line: Callable[[str], None] | None = None,
+) -> Done:
+    """Run ``argv`` to its end and return how it went.
+
+    ``data`` or the open file ``stdin`` is its input, ``on_line`` gets each line of its stderr as it
+    comes.  Raises subprocess.TimeoutExpired after ``timeout`` seconds, HostLacks if there is no such program.
+    The program is gone when this returns or raises.
+    """
+    _show(argv)
+    with tempfile.TemporaryFile() as source:
+        if stdin is None:
+            source.write(data)
+            source.seek(0)
+            stdin = source
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(_resolve(argv), stdin=stdin, stdout=pipe, stderr=pipe, env=_environment(env))
+        try:
+            if on_line is not None:
+                return _follow(process, on_line)
+            out, err = process.communicate(timeout=timeout)
+            return Done(process.returncode, out, err)
+        except BaseException:
+            _end(process)
+            raise
+
+
+def _follow(process: subprocess.Popen[bytes], on_line: Callable[[str], None]) -> Done:
+    assert process.stderr is not None
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        on_line(line.decode(errors="replace").rstrip())
+    return Done(process.wait(), b"", b"".join(lines[-50:]))
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Let ``process`` clean up after SIGTERM, and kill it if it does not end."""
+    process.terminate()
+    try:
+        process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def must(argv: Argv, what: str, *, timeout: float | None = None, **options: object) -> Done:
+    """Run ``argv`` and raise Problem("``what``: reason") unless it exits with 0."""
+    try:
+        done = run(argv, timeout=timeout, **options)  # type: ignore[arg-type]
+    except subprocess.TimeoutExpired:
+        raise Problem(f"{what}: {argv[0]} did not end within {timeout:.0f} seconds") from None
+    if done.code != 0:
+        raise Problem(f"{what}: {reason(done)}")
+    return done
+
+
+def reason(done: Done) -> str:
+    """Return the last lines of a failed program's stderr as one printable sentence."""
+    lines = [line.strip() for line in done.err.decode(errors="replace").splitlines() if line.strip()]
+    text = "; ".join(lines[-_LAST_LINES:]) or f"it ended with exit code {done.code}"
+    return quoted(text, 400)[1:-1]
+
+
+def spawn(argv: Argv, log: Path, *, keep_fds: tuple[int, ...] = (), largest_file: int = 0) -> subprocess.Popen[bytes]:
+    """Start ``argv`` in a session of its own, its output going to ``log``, and return it.
+
+    ``keep_fds`` stay open in it; ``largest_file`` bounds in bytes what it can write to any one file.
+    """
+    _show(argv)
+    words = _resolve(argv)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        process = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=descriptor,
+            stderr=descriptor,
+            start_new_session=True,
+            pass_fds=keep_fds,
+            env=_environment(None),
+            # SIGXFSZ stays ignored, as Python has it: past its bound a write fails, the program lives.
+            restore_signals=False,
+        )
+    finally:
+        os.close(descriptor)
+    if largest_file and hasattr(resource, "prlimit"):
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    return process
+
+
+def call_interactive(argv: Argv) -> int:
+    """Run ``argv`` on the user's own terminal and return its exit code."""
+    _show(argv)
+    return subprocess.call(_resolve(argv), env=_environment(None))
+
+
+def filter_through(argv: Argv, clean: Callable[[bytes], bytes], timeout: float | None = None) -> int:
+    """Run ``argv`` with the user's stdin, its output passing through ``clean``; return its exit code."""
+    _show(argv)
+    with subprocess.Popen(_resolve(argv), stdout=subprocess.PIPE, env=_environment(None)) as process:
+        assert process.stdout is not None
+        while chunk := os.read(process.stdout.fileno(), 65536):
+            sys.stdout.buffer.write(clean(chunk))
+            sys.stdout.buffer.flush()
+        return process.wait(timeout)
+
+
+def make_private(path: Path) -> None:
+    """Make the directory ``path`` if need be, for its owner alone.
+
+    Raises Problem where it belongs to somebody else, or is no directory.
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = path.lstat()
+    if not path.is_dir() or path.is_symlink() or status.st_uid != os.geteuid():
+        raise Problem(f"{path} is not a directory of yours", "remove it, or set OKUBSD_STATE to another place")
+    if status.st_mode & 0o077:
+        path.chmod(0o700)
+
+
+def write(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Write ``data`` to ``path`` whole or not at all: aside, fsync, rename."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            os.fchmod(stream.fileno(), mode)
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+        raise
+
+
+def point(link: Path, target: str) -> None:
+    """Make the symbolic link ``link`` point to ``target``, atomically."""
+    aside = link.with_name(f".{link.name}.{os.getpid()}")
+    with contextlib.suppress(FileNotFoundError):
+        aside.unlink()
+    aside.symlink_to(target)
+    os.replace(aside, link)
+
+
+@contextlib.contextmanager
+def locked(path: Path, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold the lock file ``path``; the kernel drops it when the holder dies.
+
+    ``on_wait`` is called once if somebody else holds it.
+    """
+    with path.open("a") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if on_wait is not None:
+                on_wait()
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def kill(pid: int, sign: signal.Signals) -> None:
+    """Send ``sign`` to ``pid`` if it is still there."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, sign)

@@ -1,0 +1,216 @@
+"""One look at the host and its VMs; nothing here changes anything but two caches."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from okubsd.host import door, keys, store
+from okubsd.host.places import Places
+from okubsd.host.sockets import listener_pid
+from okubsd.display.server import display_socket
+from okubsd.model import Accelerator, Vm
+from okubsd.plan.facts import HostFacts, VmFacts
+from okubsd.qemu.argv import QEMU
+from okubsd.qemu.rom import SIGN, probe_argv, render_rom
+
+# A probe that works answers within 0.2 s; one that hangs is not worth more than this.
+_PROBE_SECONDS = 2.0
+
+_NEEDED = (QEMU, "ssh", "mke2fs")
+
+
+class DisplayMark(msgspec.Struct, frozen=True):
+    """What is remembered of a VM's X server: its display number and its pid."""
+
+    number: int
+    pid: int
+
+
+def ask_vm(places: Places, name: str) -> VmFacts:
+    """Return the state of the VM called ``name``."""
+    directory, run = places.vm(name), places.vm_run(name)
+    pid = listener_pid(run / "qmp") if (run / "qmp").exists() else None
+    return VmFacts(
+        name=name,
+        directory=directory,
+        run=run,
+        qemu_pid=pid,
+        display=live_display(run),
+        connected=pid is not None and (run / "ssh-user").exists() and listener_pid(run / "ssh-user") is not None,
+        confined=pid is not None and has_own_namespace(pid),
+        has_keys=keys.have_keys(directory),
+        has_home=(directory / "home.img").exists(),
+    )
+
+
+def display_mark(run: Path) -> DisplayMark | None:
+    """Return what was remembered of the VM's X server."""
+    try:
+        return msgspec.json.decode((run / "display").read_bytes(), type=DisplayMark)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def live_display(run: Path) -> int | None:
+    """Return the number of the VM's X server if that very process still listens there."""
+    mark = display_mark(run)
+    if mark is None or listener_pid(display_socket(mark.number)) != mark.pid:
+        return None
+    return mark.number
+
+
+def is_root() -> bool:
+    """Return whether we are root."""
+    return os.geteuid() == 0
+
+
+def has_own_namespace(pid: int) -> bool:
+    """Return whether process ``pid`` has another network namespace than we have."""
+    try:
+        return Path(f"/proc/{pid}/ns/net").readlink() != Path("/proc/self/ns/net").readlink()
+    except OSError:
+        return False
+
+
+def ask_host(places: Places, *, booting: bool) -> HostFacts:
+    """Return the state of the host; ``booting`` says whether the costly answers are needed too."""
+    return HostFacts(
+        root=is_root(),
+        display=os.environ.get("DISPLAY", ""),
+        image_files=places.images,
+        images={image.name: image for image in store.all_images(places)},
+        accelerator=ask_accelerator(places) if booting else Accelerator("", ""),
+        wall=ask_wall(places) if booting else "",
+        addresses=ask_addresses() if booting else (),
+        missing=tuple(name for name in _NEEDED if door.find_program(name) is None),
+    )
+
+
+def boot_id() -> str:
+    """Return what is the same until the host boots again."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return door.run(("sysctl", "-n", "kern.boottime"), timeout=5).out.decode().strip()
+
+
+class _Remembered(msgspec.Struct, frozen=True):
+    """Answers that hold until the next boot of the host, or another QEMU."""
+
+    key: str
+    accelerator: Accelerator | None = None
+    wall: str | None = None
+
+
+def _remembered(places: Places) -> _Remembered:
+    program = door.find_program(QEMU)
+    stamp = Path(program).stat().st_mtime_ns if program else 0
+    readable = os.access("/dev/kvm", os.R_OK | os.W_OK)
+    key = f"{boot_id()} {stamp} {readable}"
+    try:
+        answers = msgspec.json.decode((places.state / "host.json").read_bytes(), type=_Remembered)
+    except (OSError, msgspec.DecodeError):
+        return _Remembered(key)
+    return answers if answers.key == key else _Remembered(key)
+
+
+def _remember(places: Places, answers: _Remembered) -> None:
+    door.make_private(places.state)
+    door.write(places.state / "host.json", msgspec.json.encode(answers))
+
+
+def ask_accelerator(places: Places) -> Accelerator:
+    """Return the accelerator that really runs a guest here; asked by a tiny guest, once per host boot."""
+    answers = _remembered(places)
+    if answers.accelerator is None:
+        answers = msgspec.structs.replace(answers, accelerator=probe_accelerator())
+        _remember(places, answers)
+    assert answers.accelerator is not None
+    return answers.accelerator
+
+
+def probe_accelerator(device: Path = Path("/dev/kvm"), timeout: float = _PROBE_SECONDS) -> Accelerator:
+    """Try KVM with a guest of eight bytes, and say what came of it."""
+    slow = "guests run on QEMU's software CPU, which is 10 to 30 times slower"
+    if not device.exists():
+        return Accelerator("tcg", f"this host has no {device}: {slow}")
+    if not os.access(device, os.R_OK | os.W_OK):
+        return Accelerator("tcg", f"{device} may not be opened by you: {slow}")
+    with tempfile.NamedTemporaryFile(prefix="okubsd-probe-") as rom:
+        rom.write(render_rom())
+        rom.flush()
+        spoke = _guest_speaks(Path(rom.name), timeout)
+    if spoke:
+        return Accelerator("kvm", f"a guest ran on {device}")
+    return Accelerator("tcg", f"{device} opens, but a guest on it does not run: {slow}")
+
+
+def _guest_speaks(rom: Path, timeout: float) -> bool:
+    """Return whether the probe's guest says its letter in time; the probe never outlives this."""
+    try:
+        # The guest halts after its letter, so a good answer also ends by the time-out.
+        done = door.run(("timeout", "--signal=KILL", str(timeout), *probe_argv(rom, "kvm")), timeout=timeout + 3)
+    except subprocess.TimeoutExpired:
+        return False
+    return SIGN in done.out
+
+
+def ask_wall(places: Places) -> str:
+    """Return "" where QEMU can have a network namespace of its own, otherwise why it cannot."""
+    answers = _remembered(places)
+    if answers.wall is None:
+        answers = msgspec.structs.replace(answers, wall=_try_wall())
+        # A missing program may be installed at any time: only what the kernel says is remembered.
+        if not answers.wall.startswith("the program"):
+            _remember(places, answers)
+    return answers.wall or ""
+
+
+def _try_wall() -> str:
+    if not sys.platform.startswith("linux"):
+        return "this system has no network namespaces"
+    for program in ("unshare", "nsenter", "ip", "slirp4netns"):
+        if door.find_program(program) is None:
+            return f"the program '{program}' is not on this host"
+    user = () if is_root() else ("--user", "--map-current-user")
+    done = door.run(("unshare", *user, "--net", "--", "true"), timeout=10)
+    return "" if done.code == 0 else f"a network namespace is refused here: {door.reason(done)}"
+
+
+def ask_addresses() -> tuple[str, ...]:
+    """Return the host's own IPv4 addresses, loopback left out."""
+    if door.find_program("ip") is None:
+        return ()
+    done = door.run(("ip", "-4", "-oneline", "address", "show", "scope", "global"), timeout=10)
+    return tuple(re.findall(r"\sinet (\d+\.\d+\.\d+\.\d+)", done.out.decode(errors="replace")))
+
+
+def disk_use(path: Path) -> int:
+    """Return the bytes ``path`` takes on the disk; a sparse file takes less than its size."""
+    try:
+        return path.stat().st_blocks * 512
+    except OSError:
+        return 0
+
+
+def memory_of(pid: int) -> int:
+    """Return the resident memory of ``pid`` in bytes, 0 where it cannot be told."""
+    try:
+        match = re.search(r"(?m)^VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    except OSError:
+        return 0
+    return int(match[1]) << 10 if match else 0
+
+
+def known_vm_names(places: Places, vms: tuple[Vm, ...]) -> list[str]:
+    """Return the described VMs, then those that still run without being described."""
+    described = [vm.name for vm in vms]
+    running = sorted(path.parent.name for path in places.run.glob("*/qmp")) if places.run.is_dir() else []
+    return described + [name for name in running if name not in described]

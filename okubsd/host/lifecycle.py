@@ -1,0 +1,211 @@
+"""Start and stop a VM as a whole: the lock, the plan, the performing, and the way back."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from okubsd.errors import Problem, TimedOut
+from okubsd.guest.ssh import power_off_argv, ssh_argv
+from okubsd.host import door, facts
+from okubsd.host.monitor import monitor
+from okubsd.host.perform import Run, Timing, perform, stop_children
+from okubsd.host.places import Places
+from okubsd.host.sockets import listener_pid
+from okubsd.display.server import display_socket
+from okubsd.model import Recipe, Request, Vm
+from okubsd.network.user import enter_argv
+from okubsd.plan.facts import HostFacts, VmFacts
+from okubsd.plan.start import plan_start
+from okubsd.plan.steps import Plan, Slot
+
+Report = Callable[[str], None]
+
+# How long each way of stopping is given, in seconds.
+_SSH_CALL, _POWER_OFF, _QUIT, _KILL = 10, 20, 5, 5
+
+_KEPT_TIMINGS = 100
+
+
+class Started(msgspec.Struct, frozen=True):
+    """What came of a start: how long it took, and what was there already."""
+
+    timing: Timing
+    vm_was_running: bool
+    app_was_running: bool
+
+
+@contextlib.contextmanager
+def holding(places: Places, name: str, report: Report) -> Iterator[None]:
+    """Hold the lock of the VM ``name``, after making its directories."""
+    for directory in (places.state, places.state / "vms", places.vm(name), places.run.parent, places.run):
+        door.make_private(directory)
+    door.make_private(places.vm_run(name))
+    with door.locked(places.vm(name) / "lock", lambda: report(f"{name}: waiting for another okubsd")):
+        yield
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end us the way Ctrl-C does: cleaning up."""
+    signals = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, stop_children) for number in signals]
+    try:
+        yield
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)
+
+
+def decide(places: Places, vm: Vm, recipes: dict[str, Recipe], request: Request) -> tuple[Plan, HostFacts, VmFacts]:
+    """Look at the host and return the plan of a start, with what it was decided from."""
+    state = facts.ask_vm(places, vm.name)
+    host = facts.ask_host(places, booting=not state.running)
+    return plan_start(vm, recipes, host, state, request), host, state
+
+
+def start(places: Places, vm: Vm, recipes: dict[str, Recipe], request: Request, report: Report) -> Started:
+    """Bring ``vm`` to what ``request`` asks for.
+
+    Raises Problem where that fails; then nothing that this start began is left running.
+    """
+    with holding(places, vm.name, report), interruptible():
+        plan, host, state = decide(places, vm, recipes, request)
+        if not state.running and host.accelerator.name == "tcg":
+            report(f"{vm.name}: {host.accelerator.why}")
+        run = Run(places, recipes, report)
+        if state.qemu_pid is not None:
+            run.slots[Slot.QEMU_PID] = str(state.qemu_pid)
+        if state.display is not None:
+            run.slots[Slot.DISPLAY_SOCKET] = str(display_socket(state.display))
+        try:
+            timing = perform(run, plan)
+        except BaseException:
+            _undo(places, vm, run, state)
+            raise
+        _record(places, vm.name, timing)
+        return Started(timing, state.running, run.app_was_running)
+
+
+def _undo(places: Places, vm: Vm, run: Run, before: VmFacts) -> None:
+    """End what a failed start began, and only that."""
+    if not before.running:
+        end_hard(places, vm.name, run.qemu)
+    for process in (run.server, run.qemu if not before.running else None):
+        if process is not None and process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def _record(places: Places, name: str, timing: Timing) -> None:
+    """Keep the phases of the last starts, a JSON object a line."""
+    path = places.vm(name) / "starts.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    lines.append(msgspec.json.encode(timing) + b"\n")
+    door.write(path, b"".join(lines[-_KEPT_TIMINGS:]))
+
+
+def read_timings(places: Places, name: str) -> list[Timing]:
+    """Return the recorded starts of the VM, oldest first."""
+    try:
+        text = (places.vm(name) / "starts.jsonl").read_bytes()
+        return msgspec.json.Decoder(Timing).decode_lines(text)
+    except (OSError, msgspec.DecodeError):
+        return []
+
+
+def stop(places: Places, vm: Vm, report: Report, *, force: bool = False, patience: int = _POWER_OFF) -> bool:
+    """Stop ``vm``: by its own power-off, then by QEMU's monitor, then by SIGKILL.
+
+    ``force`` leaves the first out, ``patience`` is how many seconds it gets.  Returns whether the VM ran.
+    Raises TimedOut where even SIGKILL does not end it.
+    """
+    with holding(places, vm.name, report):
+        state = facts.ask_vm(places, vm.name)
+        if state.qemu_pid is None:
+            _clean_up(places, vm.name)
+            return False
+        if not force and not _power_off(vm, state, patience):
+            report(f"{vm.name}: the guest does not power off by itself; its home is not unmounted cleanly")
+        end_hard(places, vm.name, None)
+        return True
+
+
+def _power_off(vm: Vm, state: VmFacts, patience: int) -> bool:
+    """Ask the guest to power off; return whether it did within ``patience`` seconds."""
+    argv = power_off_argv(vm, state.run)
+    if state.confined:
+        argv = enter_argv(str(state.qemu_pid), argv, root=facts.is_root())
+    if (state.run / "ssh_config").exists():
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            door.run(argv, timeout=min(_SSH_CALL, patience))
+        return _gone(state.run / "qmp", patience)
+    return False
+
+
+def _gone(socket: Path, seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while listener_pid(socket) is not None:
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def end_hard(places: Places, name: str, child: subprocess.Popen[bytes] | None) -> None:
+    """End QEMU without asking the guest, and everything that hangs on it.
+
+    ``child`` is the QEMU if it is ours to reap.  Raises TimedOut where it does not even die of SIGKILL.
+    """
+    socket = places.vm_run(name) / "qmp"
+    pid = listener_pid(socket)
+    if pid is not None:
+        with contextlib.suppress(Problem), monitor(socket, timeout=2) as qemu:
+            qemu.execute("quit")
+        if not _ended(socket, child, _QUIT):
+            door.kill(pid, signal.SIGKILL)
+            if not _ended(socket, child, _KILL):
+                raise TimedOut(f"{name}: QEMU (pid {pid}) does not end, not even by SIGKILL")
+    _clean_up(places, name)
+
+
+def _ended(socket: Path, child: subprocess.Popen[bytes] | None, seconds: float) -> bool:
+    if child is not None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(timeout=seconds)
+    return _gone(socket, seconds)
+
+
+def _clean_up(places: Places, name: str) -> None:
+    """End the VM's ssh connections and X server, and empty its run directory."""
+    run = places.vm_run(name)
+    for who in ("user", "root"):
+        pid = listener_pid(run / f"ssh-{who}") if (run / f"ssh-{who}").exists() else None
+        if pid is not None:
+            door.kill(pid, signal.SIGTERM)
+    number, mark = facts.live_display(run), facts.display_mark(run)
+    if number is not None and mark is not None:
+        door.kill(mark.pid, signal.SIGTERM)
+        _gone(display_socket(number), _KILL)
+    for path in run.iterdir():
+        path.unlink(missing_ok=True)
+
+
+def shared_ssh(places: Places, vm: Vm, *options: str, user: str = "user") -> tuple[str, ...]:
+    """Return ssh to the running ``vm`` as far as the host name, entering its namespace if it has one.
+
+    Raises Problem where the VM does not run.
+    """
+    state = facts.ask_vm(places, vm.name)
+    if state.qemu_pid is None:
+        raise Problem(f"VM '{vm.name}' is not running", f"okubsd start {vm.name}")
+    if not (state.run / "ssh_config").exists():
+        raise Problem(f"VM '{vm.name}' is still starting", "try again in a moment")
+    argv = ssh_argv(vm, state.run, *options, user=user)
+    return enter_argv(str(state.qemu_pid), argv, root=facts.is_root()) if state.confined else argv

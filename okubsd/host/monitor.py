@@ -1,0 +1,65 @@
+"""Talk to a running QEMU over its QMP socket."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from okubsd.errors import Problem
+from okubsd.qemu.qmp import LARGEST_LINE, parse_answer, parse_usernet, render_command
+
+
+class Monitor:
+    """One QMP session; commands are answered in order, events are passed over."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._stream = connection.makefile("rb")
+        self._read()
+        self.execute("qmp_capabilities")
+
+    def _read(self) -> Any:
+        line = self._stream.readline(LARGEST_LINE)
+        if not line:
+            raise Problem("QEMU closed its monitor")
+        try:
+            return parse_answer(line)
+        except msgspec.DecodeError:
+            raise Problem("QEMU's monitor said something that is not QMP") from None
+
+    def execute(self, name: str, **arguments: object) -> Any:
+        """Execute ``name`` and return its result.  Raises Problem with QEMU's own words where it fails."""
+        self._connection.sendall(render_command(name, **arguments))
+        while not (answer := self._read()).is_reply:
+            pass
+        if answer.error is not None:
+            raise Problem(f"QEMU refused '{name}': {answer.error.get('desc', 'no reason given')}")
+        return answer.result
+
+    def human(self, line: str) -> str:
+        """Return what the human monitor answers to ``line``: for what QMP has no command for."""
+        return str(self.execute("human-monitor-command", **{"command-line": line}))
+
+    def ssh_port(self) -> int:
+        """Return the loopback port that leads to the guest's ssh.  Raises Problem where there is none."""
+        port = parse_usernet(self.human("info usernet"))
+        if port is None:
+            raise Problem("QEMU forwards no port to the guest's ssh")
+        return port
+
+
+@contextlib.contextmanager
+def monitor(path: Path, timeout: float = 10.0) -> Iterator[Monitor]:
+    """Open the QMP socket at ``path``.  Raises Problem where nothing answers within ``timeout`` seconds."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(timeout)
+        try:
+            connection.connect(str(path))
+            yield Monitor(connection)
+        except (TimeoutError, ConnectionError, FileNotFoundError) as error:
+            raise Problem(f"QEMU's monitor does not answer: {error}") from None

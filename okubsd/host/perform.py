@@ -1,0 +1,303 @@
+"""Perform the steps of a start; whatever stops it halfway is cleaned up again."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from okubsd.config.names import quoted
+from okubsd.display.server import display_socket, parse_display_number
+from okubsd.errors import Problem, TimedOut, Unreachable
+from okubsd.guest.identity import render_identity
+from okubsd.guest.ssh import render_ssh_config
+from okubsd.host import builder, door, facts, keys, store, window
+from okubsd.host.monitor import monitor
+from okubsd.host.places import Places
+from okubsd.model import Argv, Recipe
+from okubsd.plan import steps
+from okubsd.plan.steps import Phase, Plan, Slot, Step
+
+# What a guest's console may say to be taken for ready (images/base/files/usr/lib/okubsd/init).
+READY = b"okubsd: ready"
+
+_APP_RUNS_ALREADY, _NO_SUCH_APP = 10, 11
+
+
+class Timing(msgspec.Struct, frozen=True):
+    """How long one start took: seconds by phase, and when it began (seconds since the epoch)."""
+
+    began: float
+    phases: dict[str, float]
+
+    @property
+    def total(self) -> float:
+        """Return the seconds of all phases."""
+        return sum(self.phases.values())
+
+
+class Run:
+    """A plan being performed: its slots, its children, its clock."""
+
+    def __init__(self, places: Places, recipes: dict[str, Recipe], report: Callable[[str], None]) -> None:
+        self.places = places
+        self.recipes = recipes
+        self.report = report
+        self.slots: dict[Slot, str] = {}
+        self.qemu: subprocess.Popen[bytes] | None = None
+        self.server: subprocess.Popen[bytes] | None = None
+        self.report_end = -1
+        self.exit_end = -1
+        self.phases: dict[str, float] = {}
+        self.app_was_running = False
+
+    def fill(self, argv: Argv) -> Argv:
+        """Return ``argv`` with every slot replaced by what is known now."""
+        filled = argv
+        for slot, value in self.slots.items():
+            filled = tuple(word.replace(slot, value) for word in filled)
+        return filled
+
+    def close(self) -> None:
+        """Close the descriptors that only the performing needed."""
+        for descriptor in (self.report_end, self.exit_end):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self.report_end = self.exit_end = -1
+
+    def check_alive(self, log: Path | None = None) -> None:
+        """Raise Problem if the QEMU or the X server that this run started has ended."""
+        for process, what, name in ((self.qemu, "QEMU", "qemu.log"), (self.server, "the X server", "display.log")):
+            if process is not None and process.poll() is not None:
+                said = last_lines(log.with_name(name)) if log else ""
+                raise Problem(f"{what} ended with code {process.returncode}{said}")
+
+
+def last_lines(log: Path, count: int = 3) -> str:
+    """Return ": " and the last lines of a log, printable, or ""."""
+    try:
+        with log.open("rb") as stream:
+            stream.seek(max(0, log.stat().st_size - 4096))
+            lines = [line for line in stream.read().decode(errors="replace").splitlines() if line.strip()]
+    except OSError:
+        return ""
+    return ": " + quoted("; ".join(lines[-count:]), 400)[1:-1] if lines else ""
+
+
+def perform(run: Run, plan: Plan) -> Timing:
+    """Perform ``plan`` and return how long its phases took.  Raises Problem where a step fails."""
+    began = time.time()
+    try:
+        for step in plan:
+            with _timed(run, step.phase):
+                perform_step(step, run)
+    finally:
+        run.close()
+    return Timing(began, run.phases)
+
+
+@contextlib.contextmanager
+def _timed(run: Run, phase: Phase) -> Iterator[None]:
+    start = time.monotonic()
+    try:
+        yield
+    finally:
+        run.phases[phase] = run.phases.get(phase, 0.0) + time.monotonic() - start
+
+
+@functools.singledispatch
+def perform_step(step: Step, run: Run) -> None:
+    """Perform one step."""
+    raise TypeError(f"no way to perform {type(step).__name__}")
+
+
+@perform_step.register
+def _(step: steps.BuildImages, run: Run) -> None:
+    for name in step.names:
+        builder.build(run.places, run.recipes[name], run.report)
+
+
+@perform_step.register
+def _(step: steps.VerifyImages, run: Run) -> None:
+    store.verify(run.places, [store.need_image(run.places, name) for name in step.names])
+
+
+@perform_step.register
+def _(step: steps.MakeKeys, run: Run) -> None:
+    keys.make_keys(step.directory, step.alias)
+
+
+@perform_step.register
+def _(step: steps.MakeHome, run: Run) -> None:
+    made = step.path.with_name("home.new")
+    try:
+        with made.open("wb") as stream:
+            os.fchmod(stream.fileno(), 0o600)
+            stream.truncate(step.size)
+        door.must(step.argv, f"making the home drive {step.path}", timeout=120)
+        made.rename(step.path)
+    finally:
+        made.unlink(missing_ok=True)
+
+
+@perform_step.register
+def _(step: steps.WriteInitrd, run: Run) -> None:
+    _leave_nothing(step.run)
+    cookie = keys.make_cookie(step.run)
+    identity = render_identity(step.vm, step.lease, keys.read_secrets(step.keys, cookie))
+    door.write(step.run / "initrd", identity + step.boot.read_bytes())
+
+
+def _leave_nothing(run: Path) -> None:
+    """Remove what an earlier boot left in the run directory; a display that lives keeps its cookie."""
+    kept = {"display", "Xauthority", keys.COOKIE} if facts.live_display(run) is not None else set()
+    for path in run.iterdir():
+        if path.name not in kept:
+            path.unlink()
+
+
+@perform_step.register
+def _(step: steps.StartQemu, run: Run) -> None:
+    console = step.log.with_name("console.log")
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(console, console.with_name("console.log.1"))
+    # QEMU holds the write end for as long as it lives; the uplink ends when it is closed.
+    read_end, write_end = os.pipe()
+    run.exit_end = read_end
+    try:
+        run.qemu = door.spawn(step.argv, step.log, keep_fds=(write_end,), largest_file=step.largest_file)
+    finally:
+        os.close(write_end)
+    run.slots[Slot.QEMU_PID] = str(run.qemu.pid)
+    run.slots[Slot.EXIT_FD] = str(read_end)
+
+
+@perform_step.register
+def _(step: steps.StartUplink, run: Run) -> None:
+    # The namespace is there once unshare(1) has become QEMU.
+    end = time.monotonic() + 10
+    while not facts.has_own_namespace(int(run.slots[Slot.QEMU_PID])):
+        run.check_alive(step.log)
+        if time.monotonic() > end:
+            raise TimedOut("QEMU got no network namespace within 10 seconds")
+        time.sleep(0.002)
+    if step.argv:
+        door.spawn(run.fill(step.argv), step.log, keep_fds=(run.exit_end,))
+        _wait_for_uplink(step, run)
+    done = door.run(run.fill(step.batch_argv), data=step.batch.encode(), timeout=10)
+    if done.code != 0:
+        raise Problem(f"the VM's network namespace cannot be set up: {door.reason(done)}")
+
+
+def _wait_for_uplink(step: steps.StartUplink, run: Run) -> None:
+    """Wait until the uplink has its device: only then do routes beside it make sense."""
+    probe = (*step.batch_argv[: step.batch_argv.index("--") + 1], "ip", "link", "show", "tap0")
+    end = time.monotonic() + 10
+    while door.run(run.fill(probe), timeout=5).code != 0:
+        run.check_alive(step.log)
+        if time.monotonic() > end:
+            raise TimedOut(f"the network uplink did not come up{last_lines(step.log)}")
+        time.sleep(0.01)
+
+
+@perform_step.register
+def _(step: steps.StartDisplay, run: Run) -> None:
+    read_end, write_end = os.pipe()
+    run.report_end = read_end
+    run.slots[Slot.REPORT_FD] = str(write_end)
+    try:
+        run.server = door.spawn(run.fill(step.argv), step.log, keep_fds=(write_end,))
+    finally:
+        os.close(write_end)
+
+
+@perform_step.register
+def _(step: steps.WaitReady, run: Run) -> None:
+    end = time.monotonic() + step.timeout
+    while not _says_ready(step.console_log):
+        if run.qemu is not None and run.qemu.poll() is not None:
+            said = last_lines(step.console_log) or last_lines(step.console_log.with_name("qemu.log"))
+            raise Problem(f"the VM ended before it was ready{said}")
+        if time.monotonic() > end:
+            said = last_lines(step.console_log)
+            raise TimedOut(f"the guest was not ready within {step.timeout} seconds{said}")
+        time.sleep(0.01)
+
+
+def _says_ready(console_log: Path) -> bool:
+    try:
+        with console_log.open("rb") as stream:
+            return READY in stream.read(1 << 20)
+    except FileNotFoundError:
+        return False
+
+
+@perform_step.register
+def _(step: steps.WriteSshConfig, run: Run) -> None:
+    with monitor(step.run / "qmp") as qemu:
+        port = qemu.ssh_port()
+    keys.check_keys(step.keys)
+    door.write(step.run / "ssh_config", render_ssh_config(step.vm, port, step.keys, step.run).encode())
+
+
+@perform_step.register
+def _(step: steps.WaitDisplay, run: Run) -> None:
+    assert run.server is not None
+    os.set_blocking(run.report_end, False)
+    text, end = "", time.monotonic() + 15
+    while (number := parse_display_number(text)) is None:
+        with contextlib.suppress(BlockingIOError):
+            text += os.read(run.report_end, 16).decode(errors="replace")
+        run.check_alive(step.run)
+        if run.server.poll() is not None:
+            raise Problem(f"the X server ended with code {run.server.returncode}")
+        if time.monotonic() > end:
+            raise TimedOut("the X server did not tell its display within 15 seconds")
+        time.sleep(0.005)
+    mark = facts.DisplayMark(number, run.server.pid)
+    run.slots[Slot.DISPLAY_SOCKET] = str(display_socket(number))
+    door.write(step.run / "display", msgspec.json.encode(mark))
+
+
+@perform_step.register
+def _(step: steps.Connect, run: Run) -> None:
+    try:
+        done = door.run(run.fill(step.argv), timeout=step.timeout)
+    except subprocess.TimeoutExpired:
+        raise Unreachable(f"{step.what}: no answer within {step.timeout} seconds") from None
+    if done.code != 0:
+        raise Unreachable(f"{step.what}: {door.reason(done)}", "okubsd log shows the guest's console")
+
+
+@perform_step.register
+def _(step: steps.ShowApp, run: Run) -> None:
+    mark = facts.display_mark(step.run)
+    cookie = keys.read_cookie(step.run)
+    if mark is None or cookie is None:
+        raise Problem(f"{step.vm.name}: its display is gone")
+    with window.display(mark.number, cookie) as opened:
+        known = window.app_windows(opened)
+        done = door.run(step.argv, timeout=30)
+        if done.code == _APP_RUNS_ALREADY:
+            run.app_was_running = True
+            return
+        if done.code == _NO_SUCH_APP:
+            raise Problem(f"{step.vm.name}: the image has no app '{step.app}'", f"okubsd image build {step.vm.image}")
+        if done.code != 0:
+            raise Unreachable(f"{step.vm.name}: app '{step.app}' was not started: {door.reason(done)}")
+        with _timed(run, Phase.WINDOW):
+            if not window.wait_for_window(opened, known, step.pace, run.check_alive):
+                hint = f"okubsd run {step.vm.name} -- cat /run/user/1000/{step.app}.log"
+                raise TimedOut(f"{step.vm.name}: no window of '{step.app}' within {step.pace} seconds", hint)
+
+
+def stop_children(signum: int, _frame: object) -> None:
+    """Turn a signal that ends us into an exception, so that what was started is cleaned up."""
+    raise KeyboardInterrupt(signal.Signals(signum).name)

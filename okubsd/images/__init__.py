@@ -1,0 +1,1 @@
+"""Translate recipes into build steps, and built trees into drives."""

@@ -1,0 +1,44 @@
+"""The boot drive's initramfs: busybox, our init, and the modules that the kernel has not built in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import PurePosixPath
+
+from okubsd.errors import Problem
+from okubsd.guest.cpio import Entry, directory, file, render_cpio
+
+_DIRECTORIES = ("app", "base", "bin", "dev", "modules", "over", "proc", "root", "sys")
+
+
+def module_name(path: str) -> str:
+    """Return the name of the module in file ``path``; the kernel takes '-' and '_' for the same."""
+    return PurePosixPath(path).name.split(".")[0].replace("-", "_")
+
+
+def needed_modules(wanted: Iterable[str], files: Iterable[str], builtin: str) -> list[tuple[str, str]]:
+    """Return (name, file) of the ``wanted`` modules in their order, less those that are built in.
+
+    ``files`` are the module files of the kernel, ``builtin`` the text of its modules.builtin.
+    Raises Problem for a module that is neither.
+    """
+    by_name = {module_name(path): path for path in files}
+    built_in = {module_name(line) for line in builtin.splitlines() if line}
+    found = []
+    for name in (word.replace("-", "_") for word in wanted):
+        if name in built_in:
+            continue
+        if name not in by_name:
+            raise Problem(f"the kernel has no module '{name}'", "correct 'modules' in the boot recipe")
+        found.append((name, by_name[name]))
+    return found
+
+
+def render_initrd(init: bytes, busybox: bytes, modules: Mapping[str, bytes]) -> bytes:
+    """Return the initramfs; ``modules`` maps names to contents in the order they are to be loaded."""
+    entries: list[Entry] = [directory(name) for name in _DIRECTORIES]
+    entries.append(file("init", init, 0o755))
+    entries.append(file("bin/busybox", busybox, 0o755))
+    entries.append(file("modules/order", "".join(f"{name}\n" for name in modules).encode()))
+    entries += [file(f"modules/{name}.ko", data) for name, data in modules.items()]
+    return render_cpio(entries)

@@ -1,0 +1,108 @@
+"""What of a bootstrapped tree goes into a drive, decided member by member.
+
+A tree comes as the tar of mmdebstrap(1).  The drive of an app holds only what differs from its base;
+no drive holds logs, caches, host keys, machine ids, device nodes or stray setuid bits.
+"""
+
+from __future__ import annotations
+
+import re
+import stat
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from okubsd.model import Argv, Kind, Recipe
+
+
+class Node(msgspec.Struct, frozen=True):
+    """One file of a tree: mode with type bits, owner, group, and SHA-256 of the content or the link's target."""
+
+    mode: int
+    uid: int
+    gid: int
+    content: str = ""
+
+
+Index = Mapping[str, Node]
+
+# Left out of every drive: what is of one machine, of one build, or of no use in a guest.
+_DROPPED = re.compile(
+    r"(dev|proc|sys|run|tmp|var/tmp|var/cache|var/log|var/lib/apt|boot|lost\+found)/.+"
+    r"|etc/(machine-id|hostname|hosts|resolv\.conf|mtab|\.pwd\.lock|.+\.dpkg-(old|new|dist))"
+    r"|etc/(passwd|group|shadow|gshadow|subuid|subgid)-"
+    r"|etc/(dropbear/dropbear_|ssh/ssh_host_).*"
+    r"|etc/(apt|cron\..*|init\.d|rc.\.d|systemd|logrotate\.d)/.*"
+    r"|var/lib/(dbus/machine-id|systemd/.*|dpkg/.*-old|dpkg/lock.*|dpkg/triggers/Lock)"
+    r"|usr/lib/systemd/.*|lib/systemd/.*"
+    r"|.*/__pycache__(/.*)?"
+)
+# Directories under /dev, /var/cache and the like are made by init or by tmpfs; these must exist.
+_KEPT = re.compile(r"var/cache/fontconfig(/.*)?")
+# An app drive also leaves out the package database: it would hide the base's.
+_DROPPED_FROM_APPS = re.compile(r"var/lib/(dpkg|apt|debconf|ucf)(/.*)?|var/cache/debconf(/.*)?|etc/ld\.so\.cache\.old")
+
+_SET_ID = stat.S_ISUID | stat.S_ISGID
+
+
+def is_kept(path: str, kind: Kind) -> bool:
+    """Return whether ``path`` (without leading slash) belongs in a drive of ``kind``."""
+    if kind is Kind.APP and _DROPPED_FROM_APPS.fullmatch(path):
+        return False
+    return _KEPT.fullmatch(path) is not None or _DROPPED.fullmatch(path) is None
+
+
+def mode_in_drive(path: str, mode: int, allowed: Iterable[str]) -> int:
+    """Return ``mode`` without setuid and setgid, unless ``path`` is among the ``allowed`` absolute ones.
+
+    A directory's setgid bit gives nobody a privilege and stays.
+    """
+    if stat.S_ISDIR(mode) or f"/{path}" in set(allowed):
+        return mode
+    return mode & ~_SET_ID
+
+
+def added_paths(tree: Index, base: Index) -> list[str]:
+    """Return the paths of ``tree`` that ``base`` has not, or has otherwise, with the directories they
+    stand in, sorted."""
+    added = {path for path, node in tree.items() if base.get(path) != node and not stat.S_ISDIR(node.mode)}
+    added |= {path for path, node in tree.items() if stat.S_ISDIR(node.mode) and path not in base}
+    parents = {"/".join(path.split("/")[:depth]) for path in added for depth in range(1, path.count("/") + 1)}
+    return sorted(added | (parents & tree.keys()))
+
+
+def add_user(passwd: str, name: str = "user", uid: int = 1000) -> str:
+    """Return passwd(5) with the unprivileged user at its end, once."""
+    kept = [line for line in passwd.splitlines() if not line.startswith(f"{name}:")]
+    return "\n".join([*kept, f"{name}:x:{uid}:{uid}::/home/{name}:/bin/bash", ""])
+
+
+def add_group(group: str, name: str = "user", gid: int = 1000) -> str:
+    """Return group(5) with the user's own group at its end, once."""
+    kept = [line for line in group.splitlines() if not line.startswith(f"{name}:")]
+    return "\n".join([*kept, f"{name}:x:{gid}:", ""])
+
+
+def lock_passwords(shadow: str, name: str = "user") -> str:
+    """Return shadow(5) in which nobody has a password and no date says when it was made."""
+    names = [line.split(":")[0] for line in shadow.splitlines() if line and not line.startswith(f"{name}:")]
+    return "".join(f"{user}:*:20000:0:99999:7:::\n" for user in [*names, name])
+
+
+EDITS = {"etc/passwd": add_user, "etc/group": add_group, "etc/shadow": lock_passwords}
+
+
+def render_app(command: Argv) -> str:
+    """Return the script that starts one app, as it lies in /etc/okubsd/apps."""
+    words = " ".join("'" + word.replace("'", "'\\''") + "'" for word in command)
+    return f'#!/bin/sh\nexec {words} "$@"\n'
+
+
+def made_files(recipe: Recipe) -> dict[str, tuple[int, bytes]]:
+    """Return the files a recipe's own keys make: path to (permissions, content)."""
+    apps = {f"etc/okubsd/apps/{name}": (0o755, render_app(words).encode()) for name, words in recipe.apps.items()}
+    services = {
+        f"etc/okubsd/services/{i:02}-{words.split('/')[-1].split()[0]}": (0o755, f"#!/bin/sh\nexec {words}\n".encode())
+        for i, words in enumerate(recipe.services)
+    }
+    return apps | services

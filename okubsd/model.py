@@ -1,0 +1,129 @@
+"""The words of okubsd: frozen values that every layer speaks.  Imports nothing of ours but errors."""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+
+import msgspec
+
+Argv = tuple[str, ...]
+
+
+class Network(enum.StrEnum):
+    """How far a VM's packets get."""
+
+    NONE = "none"
+    NAT = "nat"
+
+
+class Kind(enum.StrEnum):
+    """Which of the four drives an image is for."""
+
+    BOOT = "boot"
+    BASE = "base"
+    APP = "app"
+
+
+class Vm(msgspec.Struct, frozen=True, kw_only=True):
+    """One virtual machine as the user wishes it (okubsd.yaml(5)).
+
+    ``memory`` and ``home`` are bytes, ``display`` is (width, height) in pixels, ``apps`` the
+    names that may be started here, first the default; an empty tuple allows all of the image's.
+    """
+
+    name: str
+    image: str
+    memory: int = 512 << 20
+    cpus: int = 1
+    network: Network = Network.NAT
+    display: tuple[int, int] = (1280, 800)
+    apps: tuple[str, ...] = ()
+    home: int = 2 << 30
+    color: str = "grey"
+    autostart: bool = False
+    disposable: bool = False
+    keep: bool = False
+    boot_timeout: int = 90
+
+
+class Wish(msgspec.Struct, frozen=True):
+    """A whole description: its file and its VMs in the order they were written."""
+
+    path: Path
+    vms: tuple[Vm, ...]
+
+    def find(self, name: str) -> Vm | None:
+        """Return the VM called ``name``, or None."""
+        return next((vm for vm in self.vms if vm.name == name), None)
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True):
+    """What an image is made from (okubsd-image(5)).
+
+    ``apps`` maps the name of an app to its command; ``setuid`` lists the paths that keep their
+    setuid bit; ``files`` is the directory laid over the tree, relative to the recipe, "" for none.
+    """
+
+    name: str
+    kind: Kind
+    base: str = ""
+    packages: tuple[str, ...] = ()
+    apps: dict[str, Argv] = {}
+    services: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+    setuid: tuple[str, ...] = ()
+    files: str = ""
+    suite: str = ""
+    mirror: str = ""
+    digest: str = ""
+
+
+class Part(msgspec.Struct, frozen=True):
+    """One file of a built image: its name, SHA-256 in hex and size in bytes."""
+
+    name: str
+    sha256: str
+    size: int
+
+
+class Image(msgspec.Struct, frozen=True, kw_only=True):
+    """A built image, as its manifest.json says.
+
+    ``build`` is the first twelve hex digits of the SHA-256 over its parts, ``recipe`` the digest
+    of the recipe and files it was made from, ``base`` the build it was made on ("" for none),
+    ``built`` seconds since the epoch.
+    """
+
+    name: str
+    kind: Kind
+    build: str
+    recipe: str
+    base: str
+    built: int
+    parts: tuple[Part, ...]
+    apps: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+    schema: int = 1
+
+    @property
+    def size(self) -> int:
+        """Return the bytes of all parts together."""
+        return sum(part.size for part in self.parts)
+
+
+class Accelerator(msgspec.Struct, frozen=True):
+    """The answer of the accelerator probe: "kvm" or "tcg", and why, in words."""
+
+    name: str
+    why: str
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """What the user asked of ``okubsd start``."""
+
+    app: str = ""
+    arguments: tuple[str, ...] = ()
+    headless: bool = False
+    another: bool = False
+    windowless: bool = False

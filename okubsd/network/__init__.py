@@ -1,0 +1,1 @@
+"""Translate a VM's network into netdev options, namespaces and addresses."""

@@ -1,0 +1,71 @@
+"""User-mode networking, and the Linux network namespace that is its wall.
+
+QEMU's own user-mode network lets a guest reach the host's loopback.  Where Linux lets us, QEMU
+therefore runs in a network namespace of its own: `none` has no way out of it at all, `nat` leaves by
+slirp4netns(1), which is told to leave the host's loopback out, and routes in the namespace refuse the
+host's addresses and the private ranges.  Nothing of that is within the guest's reach.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from okubsd.guest.identity import Lease
+from okubsd.model import Argv, Network
+
+# QEMU's defaults for -netdev user (qemu(1)).
+_GUEST, _GATEWAY, _QEMU_RESOLVER = "10.0.2.15/24", "10.0.2.2", "10.0.2.3"
+# What slirp4netns gets inside the namespace; its resolver is the third address (slirp4netns(1), --cidr).
+_UPLINK, _UPLINK_RESOLVER = "10.0.3.0/24", "10.0.3.3"
+
+# Private, shared, link-local and multicast ranges (RFC 1918, 6598, 3927, 5771), benchmarks (RFC 2544).
+REFUSED = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "169.254.0.0/16", "224.0.0.0/4")
+
+
+def netdev_option(network: Network) -> str:
+    """Return the value of QEMU's -netdev for ``network``; the host's ssh port is left to the kernel."""
+    restrict = "on" if network is Network.NONE else "off"
+    return f"user,id=net0,ipv6=off,restrict={restrict},hostfwd=tcp:127.0.0.1:0-:22"
+
+
+def lease_for(network: Network, *, confined: bool) -> Lease:
+    """Return the guest's static addresses; ``confined`` says whether QEMU has its own namespace."""
+    if network is Network.NONE:
+        return Lease(address=_GUEST)
+    return Lease(address=_GUEST, gateway=_GATEWAY, resolver=_UPLINK_RESOLVER if confined else _QEMU_RESOLVER)
+
+
+def confine_argv(argv: Argv, *, root: bool) -> Argv:
+    """Return ``argv`` run in a network namespace of its own; ``root`` needs no user namespace for it."""
+    user = () if root else ("--user", "--map-current-user")
+    return ("unshare", *user, "--net", "--", *argv)
+
+
+def enter_argv(pid: str, argv: Argv, *, root: bool) -> Argv:
+    """Return ``argv`` run in the network namespace of process ``pid``."""
+    user = () if root else ("--user", "--preserve-credentials")
+    return ("nsenter", "--target", pid, *user, "--net", "--", *argv)
+
+
+def uplink_argv(pid: str, exit_fd: str) -> Argv:
+    """Return slirp4netns(1) for the namespace of ``pid``; it ends when ``exit_fd`` is closed."""
+    return (
+        "slirp4netns",
+        "--configure",
+        "--mtu=65520",
+        "--disable-host-loopback",
+        f"--cidr={_UPLINK}",
+        f"--exit-fd={exit_fd}",
+        pid,
+        "tap0",
+    )
+
+
+def namespace_batch(network: Network, host_addresses: Iterable[str]) -> str:
+    """Return the lines for ``ip -batch`` that set up the namespace of a VM.
+
+    On `nat` they refuse the host's own addresses and the private ranges; the uplink's own network is more
+    specific and stays.
+    """
+    refused = (*REFUSED, *sorted(set(host_addresses))) if network is Network.NAT else ()
+    return "".join(f"{line}\n" for line in ("link set lo up", *(f"route add prohibit {net}" for net in refused)))

@@ -1,0 +1,1 @@
+"""Decide: what is to be done, as values.  Nothing here touches the world."""

@@ -1,0 +1,50 @@
+"""What a look at the host found: all that a plan is decided from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from okubsd.model import Accelerator, Image
+
+
+class VmFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """The state of one VM.
+
+    ``qemu_pid`` is None where it does not run, ``display`` the number of its live X server,
+    ``connected`` whether the shared ssh connection is open, ``confined`` whether the QEMU that
+    runs has a network namespace of its own.
+    """
+
+    name: str
+    directory: Path
+    run: Path
+    qemu_pid: int | None = None
+    display: int | None = None
+    connected: bool = False
+    confined: bool = False
+    has_keys: bool = False
+    has_home: bool = False
+
+    @property
+    def running(self) -> bool:
+        """Return whether its QEMU lives."""
+        return self.qemu_pid is not None
+
+
+class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """The state of the host.
+
+    ``images`` are the current ones by name, ``image_files`` the directory they lie in, ``wall`` is
+    "" where VMs can have network namespaces, otherwise why not.
+    """
+
+    root: bool
+    display: str
+    image_files: Path
+    images: dict[str, Image]
+    accelerator: Accelerator
+    wall: str
+    addresses: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()

@@ -1,0 +1,167 @@
+"""Decide how a VM gets from what it is now to a window on the screen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from okubsd.config.names import did_you_mean, quoted
+from okubsd.display.server import server_argv
+from okubsd.errors import HostLacks, Unknown
+from okubsd.guest.ssh import connect_argv, forward_argv, show_app_argv
+from okubsd.images.commands import make_home_argv
+from okubsd.model import Image, Kind, Recipe, Request, Vm
+from okubsd.network import user
+from okubsd.plan.facts import HostFacts, VmFacts
+from okubsd.plan.steps import (
+    BuildImages,
+    Connect,
+    MakeHome,
+    MakeKeys,
+    Phase,
+    Plan,
+    ShowApp,
+    Slot,
+    StartDisplay,
+    StartQemu,
+    StartUplink,
+    Step,
+    VerifyImages,
+    WaitDisplay,
+    WaitReady,
+    WriteInitrd,
+    WriteSshConfig,
+)
+from okubsd.qemu.argv import Machine, render_argv
+
+BOOT_IMAGE = "boot"
+
+# Past this a console log does not grow, whatever the guest prints; a home drive may.
+_LARGEST_LOG = 64 << 20
+
+
+def choose_app(vm: Vm, recipe: Recipe, asked: str) -> str:
+    """Return the app that ``start`` shows: the one asked for, or the VM's first.
+
+    Raises Unknown where the VM may not run it.
+    """
+    allowed = vm.apps or tuple(recipe.apps)
+    app = asked or allowed[0]
+    if app not in allowed:
+        hint = did_you_mean(app, allowed)
+        raise Unknown(f"VM '{vm.name}' has no app {quoted(app)}, it has {', '.join(allowed)}{hint}")
+    return app
+
+
+def images_of(vm: Vm, recipes: Mapping[str, Recipe]) -> tuple[str, ...]:
+    """Return the names of the images on the VM's drives: boot, base, app."""
+    return (BOOT_IMAGE, recipes[vm.image].base, vm.image)
+
+
+def stale_images(names: tuple[str, ...], recipes: Mapping[str, Recipe], images: Mapping[str, Image]) -> tuple[str, ...]:
+    """Return those of ``names`` that are missing or were made from another recipe, in building order."""
+    order = (Kind.BOOT, Kind.BASE, Kind.APP)
+    stale = [name for name in names if name not in images or images[name].recipe != recipes[name].digest]
+    return tuple(sorted(stale, key=lambda name: order.index(recipes[name].kind)))
+
+
+def plan_start(vm: Vm, recipes: Mapping[str, Recipe], host: HostFacts, state: VmFacts, request: Request) -> Plan:
+    """Return the steps from ``state`` to a running VM with the app's window; () where nothing is to be done.
+
+    Raises Unknown for an app the VM has not, HostLacks where there is no display to show it on.
+    """
+    app = choose_app(vm, recipes[vm.image], request.app)
+    windowed = not request.windowless
+    if windowed and state.display is None and not host.display and not request.headless:
+        raise HostLacks(
+            "there is no X display: DISPLAY is not set",
+            "start it from an X session, or with --headless on a display nobody sees",
+        )
+    steps: list[Step] = []
+    if not state.running:
+        steps += _boot(vm, recipes, host, state)
+    needs_display = windowed and state.display is None
+    if needs_display:
+        server = server_argv(vm, state.run / "Xauthority", Slot.REPORT_FD, headless=request.headless)
+        steps.append(StartDisplay(argv=server, log=state.directory / "display.log", phase=Phase.BOOT))
+    if not state.running or not state.connected:
+        steps.append(WaitReady(console_log=state.directory / "console.log", timeout=vm.boot_timeout))
+        steps.append(WriteSshConfig(vm=vm, keys=state.directory, run=state.run, phase=Phase.SSH))
+    if windowed:
+        steps += _show(vm, host, state, app, request, needs_display=needs_display)
+    return tuple(steps)
+
+
+def _boot(vm: Vm, recipes: Mapping[str, Recipe], host: HostFacts, state: VmFacts) -> list[Step]:
+    """Return the steps that end with QEMU started."""
+    names = images_of(vm, recipes)
+    stale = stale_images(names, recipes, host.images)
+    steps: list[Step] = [BuildImages(names=stale, phase=Phase.IMAGES)] if stale else []
+    steps.append(VerifyImages(names=names, phase=Phase.IMAGES))
+    if not state.has_keys:
+        steps.append(MakeKeys(directory=state.directory, alias=vm.name))
+    home = None if vm.disposable else state.directory / "home.img"
+    if home and not state.has_home:
+        made = home.with_name("home.new")
+        steps.append(MakeHome(path=home, size=vm.home, argv=make_home_argv(made)))
+    confined = not host.wall
+    boot, base, app = (host.image_files / name / "current" for name in names)
+    steps.append(
+        WriteInitrd(
+            vm=vm,
+            lease=user.lease_for(vm.network, confined=confined),
+            keys=state.directory,
+            run=state.run,
+            boot=boot / "initrd",
+        )
+    )
+    machine = Machine(
+        kernel=boot / "vmlinuz",
+        initrd=state.run / "initrd",
+        base=base / "drive.squashfs",
+        app=app / "drive.squashfs",
+        home=home,
+        run=state.run,
+        console_log=state.directory / "console.log",
+        accelerator=host.accelerator.name,
+        netdev=user.netdev_option(vm.network),
+    )
+    argv = render_argv(vm, machine)
+    if confined:
+        argv = user.confine_argv(argv, root=host.root)
+    largest = max(_LARGEST_LOG, vm.home if home else 0)
+    steps.append(StartQemu(argv=argv, log=state.directory / "qemu.log", largest_file=largest))
+    if confined:
+        steps.append(_uplink(vm, host, state.directory))
+    return steps
+
+
+def _uplink(vm: Vm, host: HostFacts, directory: Path) -> StartUplink:
+    open_to_nat = vm.network == "nat"
+    addresses = host.addresses if open_to_nat else ()
+    return StartUplink(
+        batch_argv=user.enter_argv(Slot.QEMU_PID, ("ip", "-batch", "-"), root=host.root),
+        batch=user.namespace_batch(vm.network, addresses),
+        argv=user.uplink_argv(Slot.QEMU_PID, Slot.EXIT_FD) if open_to_nat else (),
+        log=directory / "uplink.log",
+    )
+
+
+def _show(vm: Vm, host: HostFacts, state: VmFacts, app: str, request: Request, *, needs_display: bool) -> list[Step]:
+    """Return the steps from a guest that listens to the app's window."""
+    steps: list[Step] = []
+    if needs_display:
+        steps.append(WaitDisplay(run=state.run, phase=Phase.DISPLAY))
+    socket = Path(Slot.DISPLAY_SOCKET)
+    confined = state.confined if state.running else not host.wall
+    if not state.connected:
+        argv = connect_argv(vm, state.run, socket)
+        if confined:
+            argv = user.enter_argv(Slot.QEMU_PID, argv, root=host.root)
+        steps.append(Connect(argv=argv, what=f"{vm.name}: the guest cannot be reached by ssh", phase=Phase.SSH))
+    elif needs_display:
+        argv = forward_argv(vm, state.run, socket)
+        steps.append(Connect(argv=argv, what=f"{vm.name}: the display cannot be forwarded", phase=Phase.SSH))
+    show = show_app_argv(vm, state.run, app, request.arguments, another=request.another)
+    steps.append(ShowApp(vm=vm, app=app, argv=show, run=state.run, pace=vm.boot_timeout, phase=Phase.APP))
+    return steps

@@ -1,0 +1,191 @@
+"""The steps of a plan: values that say what is to be done, each shown as the command that would do it."""
+
+from __future__ import annotations
+
+import enum
+import shlex
+from pathlib import Path
+
+import msgspec
+
+from okubsd.guest.identity import Lease
+from okubsd.model import Argv, Vm
+
+
+class Phase(enum.StrEnum):
+    """The phases that a start is timed by, in their order."""
+
+    IMAGES = "images"
+    BOOT = "boot"
+    DISPLAY = "display"
+    SSH = "ssh"
+    APP = "app"
+    WINDOW = "window"
+
+
+class Slot(enum.StrEnum):
+    """What is known only while a plan runs; an argv holds it as this word."""
+
+    QEMU_PID = "<qemu-pid>"
+    DISPLAY_SOCKET = "<display-socket>"
+    REPORT_FD = "<report-fd>"
+    EXIT_FD = "<exit-fd>"
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """One step; ``phase`` is what its time counts for."""
+
+    phase: Phase = Phase.BOOT
+
+    def show(self) -> str:
+        """Return the step as a line of shell, or as a comment where no command does it."""
+        raise TypeError(f"{type(self).__name__} cannot be shown")
+
+
+class BuildImages(Step, frozen=True, kw_only=True):
+    """Build the images ``names``, which are missing or older than their recipes."""
+
+    names: tuple[str, ...]
+
+    def show(self) -> str:
+        return shlex.join(("okubsd", "image", "build", *self.names))
+
+
+class VerifyImages(Step, frozen=True, kw_only=True):
+    """Check the digests of the images ``names``."""
+
+    names: tuple[str, ...]
+
+    def show(self) -> str:
+        return f"# verify the digests of {', '.join(self.names)}"
+
+
+class MakeKeys(Step, frozen=True, kw_only=True):
+    """Make the VM's keys in ``directory``."""
+
+    directory: Path
+    alias: str
+
+    def show(self) -> str:
+        return f"# make the keys of {self.alias} in {self.directory}"
+
+
+class MakeHome(Step, frozen=True, kw_only=True):
+    """Make the home drive ``path`` of ``size`` bytes."""
+
+    path: Path
+    size: int
+    argv: Argv
+
+    def show(self) -> str:
+        return f"truncate -s {self.size} {shlex.quote(str(self.path))} && {shlex.join(self.argv)}"
+
+
+class WriteInitrd(Step, frozen=True, kw_only=True):
+    """Write the initramfs of one boot: the identity of ``vm``, then the boot image's own."""
+
+    vm: Vm
+    lease: Lease
+    keys: Path
+    run: Path
+    boot: Path
+
+    def show(self) -> str:
+        return f"# write {self.run / 'initrd'}: identity of {self.vm.name}, then {self.boot}"
+
+
+class StartQemu(Step, frozen=True, kw_only=True):
+    """Start QEMU; ``largest_file`` bounds in bytes what it writes to one file."""
+
+    argv: Argv
+    log: Path
+    largest_file: int
+
+    def show(self) -> str:
+        return shlex.join(self.argv) + " &"
+
+
+class StartUplink(Step, frozen=True, kw_only=True):
+    """Join the VM's namespace to the host's network: ``batch`` for ip(8) first, then the uplink."""
+
+    batch_argv: Argv
+    batch: str
+    argv: Argv
+    log: Path
+
+    def show(self) -> str:
+        lines = self.batch.strip().replace("\n", "; ")
+        uplink = f"\n{shlex.join(self.argv)} &" if self.argv else ""
+        return f"{shlex.join(self.batch_argv)}  # {lines}{uplink}"
+
+
+class StartDisplay(Step, frozen=True, kw_only=True):
+    """Start the VM's X server."""
+
+    argv: Argv
+    log: Path
+
+    def show(self) -> str:
+        return shlex.join(self.argv) + " &"
+
+
+class WaitReady(Step, frozen=True, kw_only=True):
+    """Wait until the guest's console says that its ssh server listens."""
+
+    console_log: Path
+    timeout: int
+
+    def show(self) -> str:
+        return f"# wait up to {self.timeout} s for 'okubsd: ready' in {self.console_log}"
+
+
+class WriteSshConfig(Step, frozen=True, kw_only=True):
+    """Ask QEMU for the ssh port and write the VM's ssh_config."""
+
+    vm: Vm
+    keys: Path
+    run: Path
+
+    def show(self) -> str:
+        return f"# write {self.run / 'ssh_config'} with the port QEMU was given"
+
+
+class WaitDisplay(Step, frozen=True, kw_only=True):
+    """Wait until the X server has told its number."""
+
+    run: Path
+
+    def show(self) -> str:
+        return "# wait for the X server's display number"
+
+
+class Connect(Step, frozen=True, kw_only=True):
+    """Run ssh for the VM; ``what`` is the sentence if it fails, ``retries`` how often a refusal is tried again."""
+
+    argv: Argv
+    what: str
+    timeout: int = 30
+
+    def show(self) -> str:
+        return shlex.join(self.argv)
+
+
+class ShowApp(Step, frozen=True, kw_only=True):
+    """Start an app in the guest and wait for its window; ``pace`` is how many seconds that may take."""
+
+    vm: Vm
+    app: str
+    argv: Argv
+    run: Path
+    pace: int
+
+    def show(self) -> str:
+        return f"{shlex.join(self.argv)}  # then wait up to {self.pace} s for its window"
+
+
+Plan = tuple[Step, ...]
+
+
+def render_plan(plan: Plan) -> str:
+    """Return the plan as text, a step a line (or a few)."""
+    return "".join(f"{step.show()}\n" for step in plan)

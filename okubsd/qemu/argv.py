@@ -1,0 +1,86 @@
+"""The QEMU command line of a VM: the smallest set of devices that shows a window."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from okubsd.model import Argv, Vm
+
+QEMU = "qemu-system-x86_64"
+
+# q35 brings a disk controller, SMBus, USB and a keyboard that no guest of ours has a use for.
+# HPET stays: without it a slow host fails to calibrate the guest's clock.
+_MACHINE = "q35,sata=off,smbus=off,vmport=off,usb=off,i8042=off,graphics=off"
+
+# reboot=t: a triple fault is the one way to end that every hypervisor sees.
+# panic=1: a guest that panics ends instead of hanging.
+_KERNEL = "console=ttyS0 quiet loglevel=3 reboot=t panic=1 tsc=reliable no_timer_check cryptomgr.notests"
+
+
+class Machine(msgspec.Struct, frozen=True, kw_only=True):
+    """The files and choices that turn a Vm into a running QEMU.
+
+    ``home`` is None for a disposable VM; ``run`` is the directory of its sockets.
+    """
+
+    kernel: Path
+    initrd: Path
+    base: Path
+    app: Path
+    home: Path | None
+    run: Path
+    console_log: Path
+    accelerator: str
+    netdev: str
+
+
+def render_argv(vm: Vm, machine: Machine) -> Argv:
+    """Return QEMU's argv for ``vm`` (qemu(1))."""
+    return (
+        QEMU,
+        *("-name", f"guest={vm.name}"),
+        *("-M", _MACHINE),
+        *_accelerator(vm, machine.accelerator),
+        *("-m", f"{vm.memory >> 20}M"),
+        *("-smp", str(vm.cpus)),
+        *("-nodefaults", "-no-user-config", "-display", "none", "-vga", "none", "-no-reboot"),
+        *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
+        *("-kernel", str(machine.kernel)),
+        *("-initrd", str(machine.initrd)),
+        *("-append", _KERNEL),
+        *_drive("base", machine.base, read_only=True),
+        *_drive("app", machine.app, read_only=True),
+        *(_drive("home", machine.home, read_only=False) if machine.home else ()),
+        *("-netdev", machine.netdev),
+        *("-device", "virtio-net-pci,netdev=net0,romfile="),
+        *("-device", "virtio-rng-pci"),
+        *("-chardev", _console(machine)),
+        *("-serial", "chardev:console"),
+        *("-qmp", f"unix:{_comma(machine.run / 'qmp')},server=on,wait=off"),
+    )
+
+
+def _accelerator(vm: Vm, accelerator: str) -> Argv:
+    if accelerator == "tcg":
+        # The translation cache counts as QEMU's own memory; a small guest needs a small one.
+        cache = max(32, min(256, vm.memory >> 23))
+        return ("-accel", f"tcg,tb-size={cache}", "-cpu", "max")
+    return ("-accel", accelerator, "-cpu", "host")
+
+
+def _drive(name: str, path: Path, *, read_only: bool) -> Argv:
+    mode = "readonly=on" if read_only else "discard=unmap"
+    drive = f"if=none,id={name},format=raw,{mode},file={_comma(path)}"
+    return ("-drive", drive, "-device", f"virtio-blk-pci,drive={name}")
+
+
+def _console(machine: Machine) -> str:
+    socket, log = _comma(machine.run / "console"), _comma(machine.console_log)
+    return f"socket,id=console,path={socket},server=on,wait=off,logfile={log},logappend=off"
+
+
+def _comma(path: Path) -> str:
+    """Return ``path`` for a QEMU option list, where ',' is written twice (qemu(1))."""
+    return str(path).replace(",", ",,")

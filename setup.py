@@ -1,0 +1,52 @@
+"""Packaging of okubsd: the package, and its data under share/ where hier(7) looks for them."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "okubsd/__init__.py").read_text())
+
+
+def tree(top: str, below: str) -> list[tuple[str, list[str]]]:
+    """Return the data_files rows that install the directory ``top`` as ``below``."""
+    rows: dict[str, list[str]] = {}
+    for path in sorted((HERE / top).rglob("*")):
+        if path.is_file():
+            target = Path(below) / path.parent.relative_to(HERE / top)
+            rows.setdefault(str(target), []).append(str(path.relative_to(HERE)))
+    return list(rows.items())
+
+
+setup(
+    name="okubsd",
+    version=VERSION[1] if VERSION else "0",
+    description="Run every big, risky program in its own light Linux VM, as easily as typing its name",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="ISC",
+    python_requires=">=3.11",
+    packages=find_packages(include=["okubsd", "okubsd.*"]),
+    package_data={"okubsd": ["py.typed"]},
+    data_files=[
+        *tree("images", "share/okubsd/images"),
+        *tree("etc", "share/okubsd/etc"),
+        ("share/man/man1", ["man/okubsd.1"]),
+        ("share/man/man5", ["man/okubsd.yaml.5", "man/okubsd-image.5"]),
+    ],
+    entry_points={"console_scripts": ["okubsd = okubsd.cli.main:main"]},
+    install_requires=[
+        "click>=8.1",
+        "cryptography>=38",
+        "msgspec>=0.18",
+        "paramiko>=2.12",
+        "pexpect>=4.8",
+        "python-xlib>=0.33",
+        "pyyaml>=6.0",
+        "rich>=13",
+    ],
+    extras_require={
+        "test": ["codespell>=2.2", "hypothesis>=6.80", "mypy>=1.8", "pytest>=7.4", "ruff>=0.4", "types-PyYAML"]
+    },
+)
