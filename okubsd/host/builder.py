@@ -29,8 +29,8 @@ DRIVE = "drive.squashfs"
 INDEX = "index.json"
 
 
-def build(places: Places, recipe: Recipe, report: Report) -> Image:
-    """Build ``recipe`` and return its image, which is then the current one.
+def build(places: Places, recipe: Recipe, report: Report, *, force: bool = False) -> Image:
+    """Build ``recipe`` unless its image is up to date (or by ``force``); return what is then the current one.
 
     ``report`` gets a line for each thing that is done.  Whatever stops this leaves the current image as it was.
     Raises HostLacks or Problem.
@@ -39,7 +39,7 @@ def build(places: Places, recipe: Recipe, report: Report) -> Image:
     places.images.mkdir(exist_ok=True)
     with door.locked(places.images / ".lock", lambda: report("waiting for another build to end")):
         ready = store.current_image(places, recipe.name)
-        if ready is not None and ready.recipe == recipe.digest:
+        if ready is not None and ready.recipe == recipe.digest and not force:
             return ready
         with _workshop(places.images) as made:
             image = _build_in(made, places, recipe, report)

@@ -9,6 +9,7 @@ import resource
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -182,6 +183,17 @@ def filter_through(argv: Argv, clean: Callable[[bytes], bytes], timeout: float |
             sys.stdout.buffer.write(clean(chunk))
             sys.stdout.buffer.flush()
         return process.wait(timeout)
+
+
+@contextlib.contextmanager
+def joined(argv: Argv, end: socket.socket) -> Iterator[None]:
+    """Run ``argv`` with the socket ``end`` as its input and output; it is gone when the block ends."""
+    _show(argv)
+    process = subprocess.Popen(_resolve(argv), stdin=end, stdout=end, env=_environment(None))
+    try:
+        yield
+    finally:
+        _end(process)
 
 
 def make_private(path: Path) -> None:

@@ -56,6 +56,7 @@ class Run:
         self.report_end = -1
         self.exit_end = -1
         self.phases: dict[str, float] = {}
+        self.inner = 0.0
         self.app_was_running = False
 
     def fill(self, argv: Argv) -> Argv:
@@ -105,11 +106,15 @@ def perform(run: Run, plan: Plan) -> Timing:
 
 @contextlib.contextmanager
 def _timed(run: Run, phase: Phase) -> Iterator[None]:
-    start = time.monotonic()
+    """Count the time of the block for ``phase``, and for no phase around it."""
+    start, inner = time.monotonic(), run.inner
+    run.inner = 0.0
     try:
         yield
     finally:
-        run.phases[phase] = run.phases.get(phase, 0.0) + time.monotonic() - start
+        spent = time.monotonic() - start
+        run.phases[phase] = run.phases.get(phase, 0.0) + spent - run.inner
+        run.inner = inner + spent
 
 
 @functools.singledispatch

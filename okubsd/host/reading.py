@@ -8,7 +8,7 @@ from pathlib import Path
 
 from okubsd.config.description import parse_description
 from okubsd.config.recipe import parse_recipe
-from okubsd.errors import BadDescription, Problem
+from okubsd.errors import BadDescription
 from okubsd.host.places import Places, description_candidates
 from okubsd.model import Recipe, Wish
 
@@ -26,12 +26,12 @@ def read_text(path: Path) -> str:
         raise BadDescription([f"{path}: is not UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}"]) from None
 
 
-def read_wish(places: Places, given: str = "") -> Wish:
-    """Return the description this user means; ``given`` is what -f named."""
+def read_wish(places: Places, given: str, recipes: dict[str, Recipe]) -> Wish:
+    """Return the description this user means; ``given`` is what -f named, ``recipes`` what VMs can be made of."""
     path = find_description(places, given)
     drop_ins = sorted((path.parent / "vm.d").glob("*.yaml"))
     texts = [(drop_in, read_text(drop_in)) for drop_in in drop_ins]
-    return parse_description(path, read_text(path), texts, read_recipes(places))
+    return parse_description(path, read_text(path), texts, recipes)
 
 
 def find_description(places: Places, given: str = "") -> Path:
@@ -75,10 +75,3 @@ def digest_of(directory: Path) -> str:
             total.update(hashlib.sha256(path.read_bytes()).digest())
     return total.hexdigest()
 
-
-def recipe_named(recipes: dict[str, Recipe], name: str) -> Recipe:
-    """Return the recipe called ``name``; only for names that a recipe or description already vouches for."""
-    try:
-        return recipes[name]
-    except KeyError:
-        raise Problem(f"there is no recipe for image '{name}'") from None

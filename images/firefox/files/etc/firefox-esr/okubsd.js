@@ -1,0 +1,8 @@
+// Settings for a guest whose display is a nested X server across a network.
+pref("browser.aboutConfig.showWarning", false);
+pref("browser.sessionstore.resume_from_crash", false);
+pref("browser.tabs.firefox-view", false);
+pref("gfx.webrender.software", true);
+pref("layers.acceleration.disabled", true);
+pref("toolkit.cosmeticAnimations.enabled", false);
+pref("ui.prefersReducedMotion", 1);

@@ -1,0 +1,1 @@
+"""Speak: the only layer that reads argv, prints and exits."""

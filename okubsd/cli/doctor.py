@@ -1,0 +1,88 @@
+"""okubsd doctor: what this host lacks, and the command that installs it."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+
+import click
+import msgspec
+
+from okubsd.cli.session import Session, as_json, pass_session, print_json
+from okubsd.errors import HostLacks
+from okubsd.host import door, facts
+
+_GIB = 1 << 30
+
+
+class Need(msgspec.Struct, frozen=True):
+    """A program, what for, its Debian and OpenBSD package, and whether nothing works without it."""
+
+    program: str
+    purpose: str
+    debian: str
+    openbsd: str
+    vital: bool = True
+
+
+NEEDS = (
+    Need("qemu-system-x86_64", "runs the VMs", "qemu-system-x86", "qemu"),
+    Need("ssh", "reaches the guests", "openssh-client", ""),
+    Need("mke2fs", "makes home drives", "e2fsprogs", "e2fsprogs"),
+    Need("Xephyr", "shows a VM in a window of your display", "xserver-xephyr", ""),
+    Need("Xvfb", "shows a VM on a display nobody sees (--headless)", "xvfb", "", vital=False),
+    Need("mmdebstrap", "builds images", "mmdebstrap", ""),
+    Need("mksquashfs", "packs images", "squashfs-tools", "squashfs-tools"),
+    Need("setpriv", "ends a build with okubsd", "util-linux", ""),
+    Need("unshare", "gives each VM a network namespace", "util-linux", "", vital=False),
+    Need("ip", "sets up the namespace", "iproute2", "", vital=False),
+    Need("slirp4netns", "lets a namespace out", "slirp4netns", "", vital=False),
+)
+
+
+def install_command(packages: list[str], platform: str) -> str:
+    """Return the command that installs ``packages`` on ``platform`` (sys.platform)."""
+    words = " ".join(sorted(set(packages)))
+    return f"doas pkg_add {words}" if platform.startswith("openbsd") else f"sudo apt-get install {words}"
+
+
+@click.command()
+@as_json
+@pass_session
+def doctor(session: Session, json: bool) -> None:
+    """Say what this host has and lacks, and the command that installs it."""
+    lacking = [need for need in NEEDS if door.find_program(need.program) is None]
+    if not facts.is_root() and sys.platform == "linux" and door.find_program("newuidmap") is None:
+        lacking.append(Need("newuidmap", "builds images without root", "uidmap", ""))
+    names = [need.openbsd if sys.platform.startswith("openbsd") else need.debian for need in lacking]
+    command = install_command([name for name in names if name], sys.platform) if any(names) else ""
+    accelerator = facts.ask_accelerator(session.places) if door.find_program("qemu-system-x86_64") else None
+    wall = facts.ask_wall(session.places)
+    free = shutil.disk_usage(_existing(session)).free
+    if json:
+        print_json(
+            lacking=[{"program": need.program, "purpose": need.purpose, "vital": need.vital} for need in lacking],
+            install=command,
+            accelerator=accelerator,
+            namespaces=wall or "yes",
+            free_bytes=free,
+        )
+    else:
+        for need in NEEDS:
+            print(f"{'lacks' if need in lacking else 'ok':<6} {need.program}: {need.purpose}")
+        if accelerator:
+            print(f"{'ok' if accelerator.name != 'tcg' else 'slow':<6} {accelerator.why}")
+        print(f"{'ok' if not wall else 'weak':<6} network namespaces{': ' + wall if wall else ''}")
+        print(f"{'ok' if free > 4 * _GIB else 'low':<6} {free / _GIB:.1f} GiB free for images and homes")
+    if any(need.vital for need in lacking):
+        missing = ", ".join(need.program for need in lacking if need.vital)
+        raise HostLacks(f"this host lacks {missing}", command)
+    if command and not json:
+        print(f"try: {command}")
+
+
+def _existing(session: Session) -> str:
+    path = session.places.state
+    while not path.exists():
+        path = path.parent
+    return str(path)

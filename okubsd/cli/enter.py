@@ -1,0 +1,92 @@
+"""okubsd run, shell, console, screenshot: ways into a running VM."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+import click
+
+from okubsd.cli.session import Session, harmless_bytes, pass_session
+from okubsd.errors import HostLacks, Misuse, Problem
+from okubsd.guest.ssh import remote_command
+from okubsd.host import door, facts, lifecycle
+from okubsd.model import Request, Vm
+
+as_root = click.option("-r", "--root", is_flag=True, help="As the guest's root.")
+
+
+def _reachable(session: Session, name: str) -> Vm:
+    """Return the VM, booted without a window if it did not run."""
+    vm = session.vm(name)
+    if not facts.ask_vm(session.places, vm.name).running:
+        lifecycle.start(session.places, vm, session.recipes, Request(windowless=True), session.report)
+    return vm
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.argument("name", metavar="VM")
+@click.argument("command", metavar="-- COMMAND...", nargs=-1)
+@as_root
+@pass_session
+def run(session: Session, name: str, command: tuple[str, ...], root: bool) -> int:
+    """Run COMMAND in the VM, booting it if need be; exit with the command's own code.
+
+    Each word is passed as it is.  On a terminal, escape codes are taken out of what the guest prints.
+    """
+    words = command[1:] if command[:1] == ("--",) else command
+    if not words:
+        raise Misuse("say what to run", f"okubsd run {name} -- ls")
+    vm = _reachable(session, name)
+    user = "root" if root else "user"
+    argv = (*lifecycle.shared_ssh(session.places, vm, "-T", user=user), remote_command(words))
+    clean = harmless_bytes if sys.stdout.isatty() else bytes
+    return door.filter_through(argv, clean)
+
+
+@click.command()
+@click.argument("name", metavar="VM")
+@as_root
+@pass_session
+def shell(session: Session, name: str, root: bool) -> int:
+    """Open a shell in the VM, booting it if need be.
+
+    The guest then writes to your terminal as any ssh session does.
+    """
+    vm = _reachable(session, name)
+    options = ("-t",) if sys.stdin.isatty() else ("-T",)
+    return door.call_interactive(lifecycle.shared_ssh(session.places, vm, *options, user="root" if root else "user"))
+
+
+@click.command()
+@click.argument("name", metavar="VM")
+@pass_session
+def console(session: Session, name: str) -> None:
+    """Attach to the VM's serial console, a root shell; '~.' after a newline leaves."""
+    from okubsd.host.console import attach
+
+    vm = session.vm(name)
+    state = facts.ask_vm(session.places, vm.name)
+    if not state.running:
+        raise Problem(f"VM '{vm.name}' is not running", f"okubsd start {vm.name}")
+    session.report(f"{vm.name}: console; '~.' after a newline leaves")
+    attach(state.run / "console", sys.stdin.fileno(), sys.stdout.fileno())
+
+
+@click.command()
+@click.argument("name", metavar="VM")
+@click.argument("target", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False))
+@pass_session
+def screenshot(session: Session, name: str, target: Path) -> None:
+    """Write what the VM's display shows to FILE, as PNG."""
+    from okubsd.host import keys, window
+
+    vm = session.vm(name)
+    state = facts.ask_vm(session.places, vm.name)
+    cookie = keys.read_cookie(state.run)
+    if state.display is None or cookie is None:
+        raise Problem(f"VM '{vm.name}' shows nothing", f"okubsd start {vm.name}")
+    if not target.absolute().parent.is_dir():
+        raise HostLacks(f"there is no directory {shlex.quote(str(target.absolute().parent))}")
+    door.write(target, window.take_picture(state.display, cookie), 0o644)

@@ -1,0 +1,141 @@
+"""okubsd image: build, ls, rm, path."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+
+import click
+
+from okubsd.cli.session import Session, ago, as_json, dry_run, pass_session, print_json, print_table
+from okubsd.config.names import did_you_mean, quoted
+from okubsd.config.sizes import render_megabytes
+from okubsd.errors import Misuse, Problem, Unknown
+from okubsd.host import builder, facts, store
+from okubsd.host.door import locked
+from okubsd.host.lifecycle import interruptible
+from okubsd.model import Image
+from okubsd.plan.start import BOOT_IMAGE, stale_images
+
+
+@click.group()
+def image() -> None:
+    """Build, list and remove images."""
+
+
+def _recipe_names(session: Session, names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if name not in session.recipes:
+            hint = did_you_mean(name, session.recipes)
+            raise Unknown(f"there is no recipe for an image {quoted(name)}{hint}", "okubsd image ls")
+    return names
+
+
+@image.command()
+@click.argument("names", metavar="NAME...", nargs=-1)
+@click.option("-a", "--all", "every", is_flag=True, help="All images that VMs of the description use.")
+@click.option("--force", is_flag=True, help="Build anew what is up to date, with the packages of today.")
+@dry_run
+@pass_session
+def build(session: Session, names: tuple[str, ...], every: bool, force: bool, dry: bool) -> None:
+    """Build what is missing or older than its recipe, with the base it stands on."""
+    if every == bool(names):
+        raise Misuse("name the images to build, or say --all", "okubsd image ls")
+    wanted = tuple(vm.image for vm in session.wish.vms) if every else _recipe_names(session, names)
+    needed = _with_bases(session, wanted)
+    built = {found.name: found for found in store.all_images(session.places)}
+    if force:
+        built = {name: found for name, found in built.items() if name not in wanted}
+    for name in stale_images(needed, session.recipes, built):
+        if dry:
+            print(shlex.join(("okubsd", "image", "build", name)))
+            continue
+        with interruptible():
+            made = builder.build(session.places, session.recipes[name], session.report, force=force)
+        session.report(f"{name}: {made.build}, {render_megabytes(made.size)}")
+
+
+def _with_bases(session: Session, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return ``names``, with the bases and the boot image that they need, each once."""
+    needed = {BOOT_IMAGE: None} if any(session.recipes[name].base for name in names) else {}
+    for name in names:
+        base = session.recipes[name].base
+        needed.update({base: None} if base else {}, **{name: None})
+    return tuple(needed)
+
+
+@image.command()
+@as_json
+@pass_session
+def ls(session: Session, json: bool) -> None:
+    """List the images: build, size, digest, what it was built from, and which VMs use it."""
+    built = {found.name: found for found in store.all_images(session.places)}
+    rows = [_describe(session, name, built.get(name)) for name in sorted({*session.recipes, *built})]
+    if json:
+        print_json(images=rows)
+        return
+    header = ("NAME", "BUILD", "SIZE", "SHA256", "FROM", "BUILT", "STATE", "USED BY")
+    print_table(header, [_row(row) for row in rows])
+
+
+def _row(row: dict[str, object]) -> tuple[str, ...]:
+    if not row["build"]:
+        return (str(row["name"]), "-", "-", "-", "-", "-", "not built", " ".join(row["used_by"]) or "-")  # type: ignore[arg-type]
+    return (
+        str(row["name"]),
+        str(row["build"]),
+        render_megabytes(row["size_bytes"]),  # type: ignore[arg-type]
+        str(row["sha256"])[:12],
+        str(row["built_from"] or "-"),
+        ago(row["built"]),  # type: ignore[arg-type]
+        str(row["state"]),
+        " ".join(row["used_by"]) or "-",  # type: ignore[arg-type]
+    )
+
+
+def _describe(session: Session, name: str, found: Image | None) -> dict[str, object]:
+    recipe = session.recipes.get(name)
+    users = [vm.name for vm in session.wish.vms if name in (vm.image, BOOT_IMAGE) or _base_of(session, vm.image) == name]
+    users = [vm.name for vm in session.wish.vms] if name == BOOT_IMAGE else users
+    state = "no recipe" if recipe is None else "current"
+    if found is not None and recipe is not None and found.recipe != recipe.digest:
+        state = "older than its recipe"
+    return {
+        "name": name,
+        "build": found.build if found else "",
+        "size_bytes": found.parts[0].size if found else 0,
+        "sha256": found.parts[0].sha256 if found else "",
+        "built_from": f"{recipe.base}-{found.base}" if found and recipe and recipe.base else "",
+        "built": found.built if found else 0,
+        "state": state if found else "not built",
+        "used_by": users,
+    }
+
+
+def _base_of(session: Session, image: str) -> str:
+    return session.recipes[image].base if image in session.recipes else ""
+
+
+@image.command()
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@pass_session
+def rm(session: Session, names: tuple[str, ...]) -> None:
+    """Remove built images; the recipes stay, and homes are never touched."""
+    for name in names:
+        store.need_image(session.places, name)
+    for name in names:
+        users = [vm.name for vm in session.wish.vms if name in (BOOT_IMAGE, vm.image, _base_of(session, vm.image))]
+        running = [user for user in users if facts.ask_vm(session.places, user).running]
+        if running:
+            raise Problem(f"image '{name}' is in use by {', '.join(running)}", f"okubsd stop {' '.join(running)}")
+        with locked(session.places.images / ".lock", lambda: session.report("waiting for a build to end")):
+            store.remove(session.places, name)
+
+
+@image.command()
+@click.argument("name", metavar="NAME")
+@pass_session
+def path(session: Session, name: str) -> None:
+    """Print the directory of an image's current build."""
+    found = store.need_image(session.places, name)
+    sys.stdout.write(f"{session.places.images / found.name / found.build}\n")

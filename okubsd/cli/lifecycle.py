@@ -1,0 +1,122 @@
+"""okubsd start, stop, restart."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from okubsd.cli.session import Session, dry_run, pass_session
+from okubsd.errors import Misuse, Partial, Problem
+from okubsd.host import facts, lifecycle
+from okubsd.host.perform import Timing
+from okubsd.model import Request, Vm
+from okubsd.plan.steps import Phase, render_plan
+from okubsd.plan.stop import plan_stop
+
+headless = click.option("--headless", is_flag=True, help="Show it on a display that nobody sees.")
+timing_option = click.option("--timing", is_flag=True, help="Print the seconds of each phase.")
+
+
+@click.command(context_settings={"ignore_unknown_options": False})
+@click.argument("name", metavar="VM")
+@click.argument("app", default="")
+@click.argument("arguments", metavar="[-- ARGUMENT...]", nargs=-1)
+@headless
+@click.option("--new", "another", is_flag=True, help="Another copy of an app that runs.")
+@click.option("--no-app", "windowless", is_flag=True, help="Boot only; show nothing.")
+@timing_option
+@dry_run
+@pass_session
+def start(
+    session: Session,
+    name: str,
+    app: str,
+    arguments: tuple[str, ...],
+    headless: bool,
+    another: bool,
+    windowless: bool,
+    timing: bool,
+    dry: bool,
+) -> None:
+    """Boot the VM if it does not run, and show the window of APP (or of its first app)."""
+    request = Request(app=app, arguments=arguments, headless=headless, another=another, windowless=windowless)
+    if windowless and (app or another or headless):
+        raise Misuse("--no-app shows nothing, so it goes with no APP, no --new and no --headless")
+    _start(session, session.vm(name), request, timing=timing, dry=dry)
+
+
+def _start(session: Session, vm: Vm, request: Request, *, timing: bool, dry: bool) -> None:
+    if dry:
+        plan, _, _ = lifecycle.decide(session.places, vm, session.recipes, request)
+        sys.stdout.write(render_plan(plan))
+        return
+    started = lifecycle.start(session.places, vm, session.recipes, request, session.report)
+    if started.app_was_running:
+        session.report(f"{vm.name}: the app is shown already; --new starts another")
+    elif request.windowless and started.vm_was_running:
+        session.report(f"{vm.name} is running already")
+    if timing:
+        sys.stdout.write(render_timing(started.timing))
+
+
+def render_timing(timing: Timing) -> str:
+    """Return the phases of a start, a line each, and their sum."""
+    lines = [f"{phase:<8} {timing.phases[phase]:7.2f} s\n" for phase in Phase if phase in timing.phases]
+    return "".join([*lines, f"{'total':<8} {timing.total:7.2f} s\n"])
+
+
+@click.command()
+@click.argument("names", metavar="VM...", nargs=-1)
+@click.option("-a", "--all", "every", is_flag=True, help="All VMs that run.")
+@click.option("-f", "--force", is_flag=True, help="Do not ask the guest: a power cut.")
+@click.option("-t", "--timeout", default=20, show_default=True, help="Seconds that the guest gets to power off.")
+@dry_run
+@pass_session
+def stop(session: Session, names: tuple[str, ...], every: bool, force: bool, timeout: int, dry: bool) -> None:
+    """Power VMs off: by ssh, then by QEMU's monitor, then by SIGKILL."""
+    if every == bool(names):
+        raise Misuse("name the VMs to stop, or say --all", "okubsd stop --all")
+    if timeout < 1:
+        raise Misuse("--timeout takes a whole number of seconds, at least 1")
+    vms = _running(session) if every else [session.vm(name) for name in names]
+    failed = 0
+    for vm in vms:
+        if dry:
+            sys.stdout.write(plan_stop(vm, facts.ask_vm(session.places, vm.name), force=force, root=facts.is_root()))
+            continue
+        try:
+            if not lifecycle.stop(session.places, vm, session.report, force=force, patience=timeout) and not every:
+                session.report(f"{vm.name} is not running")
+        except Problem as problem:
+            if len(vms) == 1:
+                raise
+            failed += 1
+            session.report(f"{problem.sentence}")
+    if failed:
+        raise Partial(f"{failed} of {len(vms)} VMs were not stopped")
+
+
+def _running(session: Session) -> list[Vm]:
+    """Return the VMs that run, also those that the description no longer has."""
+    names = facts.known_vm_names(session.places, session.wish.vms)
+    running = [name for name in names if facts.ask_vm(session.places, name).running]
+    return [session.wish.find(name) or Vm(name=name, image="") for name in running]
+
+
+@click.command()
+@click.argument("name", metavar="VM")
+@click.argument("app", default="")
+@headless
+@timing_option
+@dry_run
+@pass_session
+def restart(session: Session, name: str, app: str, headless: bool, timing: bool, dry: bool) -> None:
+    """Stop the VM and start it again, with the images and settings of now."""
+    vm = session.vm(name)
+    if dry:
+        state = facts.ask_vm(session.places, vm.name)
+        sys.stdout.write(plan_stop(vm, state, force=False, root=facts.is_root()))
+    else:
+        lifecycle.stop(session.places, vm, session.report)
+    _start(session, vm, Request(app=app, headless=headless), timing=timing, dry=dry)

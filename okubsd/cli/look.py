@@ -1,0 +1,161 @@
+"""okubsd list, status, log, check, version: commands that only read."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from okubsd import __version__
+from okubsd.cli.session import Session, as_json, harmless_bytes, pass_session, print_json, print_table
+from okubsd.config.sizes import render_size
+from okubsd.errors import Problem
+from okubsd.host import facts
+from okubsd.model import Vm
+
+
+@click.command("list")
+@click.option("--names", "names_only", is_flag=True, help="Print the names only.")
+@as_json
+@pass_session
+def list_vms(session: Session, names_only: bool, json: bool) -> None:
+    """List the VMs of the description, and those that still run without being in it."""
+    names = facts.known_vm_names(session.places, session.wish.vms)
+    if names_only:
+        print("\n".join(names))
+        return
+    rows = [(name, session.wish.find(name), facts.ask_vm(session.places, name)) for name in names]
+    if json:
+        print_json(vms=[_summary(session, vm or Vm(name=name, image=""), state.running) for name, vm, state in rows])
+        return
+    header = ("NAME", "STATE", "IMAGE", "MEMORY", "NETWORK", "APPS")
+    print_table(header, [_row(session, name, vm, state.running) for name, vm, state in rows])
+
+
+def _row(session: Session, name: str, vm: Vm | None, running: bool) -> tuple[str, ...]:
+    state = "running" if running else "stopped"
+    if vm is None:
+        return (name, state, "-", "-", "-", "(not in the description)")
+    return (name, state, vm.image, render_size(vm.memory), vm.network, " ".join(_apps(session, vm)))
+
+
+def _apps(session: Session, vm: Vm) -> tuple[str, ...]:
+    return vm.apps or tuple(session.recipes[vm.image].apps) if vm.image in session.recipes else ()
+
+
+def _summary(session: Session, vm: Vm, running: bool) -> dict[str, Any]:
+    return {
+        "name": vm.name,
+        "state": "running" if running else "stopped",
+        "image": vm.image,
+        "memory_bytes": vm.memory,
+        "network": vm.network,
+        "apps": _apps(session, vm),
+        "disposable": vm.disposable,
+        "autostart": vm.autostart,
+    }
+
+
+@click.command()
+@click.argument("name", metavar="[VM]", default="")
+@as_json
+@click.pass_context
+def status(ctx: click.Context, name: str, json: bool) -> None:
+    """Tell everything about one VM, or a line about each."""
+    session = ctx.find_object(Session)
+    assert session is not None
+    if not name:
+        ctx.invoke(list_vms, names_only=False, json=json)
+        return
+    details = _details(session, session.vm(name))
+    if json:
+        print_json(**details)
+        return
+    for key, value in details.items():
+        shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
+        if shown not in ("", None):
+            print(f"{key.replace('_', ' '):<12} {shown}")
+
+
+def _details(session: Session, vm: Vm) -> dict[str, Any]:
+    """Return what there is to say about one VM, in the order it is said."""
+    from okubsd.host import lifecycle, store
+
+    state = facts.ask_vm(session.places, vm.name)
+    host = facts.ask_host(session.places, booting=True)
+    image = store.current_image(session.places, vm.image)
+    timings = lifecycle.read_timings(session.places, vm.name)
+    return {
+        **_summary(session, vm, state.running),
+        "pid": state.qemu_pid,
+        "resident_bytes": facts.memory_of(state.qemu_pid) if state.qemu_pid else None,
+        "display": f":{state.display}" if state.display is not None else None,
+        "build": image.build if image else "not built",
+        "home": str(state.directory / "home.img") if state.has_home else "made at the first start",
+        "home_bytes_used": facts.disk_use(state.directory / "home.img"),
+        "backend": f"qemu, {host.accelerator.name}: {host.accelerator.why}",
+        "weaker_walls": weaker_walls(vm, host.wall if not state.running or not state.confined else ""),
+        "last_start_seconds": round(timings[-1].total, 2) if timings else None,
+        "last_start_phases": {k: round(v, 2) for k, v in timings[-1].phases.items()} if timings else None,
+    }
+
+
+def weaker_walls(vm: Vm, wall: str) -> list[str]:
+    """Return what is weaker than it could be for this VM here, a sentence each."""
+    found = ["QEMU runs as an ordinary process of yours; under OpenBSD's vmd it would be several confined ones"]
+    if wall:
+        reach = "can reach services on this host's loopback" if vm.network == "nat" else "relies on QEMU's restrict=on"
+        found.append(f"no network namespace ({wall}): the guest {reach}")
+    return found
+
+
+@click.command()
+@click.argument("name", metavar="VM")
+@click.option("-p", "--previous", is_flag=True, help="Of the boot before.")
+@click.option("-f", "--follow", is_flag=True, help="Go on printing what comes.")
+@pass_session
+def log(session: Session, name: str, previous: bool, follow: bool) -> None:
+    """Print what the VM's serial console said since it was booted."""
+    vm = session.vm(name)
+    path = session.places.vm(vm.name) / ("console.log.1" if previous else "console.log")
+    try:
+        with path.open("rb") as stream:
+            _print_log(stream, path, follow)
+    except FileNotFoundError:
+        raise Problem(f"VM '{vm.name}' has no log of {'an earlier' if previous else 'a'} boot") from None
+
+
+def _print_log(stream: Any, path: Path, follow: bool) -> None:
+    while True:
+        while chunk := stream.read(1 << 16):
+            sys.stdout.buffer.write(harmless_bytes(chunk) if sys.stdout.isatty() else chunk)
+        sys.stdout.flush()
+        if not follow:
+            return
+        time.sleep(0.2)
+
+
+@click.command()
+@as_json
+@pass_session
+def check(session: Session, json: bool) -> None:
+    """Check the description and the recipes; say every mistake at once."""
+    wish = session.wish
+    if json:
+        print_json(description=str(wish.path), vms=len(wish.vms), recipes=len(session.recipes), mistakes=[])
+    else:
+        session.report(f"{wish.path}: {len(wish.vms)} VMs and {len(session.recipes)} recipes, no mistakes")
+
+
+@click.command()
+@as_json
+def version(json: bool) -> None:
+    """Print the version."""
+    if json:
+        print_json(version=__version__)
+    else:
+        print(f"okubsd {__version__}")
+

@@ -1,0 +1,95 @@
+"""The okubsd command: argv in, exit code out (okubsd(1))."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from okubsd.cli.table import ROWS, names, row_named
+from okubsd.config.names import did_you_mean, quoted
+from okubsd.errors import Misuse, Problem
+
+INTERRUPTED = 130
+
+
+class Commands(click.Group):
+    """The commands of the table; a command's module is imported when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return names()
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        row = row_named(cmd_name)
+        if row is None:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"okubsd.cli.{row.module}"), row.attribute)
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if row_named(args[0]) is None:
+            hint = did_you_mean(args[0], names())
+            raise Misuse(f"there is no command {quoted(args[0])}{hint}", "okubsd --help lists the commands")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(row.name, row.summary) for row in ROWS])
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=False)
+@click.option("-f", "--file", "description", metavar="FILE", default="", help="Read this description.")
+@click.option("-v", "--verbose", count=True, help="Show the commands that are run.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+@click.version_option(None, "--version", package_name="okubsd", message="okubsd %(version)s")
+@click.pass_context
+def okubsd(ctx: click.Context, description: str, verbose: int, quiet: bool) -> None:
+    """Run every big, risky program in its own light Linux VM."""
+    from okubsd.cli.session import Session
+
+    ctx.obj = Session(description, quiet=quiet, verbose=bool(verbose))
+
+
+def call(args: Sequence[str]) -> int:
+    """Carry out the command line ``args`` and return the exit code; a Problem becomes one sentence on stderr."""
+    try:
+        result: Any = okubsd.main(list(args), prog_name="okubsd", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else str(error), err=True)
+        return Misuse.code
+    except click.ClickException as error:
+        tell(error.format_message().rstrip("."), "okubsd --help")
+        return Misuse.code
+    except click.exceptions.Abort:
+        return INTERRUPTED
+    except Problem as problem:
+        tell(problem.sentence, problem.hint)
+        return problem.code
+    except KeyboardInterrupt:
+        tell("interrupted; what was begun is undone", "")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone; there is nobody to tell, and stdout must not be flushed again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        tell(f"{error.filename or 'the system'}: {error.strerror or error}", "")
+        return 1
+
+
+def tell(sentence: str, hint: str) -> None:
+    """Print a failure on stderr, each of its lines after our name."""
+    for line in sentence.split("\n"):
+        print(f"okubsd: {line}", file=sys.stderr)
+    if hint:
+        print(f"okubsd: try: {hint}", file=sys.stderr)
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    sys.exit(call(sys.argv[1:]))

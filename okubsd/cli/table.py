@@ -1,0 +1,47 @@
+"""The command table: help, completion and dispatch all read these rows."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One command: its name, where its click command lives, what it does, and what its first word names."""
+
+    name: str
+    module: str
+    attribute: str
+    summary: str
+    takes: str = ""  # "vm", "vms", "image", "path" or "": what completion offers
+
+
+ROWS = (
+    Row("start", "lifecycle", "start", "Boot a VM if need be and show an app's window", "vm"),
+    Row("stop", "lifecycle", "stop", "Power VMs off", "vms"),
+    Row("restart", "lifecycle", "restart", "Stop a VM and start it again", "vm"),
+    Row("list", "look", "list_vms", "List the VMs"),
+    Row("ls", "look", "list_vms", "The same as list"),
+    Row("status", "look", "status", "Tell everything about one VM, or a line about each", "vm"),
+    Row("run", "enter", "run", "Run a command in a VM", "vm"),
+    Row("shell", "enter", "shell", "Open a shell in a VM", "vm"),
+    Row("console", "enter", "console", "Attach to a VM's serial console", "vm"),
+    Row("log", "look", "log", "Print what a VM's console said since it was booted", "vm"),
+    Row("cp", "copy", "copy", "Copy a file into a VM or out of it", "path"),
+    Row("screenshot", "enter", "screenshot", "Write what a VM shows as a PNG file", "vm"),
+    Row("image", "image", "image", "Build, list and remove images"),
+    Row("check", "look", "check", "Check the description"),
+    Row("doctor", "doctor", "doctor", "Say what this host lacks, and how to install it"),
+    Row("bench", "bench", "bench", "Measure how long starts take"),
+    Row("completion", "completion", "completion", "Print the completion for a shell"),
+    Row("version", "look", "version", "Print the version"),
+)
+
+
+def names() -> list[str]:
+    """Return the names of all commands."""
+    return [row.name for row in ROWS]
+
+
+def row_named(name: str) -> Row | None:
+    """Return the row of the command ``name``, or None."""
+    return next((row for row in ROWS if row.name == name), None)
