@@ -53,6 +53,7 @@ class Tree:
 
     def lay(self, path: str, permissions: int, data: bytes) -> None:
         """Put a file of root's over the tree, with the directories it stands in."""
+        path = tree.follow_links(path, self.nodes)
         parts = path.split("/")
         for depth in range(1, len(parts)):
             self.nodes.setdefault("/".join(parts[:depth]), tree.Node(stat.S_IFDIR | 0o755, 0, 0))

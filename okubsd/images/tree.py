@@ -6,12 +6,14 @@ no drive holds logs, caches, host keys, machine ids, device nodes or stray setui
 
 from __future__ import annotations
 
+import posixpath
 import re
 import stat
 from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from okubsd.errors import Problem
 from okubsd.model import Argv, Kind, Recipe
 
 
@@ -69,6 +71,22 @@ def added_paths(tree: Index, base: Index) -> list[str]:
     added |= {path for path, node in tree.items() if stat.S_ISDIR(node.mode) and path not in base}
     parents = {"/".join(path.split("/")[:depth]) for path in added for depth in range(1, path.count("/") + 1)}
     return sorted(added | (parents & tree.keys()))
+
+
+def follow_links(path: str, nodes: Index) -> str:
+    """Return ``path`` with the symbolic links among its directories resolved within the tree.
+
+    Debian's /bin and a few packages' directories are such links.  Raises Problem for a loop.
+    """
+    for _ in range(16):
+        parts = path.split("/")
+        heads = ["/".join(parts[:depth]) for depth in range(1, len(parts))]
+        link = next((head for head in heads if head in nodes and stat.S_ISLNK(nodes[head].mode)), None)
+        if link is None:
+            return path
+        target = posixpath.normpath(posixpath.join("/", posixpath.dirname(link), nodes[link].content))
+        path = target.lstrip("/") + path[len(link) :]
+    raise Problem(f"the path /{path} is a loop of symbolic links in the image")
 
 
 def add_user(passwd: str, name: str = "user", uid: int = 1000) -> str:
