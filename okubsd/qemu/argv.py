@@ -65,7 +65,7 @@ def render_argv(vm: Vm, machine: Machine) -> Argv:
 def _accelerator(vm: Vm, accelerator: str) -> Argv:
     if accelerator == "tcg":
         # The translation cache counts as QEMU's own memory; a small guest needs a small one.
-        cache = max(32, min(256, vm.memory >> 23))
+        cache = max(96, min(256, vm.memory >> 23))
         return ("-accel", f"tcg,tb-size={cache}", "-cpu", "max")
     return ("-accel", accelerator, "-cpu", "host")
 
