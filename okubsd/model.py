@@ -44,7 +44,7 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True):
     autostart: bool = False
     disposable: bool = False
     keep: bool = False
-    boot_timeout: int = 90
+    boot_timeout: int = 180
 
 
 class Wish(msgspec.Struct, frozen=True):

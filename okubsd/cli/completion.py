@@ -66,9 +66,7 @@ def render_fish() -> str:
         summary = row.summary.replace("'", "\\'")
         lines.append(f"complete -c okubsd -n __fish_use_subcommand -a {row.name} -d '{summary}'")
     seen = _verbs_taking("vm").replace("|", " ")
-    lines.append(
-        f"complete -c okubsd -n '__fish_seen_subcommand_from {seen}' -a '(okubsd list --names 2>/dev/null)'"
-    )
+    lines.append(f"complete -c okubsd -n '__fish_seen_subcommand_from {seen}' -a '(okubsd list --names 2>/dev/null)'")
     lines.append(f"complete -c okubsd -n '__fish_seen_subcommand_from image' -a '{' '.join(_IMAGE_VERBS)}'")
     lines.append(f"complete -c okubsd -n '__fish_seen_subcommand_from completion' -a '{' '.join(_SHELLS)}'")
     lines.append("complete -c okubsd -n '__fish_seen_subcommand_from cp screenshot' -F")

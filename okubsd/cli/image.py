@@ -95,7 +95,9 @@ def _row(row: dict[str, object]) -> tuple[str, ...]:
 
 def _describe(session: Session, name: str, found: Image | None) -> dict[str, object]:
     recipe = session.recipes.get(name)
-    users = [vm.name for vm in session.wish.vms if name in (vm.image, BOOT_IMAGE) or _base_of(session, vm.image) == name]
+    users = [
+        vm.name for vm in session.wish.vms if name in (vm.image, BOOT_IMAGE) or _base_of(session, vm.image) == name
+    ]
     users = [vm.name for vm in session.wish.vms] if name == BOOT_IMAGE else users
     state = "no recipe" if recipe is None else "current"
     if found is not None and recipe is not None and found.recipe != recipe.digest:

@@ -158,4 +158,3 @@ def version(json: bool) -> None:
         print_json(version=__version__)
     else:
         print(f"okubsd {__version__}")
-

@@ -30,7 +30,9 @@ class Commands(click.Group):
         command: click.Command = getattr(importlib.import_module(f"okubsd.cli.{row.module}"), row.attribute)
         return command
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         if row_named(args[0]) is None:
             hint = did_you_mean(args[0], names())
             raise Misuse(f"there is no command {quoted(args[0])}{hint}", "okubsd --help lists the commands")

@@ -132,12 +132,14 @@ def read_tree(text: str, mistakes: Mistakes) -> Value | None:
 def _is_flat(text: str, mistakes: Mistakes) -> bool:
     """Return whether ``text`` has no alias and no deep nesting; note where it has."""
     depth = 0
+    event: Any
     for event in yaml.parse(text, Loader=_Loader):
+        line = event.start_mark.line + 1
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if isinstance(event, yaml.AliasEvent):
-            mistakes.add(event.start_mark.line + 1, "", "aliases (*name) are not taken")
+            mistakes.add(line, "", "aliases (*name) are not taken")
             return False
         if depth > _DEEPEST:
-            mistakes.add(event.start_mark.line + 1, "", f"nested deeper than {_DEEPEST} levels")
+            mistakes.add(line, "", f"nested deeper than {_DEEPEST} levels")
             return False
     return True

@@ -78,7 +78,7 @@ def _build_in(made: Path, places: Places, recipe: Recipe, report: Report) -> Ima
     report(f"{recipe.name}: packing")
     if recipe.kind is Kind.BOOT:
         packer.pack_boot(tar, recipe, directory, made)
-        names = ("vmlinuz", "initrd")
+        names: Argv = ("vmlinuz", "initrd")
     else:
         index = packer.read_index(store.part_path(places, base, INDEX)) if base else {}
         whole = packer.pack_tree(tar, recipe, directory, index, made / "drive.tar")

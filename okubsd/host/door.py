@@ -189,7 +189,7 @@ def filter_through(argv: Argv, clean: Callable[[bytes], bytes], timeout: float |
 def joined(argv: Argv, end: socket.socket) -> Iterator[None]:
     """Run ``argv`` with the socket ``end`` as its input and output; it is gone when the block ends."""
     _show(argv)
-    process = subprocess.Popen(_resolve(argv), stdin=end, stdout=end, env=_environment(None))
+    process = subprocess.Popen(_resolve(argv), stdin=end.fileno(), stdout=end.fileno(), env=_environment(None))
     try:
         yield
     finally:
@@ -218,20 +218,18 @@ def write(path: Path, data: bytes, mode: int = 0o600) -> None:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(name, path)
+        Path(name).replace(path)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
+        Path(name).unlink(missing_ok=True)
         raise
 
 
 def point(link: Path, target: str) -> None:
     """Make the symbolic link ``link`` point to ``target``, atomically."""
     aside = link.with_name(f".{link.name}.{os.getpid()}")
-    with contextlib.suppress(FileNotFoundError):
-        aside.unlink()
+    aside.unlink(missing_ok=True)
     aside.symlink_to(target)
-    os.replace(aside, link)
+    aside.replace(link)
 
 
 @contextlib.contextmanager

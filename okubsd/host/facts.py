@@ -11,10 +11,10 @@ from pathlib import Path
 
 import msgspec
 
+from okubsd.display.server import display_socket
 from okubsd.host import door, keys, store
 from okubsd.host.places import Places
 from okubsd.host.sockets import listener_pid
-from okubsd.display.server import display_socket
 from okubsd.model import Accelerator, Vm
 from okubsd.plan.facts import HostFacts, VmFacts
 from okubsd.qemu.argv import QEMU
@@ -168,7 +168,7 @@ def ask_wall(places: Places) -> str:
     if answers.wall is None:
         answers = msgspec.structs.replace(answers, wall=_try_wall())
         # A missing program may be installed at any time: only what the kernel says is remembered.
-        if not answers.wall.startswith("the program"):
+        if not (answers.wall or "").startswith("the program"):
             _remember(places, answers)
     return answers.wall or ""
 

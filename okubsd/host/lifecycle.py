@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from okubsd.display.server import display_socket
 from okubsd.errors import Problem, TimedOut
 from okubsd.guest.ssh import power_off_argv, ssh_argv
 from okubsd.host import door, facts
@@ -18,7 +19,6 @@ from okubsd.host.monitor import monitor
 from okubsd.host.perform import Run, Timing, perform, stop_children
 from okubsd.host.places import Places
 from okubsd.host.sockets import listener_pid
-from okubsd.display.server import display_socket
 from okubsd.model import Recipe, Request, Vm
 from okubsd.network.user import enter_argv
 from okubsd.plan.facts import HostFacts, VmFacts

@@ -172,7 +172,7 @@ def _leave_nothing(run: Path) -> None:
 def _(step: steps.StartQemu, run: Run) -> None:
     console = step.log.with_name("console.log")
     with contextlib.suppress(FileNotFoundError):
-        os.replace(console, console.with_name("console.log.1"))
+        console.replace(console.with_name("console.log.1"))
     # QEMU holds the write end for as long as it lives; the uplink ends when it is closed.
     read_end, write_end = os.pipe()
     run.exit_end = read_end

@@ -23,7 +23,9 @@ def read_text(path: Path) -> str:
     except OSError as error:
         raise BadDescription([f"{path}: cannot be read: {error.strerror}"]) from None
     except UnicodeDecodeError as error:
-        raise BadDescription([f"{path}: is not UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}"]) from None
+        raise BadDescription(
+            [f"{path}: is not UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}"]
+        ) from None
 
 
 def read_wish(places: Places, given: str, recipes: dict[str, Recipe]) -> Wish:
@@ -54,7 +56,8 @@ def recipe_directories(places: Places) -> dict[str, Path]:
 
 def read_recipes(places: Places) -> dict[str, Recipe]:
     """Return all recipes by name.  Raises BadDescription with the mistakes of every one of them."""
-    recipes, mistakes = {}, []
+    recipes: dict[str, Recipe] = {}
+    mistakes: list[str] = []
     for name, directory in recipe_directories(places).items():
         try:
             path = directory / "recipe.yaml"
@@ -74,4 +77,3 @@ def digest_of(directory: Path) -> str:
             total.update(f"{path.relative_to(directory)}\0{path.stat().st_mode & 0o111:o}\0".encode())
             total.update(hashlib.sha256(path.read_bytes()).digest())
     return total.hexdigest()
-

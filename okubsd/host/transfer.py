@@ -102,7 +102,7 @@ def fetch(client: Any, source: str, target: Path, step: Progress) -> None:
             _pump(remote, local, done, size, step)
             local.flush()
             os.fsync(local.fileno())
-        os.replace(part, target)
+        part.replace(target)
 
 
 def _pump(source: Any, target: Any, done: int, size: int, step: Progress) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import posixpath
 import re
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
@@ -107,7 +107,7 @@ def lock_passwords(shadow: str, name: str = "user") -> str:
     return "".join(f"{user}:*:20000:0:99999:7:::\n" for user in [*names, name])
 
 
-EDITS = {"etc/passwd": add_user, "etc/group": add_group, "etc/shadow": lock_passwords}
+EDITS: dict[str, Callable[[str], str]] = {"etc/passwd": add_user, "etc/group": add_group, "etc/shadow": lock_passwords}
 
 
 def render_app(command: Argv) -> str:
