@@ -21,18 +21,15 @@ APP_NAME = IMAGE_NAME
 # Debian policy, section 5.6.1, and an optional architecture.
 PACKAGE_NAME = re.compile(r"[a-z0-9][a-z0-9.+-]+(:[a-z0-9]+)?")
 
-_UNPRINTABLE = re.compile(r"[^\x20-\x7e\u00a1-\U0010ffff]")
-
-
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return "; did you mean 'x'?" for the nearest of ``known``, or ""."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.6)
     return f"; did you mean '{near[0]}'?" if near else ""
 
 
 def quoted(untrusted: object, limit: int = 60) -> str:
     """Return ``untrusted`` quoted for a terminal: printable, one line, at most ``limit`` characters."""
-    text = _UNPRINTABLE.sub("?", str(untrusted))
+    text = "".join(letter if letter.isprintable() else "?" for letter in str(untrusted))
     return f"'{text[: limit - 1]}…'" if len(text) > limit else f"'{text}'"
 
 

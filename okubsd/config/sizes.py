@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 _SCALE = {"": 0, "B": 0, "K": 10, "M": 20, "G": 30, "T": 40}
-_PATTERN = re.compile(r"(\d{1,12})([BKMGT]?)", re.IGNORECASE)
+_PATTERN = re.compile(r"(\d{1,18})([BKMGT]?)", re.IGNORECASE)
 
 
 def parse_size(text: str) -> int:

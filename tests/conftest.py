@@ -1,0 +1,48 @@
+"""What every test gets: a home of its own, and a door that is shut unless the test opens it."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+CHECKOUT = HERE.parent
+
+
+@pytest.fixture(autouse=True)
+def own_home(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep a test away from the user's files, and from spawning anything by accident."""
+    if request.node.get_closest_marker("vm"):
+        return
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("OKUBSD_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
+    for name in ("OKUBSD_CONFIG", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    if not request.node.get_closest_marker("spawns"):
+
+        def refuse(argv: object, *_: object, **__: object) -> None:
+            raise AssertionError(f"a fast test tried to run {argv}")
+
+        monkeypatch.setattr("okubsd.host.door.subprocess.Popen", refuse)
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> object:
+    """Compare text with a file under tests/golden; OKUBSD_GOLDEN=write writes it instead."""
+    import os
+
+    def compare(name: str, text: str) -> None:
+        path = HERE / "golden" / name
+        if os.environ.get("OKUBSD_GOLDEN") == "write":
+            path.write_text(text)
+        assert text == path.read_text(), f"{path} differs; OKUBSD_GOLDEN=write writes it anew"
+
+    return compare
+
+
+def run_tool(*argv: str) -> subprocess.CompletedProcess[str]:
+    """Run a linter over the checkout."""
+    return subprocess.run(argv, cwd=CHECKOUT, capture_output=True, text=True, check=False)

@@ -1,0 +1,104 @@
+"""What a guest is told, and how it is reached: bytes and text by value."""
+
+from __future__ import annotations
+
+import base64
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from okubsd.guest.cpio import directory, file, render_cpio
+from okubsd.guest.identity import (
+    FAMILY_LOCAL,
+    Lease,
+    Secrets,
+    dropbear_key,
+    host_key_line,
+    render_identity,
+    render_settings,
+    render_xauthority,
+)
+from okubsd.guest.ssh import connect_argv, render_ssh_config, show_app_argv
+from okubsd.model import Vm
+
+VM = Vm(name="My_Browser.1", image="firefox")
+
+
+def test_a_cpio_member_is_padded_and_trailed() -> None:
+    archive = render_cpio([directory("d"), file("d/f", b"abc", 0o600)])
+    assert archive[:6] == b"070701"
+    assert archive[110:112] == b"d\0"
+    assert b"d/f\0abc\0" in archive.replace(b"d/f\0\0\0abc", b"d/f\0abc")
+    assert archive.rstrip(b"\0").endswith(b"TRAILER!!!")
+    assert len(archive) % 512 == 0
+
+
+@pytest.mark.spawns
+def test_the_systems_cpio_reads_ours(tmp_path: Path) -> None:
+    archive = render_cpio([directory("d"), file("d/f", b"abc" * 1000), file("g", b"")])
+    done = subprocess.run(["busybox", "cpio", "-t"], input=archive, capture_output=True, check=False)
+    if done.returncode == 127:
+        pytest.fail("busybox is missing")
+    assert done.stdout.split() == [b"d", b"d/f", b"g"]
+
+
+def test_settings_are_shell_words() -> None:
+    text = render_settings(VM, Lease("10.0.2.15/24", "10.0.2.2", "10.0.3.3"))
+    assert "name=my-browser-1\n" in text
+    assert "home=drive\nkeep=no\naddress=10.0.2.15/24\n" in text
+    assert "home=tmpfs" in render_settings(Vm(name="a", image="x", disposable=True), Lease())
+
+
+def test_the_same_identity_gives_the_same_bytes_and_holds_no_more_than_it_says() -> None:
+    secrets = Secrets(bytes(32), bytes(range(32)), "ssh-ed25519 AAAA", b"c" * 16)
+    archive = render_identity(VM, Lease(), secrets)
+    assert archive == render_identity(VM, Lease(), secrets)
+    for name in (b"cfg/settings", b"cfg/host_key", b"cfg/authorized_keys", b"cfg/Xauthority"):
+        assert archive.count(name) == 1
+
+
+def test_a_dropbear_key_is_name_seed_and_public_key() -> None:
+    key = dropbear_key(b"s" * 32, b"p" * 32)
+    assert key == b"\0\0\0\x0bssh-ed25519" + b"\0\0\0\x40" + b"s" * 32 + b"p" * 32
+
+
+def test_a_pinned_host_key_is_a_known_hosts_line() -> None:
+    alias, kind, blob = host_key_line("browser", b"p" * 32).split()
+    assert (alias, kind) == ("browser", "ssh-ed25519")
+    assert base64.b64decode(blob) == b"\0\0\0\x0bssh-ed25519\0\0\0\x20" + b"p" * 32
+
+
+def test_an_xauthority_entry_matches_any_host_or_one() -> None:
+    assert render_xauthority(b"c" * 16)[:6] == b"\xff\xff\0\0\0\0"
+    assert render_xauthority(b"c" * 16, FAMILY_LOCAL, "me", "7")[:9] == b"\x01\x00\0\x02me\0\x017"
+
+
+def test_the_ssh_config_pins_and_shares(golden: object) -> None:
+    text = render_ssh_config(VM, 40123, Path("/state/vms/b"), Path("/run/o/b"))
+    golden("ssh_config", text)  # type: ignore[operator]
+
+
+def test_a_percent_in_a_path_is_no_token() -> None:
+    text = render_ssh_config(VM, 1, Path("/a%h b"), Path("/run%n"))
+    assert 'IdentityFile "/a%%h b/id_ed25519"' in text
+    assert 'ControlPath "/run%%n/ssh-%r"' in text
+
+
+def test_an_apps_arguments_stay_words() -> None:
+    argv = show_app_argv(VM, Path("/run"), "firefox", ("a b", "$(reboot)", "'"), another=True)
+    assert argv[-1] == "/usr/lib/okubsd/app -n firefox 'a b' '$(reboot)' ''\"'\"''"
+
+
+def test_the_display_is_forwarded_to_the_guests_loopback_only() -> None:
+    argv = connect_argv(VM, Path("/run"), Path("/tmp/.X11-unix/X9"))
+    assert "127.0.0.1:6010:/tmp/.X11-unix/X9" in argv
+    assert "ExitOnForwardFailure=yes" in argv
+
+
+@given(st.binary(max_size=300), st.integers(min_value=0, max_value=0o777))
+def test_cpio_members_start_on_four_bytes(data: bytes, mode: int) -> None:
+    archive = render_cpio([file("x", data, mode), file("y", b"")])
+    assert (archive.count(b"070701") >= 3 and archive.index(b"070701", 6) % 4 == 0) or b"070701" in data

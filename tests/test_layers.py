@@ -1,0 +1,70 @@
+"""Imports point down only, and one module spawns."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent.parent / "okubsd"
+
+# From the words up; a module may import from its own layer's package and from lower layers.
+LAYERS = {"errors": 0, "model": 0, "config": 1, "guest": 2, "images": 2, "qemu": 2, "display": 2, "network": 2}
+LAYERS |= {"plan": 3, "host": 4, "cli": 5, "__main__": 6, "__init__": 0}
+
+# Translators know each other's types in two places only.
+ALLOWED_SIDEWAYS = {("network", "guest"), ("images", "guest")}
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found
+
+
+def part(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def test_imports_point_down_only() -> None:
+    wrong = []
+    for path in PACKAGE.rglob("*.py"):
+        here = part(path)
+        for name in imports(path):
+            words = name.split(".")
+            if words[0] != "okubsd" or len(words) < 2 or words[1] not in LAYERS or words[1] == here:
+                continue
+            sideways = LAYERS[words[1]] == LAYERS[here] and (here, words[1]) not in ALLOWED_SIDEWAYS
+            if LAYERS[words[1]] > LAYERS[here] or (sideways and LAYERS[here] > 0):
+                wrong.append(f"{path.relative_to(PACKAGE)} imports {name}")
+    assert wrong == []
+
+
+def test_only_the_door_spawns() -> None:
+    spawners = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+                continue
+            called = f"{getattr(node.func.value, 'id', '')}.{node.func.attr}"
+            if called in ("subprocess.Popen", "subprocess.run", "subprocess.call", "os.system", "os.fork", "os.execvp"):
+                spawners.add(str(path.relative_to(PACKAGE)))
+    assert spawners == {"host/door.py"}
+
+
+def test_pure_layers_touch_nothing() -> None:
+    effects = {"subprocess", "socket", "shutil", "tempfile", "time", "random", "secrets"}
+    for path in PACKAGE.rglob("*.py"):
+        if LAYERS[part(path)] < LAYERS["host"]:
+            assert not imports(path) & effects, path
+
+
+def test_no_shell_strings_and_no_unsafe_yaml() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        text = path.read_text()
+        assert "shell=" + "True" not in text, path
+        assert "yaml." + "load(" not in text, path
+        assert "StrictHostKeyChecking" not in text or '"StrictHostKeyChecking": "yes"' in text, path
