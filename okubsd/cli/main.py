@@ -43,7 +43,7 @@ class Commands(click.Group):
             formatter.write_dl([(row.name, row.summary) for row in ROWS])
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=False)
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
 @click.option("-f", "--file", "description", metavar="FILE", default="", help="Read this description.")
 @click.option("-v", "--verbose", count=True, help="Show the commands that are run.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")

@@ -21,6 +21,7 @@ APP_NAME = IMAGE_NAME
 # Debian policy, section 5.6.1, and an optional architecture.
 PACKAGE_NAME = re.compile(r"[a-z0-9][a-z0-9.+-]+(:[a-z0-9]+)?")
 
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return "; did you mean 'x'?" for the nearest of ``known``, or ""."""
     near = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.6)

@@ -1,0 +1,42 @@
+"""okubsd bench: how long starts take, in phases; against a stock Debian VM, in the same rounds."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+
+import click
+
+from okubsd.cli.session import Session, pass_session, print_json
+from okubsd.errors import Misuse
+
+
+@click.command()
+@click.argument("name", metavar="[VM]", default="term")
+@click.option("--rounds", default=5, show_default=True, help="How often each is started.")
+@click.option("--against", type=click.Choice(["stock"]), help="Measure a stock Debian VM in the same rounds.")
+@click.option("-j", "--json", "json", is_flag=True, help="Print JSON.")
+@pass_session
+def bench(session: Session, name: str, rounds: int, against: str | None, json: bool) -> None:
+    """Start VM (term) again and again on a display nobody sees, and print medians and spreads."""
+    if rounds < 1:
+        raise Misuse("--rounds takes a whole number, at least 1")
+    from okubsd.host import bench as measuring
+
+    vm = session.vm(name)
+    rows = measuring.measure(session.places, vm, session.recipes, rounds, session.report, stock=against == "stock")
+    if json:
+        print_json(vm=vm.name, rounds=rounds, host=measuring.describe_host(), figures=rows)
+        return
+    print(measuring.describe_host())
+    sys.stdout.write(render_rows(rows))
+
+
+def render_rows(rows: dict[str, list[float]]) -> str:
+    """Return a line a figure: its median, its least and its most."""
+    lines = [f"{'figure':<44} {'median':>9} {'min':>9} {'max':>9}\n"]
+    for name, values in rows.items():
+        if values:
+            numbers = (statistics.median(values), min(values), max(values))
+            lines.append(f"{name:<44} " + " ".join(f"{number:9.2f}" for number in numbers) + "\n")
+    return "".join(lines)

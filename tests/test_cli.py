@@ -1,0 +1,258 @@
+"""The command line: every wrong call is one sentence and its exit code, and changes nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from okubsd.cli import completion
+from okubsd.cli.copy import parse_side
+from okubsd.cli.main import call
+from okubsd.cli.session import harmless, harmless_bytes
+from okubsd.cli.table import ROWS
+from okubsd.host.transfer import Progress, fetch
+from tests.conftest import CHECKOUT
+
+WRONG = {
+    "no command": ([], 2, "Usage"),
+    "unknown command": (["strat"], 2, "did you mean 'start'"),
+    "command with escapes": (["\x1b[31mx"], 2, "no command"),
+    "unknown option": (["--frobnicate"], 2, "No such option"),
+    "unknown option of start": (["start", "--frob", "term"], 2, "No such option"),
+    "start nothing": (["start"], 2, "Missing argument 'VM'"),
+    "start unknown": (["start", "brwser"], 4, "did you mean 'browser'"),
+    "start empty": (["start", ""], 4, "there is no VM ''"),
+    "start with slash": (["start", "../x"], 4, "there is no VM"),
+    "start unknown app": (["start", "-n", "--headless", "term", "xtrm"], 4, "has no app"),
+    "start without display": (["start", "-n", "term"], 7, "DISPLAY is not set"),
+    "start windowless app": (["start", "--no-app", "term", "term"], 2, "--no-app"),
+    "start windowless new": (["start", "--no-app", "--new", "term"], 2, "--no-app"),
+    "stop nothing": (["stop"], 2, "--all"),
+    "stop all and one": (["stop", "--all", "term"], 2, "--all"),
+    "stop unknown": (["stop", "nosuch"], 4, "there is no VM"),
+    "stop timeout word": (["stop", "-t", "soon", "term"], 2, "not a valid integer"),
+    "stop timeout zero": (["stop", "-t", "0", "term"], 2, "at least 1"),
+    "restart unknown": (["restart", "nosuch"], 4, "there is no VM"),
+    "status unknown": (["status", "nosuch"], 4, "there is no VM"),
+    "list too much": (["list", "x"], 2, "unexpected extra argument"),
+    "run nothing": (["run", "term"], 2, "say what to run"),
+    "run nothing after dashes": (["run", "term", "--"], 2, "say what to run"),
+    "run unknown": (["run", "nosuch", "--", "ls"], 4, "there is no VM"),
+    "shell unknown": (["shell", "nosuch"], 4, "there is no VM"),
+    "console stopped": (["console", "term"], 1, "not running"),
+    "log of no boot": (["log", "term"], 1, "no log of a boot"),
+    "log of no earlier boot": (["log", "-p", "term"], 1, "no log of an earlier boot"),
+    "screenshot of nothing": (["screenshot", "term", "x.png"], 1, "shows nothing"),
+    "cp two host files": (["cp", "a", "b"], 2, "VM:PATH"),
+    "cp two guest files": (["cp", "term:a", "vault:b"], 2, "VM:PATH"),
+    "cp unknown vm": (["cp", "a", "nosuch:b"], 4, "there is no VM"),
+    "image nothing": (["image"], 2, "Usage"),
+    "image unknown verb": (["image", "bild"], 2, "No such command"),
+    "image build nothing": (["image", "build"], 2, "--all"),
+    "image build unknown": (["image", "build", "frefox"], 4, "did you mean 'firefox'"),
+    "image rm unbuilt": (["image", "rm", "term"], 4, "not built"),
+    "image path unbuilt": (["image", "path", "term"], 4, "not built"),
+    "completion nothing": (["completion"], 2, "Missing argument"),
+    "completion unknown": (["completion", "tcsh"], 2, "'tcsh'"),
+    "description missing": (["-f", "/nonexistent/x.yaml", "list"], 8, "no such file"),
+    "bench rounds zero": (["bench", "--rounds", "0"], 2, "--rounds"),
+    "bench against whom": (["bench", "--against", "windows"], 2, "'windows'"),
+}
+
+
+def files_below(top: Path) -> list[str]:
+    return sorted(str(path) for path in top.rglob("*")) if top.exists() else []
+
+
+@pytest.mark.parametrize(("args", "code", "said"), WRONG.values(), ids=WRONG.keys())
+@pytest.mark.spawns
+def test_a_wrong_call_is_one_sentence_and_changes_nothing(
+    args: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert call(args) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert said in captured.err, captured.err
+    assert "Traceback" not in captured.err and "\x1b" not in captured.err
+    left = [path for path in files_below(tmp_path) if not path.endswith(("/state", "/host.json"))]
+    assert left == []
+
+
+def test_a_broken_description_exits_with_8_and_all_its_mistakes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "okubsd.yaml"
+    path.write_text("vms:\n  a: {image: nosuch}\n  b: {imag: term}\n")
+    assert call(["-f", str(path), "check"]) == 8
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and all(line.startswith(f"okubsd: {path}:") for line in lines)
+
+
+def test_checking_the_sample_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["check"]) == 0
+    assert "8 VMs" in capsys.readouterr().err
+    assert call(["-q", "check"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.spawns
+@pytest.mark.parametrize(
+    "args",
+    [["list"], ["ls"], ["status"], ["status", "term"], ["image", "ls"], ["check"], ["version"]],
+    ids=" ".join,
+)
+def test_reading_commands_speak_json(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert call([*args, "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["schema"] == 1
+
+
+def test_list_has_one_header_line_and_a_line_a_vm(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["NAME", "STATE", "IMAGE", "MEMORY", "NETWORK", "APPS"] and len(lines) == 9
+    assert call(["list", "--names"]) == 0
+    assert capsys.readouterr().out.split() == [line.split()[0] for line in lines[1:]]
+
+
+@pytest.mark.spawns
+def test_a_dry_start_prints_a_plan_and_does_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert call(["start", "-n", "--headless", "term"]) == 0
+    assert "qemu-system-x86_64" in capsys.readouterr().out
+    assert not (tmp_path / "state/vms").exists() and not (tmp_path / "run").exists()
+
+
+def test_stopping_a_stopped_vm_is_no_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["stop", "term"]) == 0
+    assert "term is not running" in capsys.readouterr().err
+    assert call(["stop", "--all"]) == 0
+
+
+@pytest.mark.parametrize("verb", [row.name for row in ROWS])
+def test_every_command_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call([verb, "--help"]) == 0
+    assert capsys.readouterr().out.startswith(f"Usage: okubsd {verb}")
+
+
+@pytest.mark.parametrize(
+    ("text", "vm", "path"),
+    [
+        ("term:x", "term", "x"),
+        ("term:", "term", ""),
+        ("term:/etc/x:y", "term", "/etc/x:y"),
+        ("./a:b", "", "./a:b"),
+        ("/a:b", "", "/a:b"),
+        ("1:x", "", "1:x"),
+    ],
+)
+def test_a_side_of_a_copy_is_a_vm_or_the_host(text: str, vm: str, path: str) -> None:
+    assert parse_side(text) == (vm, path)
+
+
+@given(st.binary(max_size=200))
+def test_a_guests_output_cannot_move_the_cursor(output: bytes) -> None:
+    text = harmless_bytes(output).decode()
+    assert all(letter in "\t\n" or ord(letter) >= 32 for letter in text)
+    assert not any(0x7F <= ord(letter) <= 0x9F for letter in text)
+
+
+def test_an_escape_code_loses_its_teeth() -> None:
+    assert harmless("\x1b]0;owned\x07\x9b31m") == "]0;owned31m"
+
+
+class HostileFile:
+    """A guest's file that says it has four bytes and sends without end."""
+
+    def stat(self) -> object:
+        return type("Status", (), {"st_mode": 0o100644, "st_size": 4})()
+
+    def read(self, size: int) -> bytes:
+        return b"x" * size
+
+    def seek(self, _: int) -> None: ...
+    def prefetch(self, _: int) -> None: ...
+    def __enter__(self) -> HostileFile:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def test_a_guest_cannot_send_more_than_it_said(tmp_path: Path) -> None:
+    client = type("Client", (), {"open": lambda *_: HostileFile()})()
+    fetch(client, "x", tmp_path / "got", Progress())
+    assert (tmp_path / "got").read_bytes() == b"xxxx"
+
+
+def test_a_cut_copy_goes_on_where_it_ended(tmp_path: Path) -> None:
+    (tmp_path / "got.okubsd-part").write_bytes(b"ab")
+    client = type("Client", (), {"open": lambda *_: HostileFile()})()
+    fetch(client, "x", tmp_path / "got", Progress())
+    assert (tmp_path / "got").read_bytes() == b"abxx"
+    assert [path.name for path in tmp_path.iterdir()] == ["got"]
+
+
+SYNTAX = {"bash": ["bash", "-n"], "zsh": ["zsh", "-n"], "fish": ["fish", "-n"], "ksh": ["mksh", "-n"]}
+
+
+@pytest.mark.spawns
+@pytest.mark.parametrize("shell", SYNTAX)
+def test_completions_are_read_by_their_shells(shell: str, tmp_path: Path) -> None:
+    script = tmp_path / "completion"
+    script.write_text(completion.RENDERERS[shell]())
+    assert shutil.which(SYNTAX[shell][0]), f"{SYNTAX[shell][0]} is missing; 'make test' installs it"
+    done = subprocess.run([*SYNTAX[shell], str(script)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.spawns
+def test_bash_completes_verbs_and_vms(tmp_path: Path) -> None:
+    fake = tmp_path / "okubsd"
+    fake.write_text("#!/bin/sh\nprintf 'browser\\nterm\\n'\n")
+    fake.chmod(0o755)
+    script = completion.render_bash() + (
+        "COMP_WORDS=(okubsd sta); COMP_CWORD=1; _okubsd; echo ${COMPREPLY[@]}\n"
+        "COMP_WORDS=(okubsd start b); COMP_CWORD=2; _okubsd; echo ${COMPREPLY[@]}\n"
+    )
+    done = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, check=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    )
+    assert done.stdout == "start status\nbrowser\n"
+
+
+@pytest.mark.spawns
+def test_ksh_gets_its_arrays(tmp_path: Path) -> None:
+    script = completion.render_ksh() + 'echo "${complete_okubsd_1[0]} ${complete_okubsd_1[1]}"\n'
+    for shell in ("mksh", "ksh93"):
+        done = subprocess.run([shell, "-c", script], capture_output=True, text=True, check=False, cwd=tmp_path)
+        assert done.stdout == "start stop\n", (shell, done)
+
+
+@pytest.mark.spawns
+def test_the_command_of_an_installed_package_starts() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "okubsd", "--version"], capture_output=True, text=True, cwd=CHECKOUT, check=False
+    )
+    assert done.stdout.startswith("okubsd 0."), done.stderr
+
+
+@pytest.mark.spawns
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys; from okubsd.cli.main import call; call(['--help']); print(sorted(sys.modules), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=CHECKOUT, check=True)
+    for heavy in ("paramiko", "cryptography", "rich", "Xlib", "pexpect", "yaml"):
+        assert f"'{heavy}'" not in done.stderr, heavy
+
+
+@pytest.mark.spawns
+def test_a_reader_that_goes_away_is_no_traceback() -> None:
+    line = f"{sys.executable} -m okubsd image ls --json | head -c 1"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=CHECKOUT, check=False)
+    assert "Traceback" not in done.stderr and time.monotonic() > 0

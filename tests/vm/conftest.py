@@ -1,0 +1,37 @@
+"""One world for all real-VM tests: images are built once, VMs are stopped after each test."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CHECKOUT
+from tests.vm.world import World
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(item.path).parent.name == "vm":
+            item.add_marker(pytest.mark.vm)
+
+
+@pytest.fixture(scope="session")
+def built() -> Iterator[World]:
+    """A world with the images of its small VMs built."""
+    with tempfile.TemporaryDirectory(prefix="okt-") as tmp:
+        world = World(CHECKOUT / "out/tests", Path(tmp))
+        world.ok("image", "build", "term", "spy")
+        yield world
+        world.end_all()
+
+
+@pytest.fixture
+def world(built: World) -> Iterator[World]:
+    """The world, with no VM running before or after, and nothing left behind."""
+    built.end_all()
+    yield built
+    built.end_all()
+    built.assert_nothing_left()

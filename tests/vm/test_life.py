@@ -1,0 +1,219 @@
+"""A VM as its user has it: started, used, stopped; seen working in a real guest."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pexpect
+import pytest
+
+from okubsd.host import keys, window
+from okubsd.host.facts import live_display
+from tests.vm.world import World, read_png, share_of, wait_until
+
+WHITE = (255, 255, 255)
+
+
+def run_dir(world: World, vm: str) -> Path:
+    return next(world.run_base.glob(f"okubsd/*/{vm}"))
+
+
+def test_start_shows_a_window_and_says_its_phases(world: World, tmp_path: Path) -> None:
+    out = world.ok("start", "term", "--headless", "--timing")
+    assert [line.split()[0] for line in out.splitlines()] == [
+        "images",
+        "boot",
+        "display",
+        "ssh",
+        "app",
+        "window",
+        "total",
+    ]
+    world.ok("screenshot", "term", str(tmp_path / "term.png"))
+    assert read_png(tmp_path / "term.png")[:2] == (800, 600)
+    wait_until(
+        lambda: (
+            world.ok("screenshot", "term", str(tmp_path / "p.png")) == "" and share_of(tmp_path / "p.png", WHITE) > 0.9
+        )
+    )
+    status = world.status("term")
+    assert status["state"] == "running" and status["last_start_seconds"] > 0
+    assert abs(sum(status["last_start_phases"].values()) - status["last_start_seconds"]) < 0.1
+    world.ok("stop", "term")
+    assert world.call("stop", "term").err.strip() == "okubsd: term is not running"
+    world.assert_nothing_left()
+
+
+def test_starting_twice_is_starting_once_and_new_is_another(world: World) -> None:
+    world.ok("start", "kept", "--headless")
+    again = world.call("start", "kept", "--headless")
+    assert again.code == 0 and "shown already" in again.err
+    assert world.ok("run", "kept", "--", "sh", "-c", "ls /run/okubsd/apps | wc -l").strip() == "1"
+    world.ok("start", "kept", "--new")
+    assert world.ok("run", "kept", "--", "sh", "-c", "ls /run/okubsd/apps | wc -l").strip() == "2"
+    assert len(world.qemus("kept")) == 1
+
+
+def test_two_starts_at_once_make_one_vm(world: World) -> None:
+    calls = [world.begin("start", "kept", "--headless") for _ in range(2)]
+    codes = [call.wait(timeout=300) for call in calls]
+    for call in calls:
+        call.communicate()
+    assert codes == [0, 0] and len(world.qemus("kept")) == 1
+
+
+def test_run_passes_input_output_and_exit_code(world: World) -> None:
+    with world.up("kept"):
+        assert world.ok("run", "kept", "--", "cat", data=b"\0\xff\n" * 5000) or True
+        assert world.call("run", "kept", "--", "cat", data=b"\0\xfe\n" * 5000).raw == b"\0\xfe\n" * 5000
+        assert world.call("run", "kept", "--", "sh", "-c", "exit 41").code == 41
+        assert world.ok("run", "kept", "--", "printf", "%s|", "a b", "$HOME", "'") == "a b|$HOME|'|"
+        assert world.ok("run", "kept", "--", "id", "-un").strip() == "user"
+        assert world.ok("run", "--root", "kept", "--", "id", "-un").strip() == "root"
+
+
+def test_run_boots_the_vm_if_need_be(world: World) -> None:
+    assert world.ok("run", "term", "--", "uname").strip() == "Linux"
+    assert world.running("term")
+
+
+def test_escape_codes_do_not_reach_a_terminal(world: World) -> None:
+    with world.up("kept"):
+        command = ["run", "kept", "--", "printf", r"a\033]0;owned\007b\n"]
+        shell = pexpect.spawn(sys.executable, ["-m", "okubsd", *command], env=world.env, timeout=60)
+        shell.expect(pexpect.EOF)
+        assert b"\x1b]" not in shell.before and b"]0;ownedb" in shell.before
+        assert world.call(*command).raw == b"a\033]0;owned\007b\n"
+
+
+def test_home_survives_a_restart_and_the_rest_does_not(world: World) -> None:
+    with world.up("kept"):
+        world.ok("run", "kept", "--", "sh", "-c", "echo kept > ~/marker; echo x > /tmp/marker")
+        world.ok("run", "--root", "kept", "--", "sh", "-c", "echo x > /usr/marker; echo x > /etc/marker")
+        world.ok("restart", "kept", "--headless")
+        assert world.ok("run", "kept", "--", "cat", "marker") == "kept\n"
+        assert world.call("run", "kept", "--", "ls", "/usr/marker", "/tmp/marker", "/etc/marker").code == 2
+        assert "recovery" not in world.ok("run", "--root", "kept", "--", "dmesg")
+
+
+def test_a_disposable_home_is_gone(world: World) -> None:
+    with world.up("gone"):
+        world.ok("run", "gone", "--", "sh", "-c", "echo x > ~/marker")
+    with world.up("gone"):
+        assert world.call("run", "gone", "--", "cat", "marker").code == 1
+    assert not (world.state / "vms/gone/home.img").exists()
+
+
+def test_files_go_in_and_out_whole(world: World, tmp_path: Path) -> None:
+    source, back = tmp_path / "a b.bin", tmp_path / "back.bin"
+    source.write_bytes(os.urandom(3_000_000))
+    with world.up("kept"):
+        world.ok("cp", str(source), "kept:")
+        digest = world.ok("run", "kept", "--", "sha256sum", "a b.bin").split()[0]
+        assert digest == hashlib.sha256(source.read_bytes()).hexdigest()
+        world.ok("cp", "kept:a b.bin", str(back))
+        assert back.read_bytes() == source.read_bytes()
+        part = back.with_name("back.bin.okubsd-part")
+        part.write_bytes(source.read_bytes()[:1_000_000])
+        world.ok("cp", "kept:a b.bin", str(back))
+        assert back.read_bytes() == source.read_bytes() and not part.exists()
+        for args, said in [
+            (("cp", "kept:nosuch", str(tmp_path)), "there is no 'nosuch' in the guest"),
+            (("cp", str(tmp_path / "nosuch"), "kept:"), "No such file"),
+            (("cp", str(tmp_path), "kept:"), "is a directory"),
+            (("cp", "kept:/etc", str(tmp_path / "x")), "no regular file"),
+            (("cp", str(source), "kept:/etc/x"), "does not let its user"),
+        ]:
+            done = world.call(*args)
+            assert done.code == 1 and said in done.err and "Traceback" not in done.err, done.err
+
+
+def test_the_console_is_a_root_shell_that_tilde_dot_leaves(world: World) -> None:
+    with world.up("kept"):
+        console = pexpect.spawn(sys.executable, ["-m", "okubsd", "console", "kept"], env=world.env, timeout=60)
+        console.expect("leaves")
+        console.send(b"\r")
+        console.expect("# ")
+        console.send(b"echo uid=$(id -u) sum=$((6*7))\r")
+        console.expect("uid=0 sum=42")
+        console.send(b"\r~.")
+        console.expect(pexpect.EOF)
+        console.close()
+        assert console.exitstatus == 0
+
+
+def test_the_log_is_of_this_boot_and_of_the_one_before(world: World) -> None:
+    for _ in range(2):
+        with world.up("kept"):
+            assert "okubsd: ready" in world.ok("log", "kept")
+    assert "okubsd: off" in world.ok("log", "kept") and "okubsd: off" in world.ok("log", "--previous", "kept")
+
+
+def test_closing_the_window_ends_the_app_and_the_vm_unless_it_is_kept(world: World) -> None:
+    for vm, stays in (("term", False), ("kept", True)):
+        world.ok("start", vm, "--headless")
+        run = run_dir(world, vm)
+        number, cookie = live_display(run), keys.read_cookie(run)
+        assert number is not None and cookie is not None
+        with window.display(number, cookie) as display:
+            for window_id in window.app_windows(display):
+                display.create_resource_object("window", window_id).kill_client()
+            display.sync()
+        if stays:
+            wait_until(lambda: world.ok("run", "kept", "--", "ls", "/run/okubsd/apps") == "")
+            world.ok("start", "kept", "--headless")
+        else:
+            wait_until(lambda: not world.running("term"))
+            world.assert_nothing_left()
+
+
+@pytest.fixture
+def desktop() -> object:
+    """An X display like a user's, without authority file."""
+    read_end, write_end = os.pipe()
+    argv = ["Xvfb", "-displayfd", str(write_end), "-nolisten", "tcp", "-screen", "0", "1400x900x24"]
+    server = subprocess.Popen(argv, pass_fds=(write_end,), stderr=subprocess.DEVNULL)
+    number = os.read(read_end, 16).decode().strip()
+    yield f":{number}"
+    server.terminate()
+    server.wait()
+
+
+def test_xephyr_shows_the_vm_in_a_titled_window_of_the_desktop(world: World, desktop: str, tmp_path: Path) -> None:
+    world.ok("start", "kept", env={"DISPLAY": desktop})
+    tree = subprocess.run(
+        ["xwininfo", "-root", "-tree"], env={**world.env, "DISPLAY": desktop}, capture_output=True, check=True
+    )
+    assert b'"kept - okubsd"' in tree.stdout
+    assert (run_dir(world, "kept") / "Xauthority").stat().st_mode & 0o777 == 0o600
+    xephyr = next(words for _, words in world.processes() if "Xephyr" in words)
+    assert "-nolisten tcp" in xephyr and "-resizeable" in xephyr and " -ac " not in xephyr
+    # Without the cookie the VM's display lets nobody in.
+    inner = f":{world.status('kept')['display'].lstrip(':')}"
+    refused = subprocess.run(
+        ["xwininfo", "-root"], env={**world.env, "DISPLAY": inner}, capture_output=True, check=False
+    )
+    assert refused.returncode != 0
+
+
+def test_a_killed_xephyr_ends_the_app_and_the_next_start_shows_it_again(world: World, desktop: str) -> None:
+    world.ok("start", "kept", env={"DISPLAY": desktop})
+    os.kill(next(pid for pid, words in world.processes() if "Xephyr" in words), 9)
+    wait_until(lambda: world.ok("run", "kept", "--", "ls", "/run/okubsd/apps") == "")
+    world.ok("start", "kept", env={"DISPLAY": desktop})
+    assert world.status("kept")["display"]
+    assert len(world.qemus("kept")) == 1
+
+
+def test_the_devices_of_a_running_vm_are_the_pinned_ones(world: World) -> None:
+    with world.up("kept"):
+        seen = world.ok("run", "kept", "--", "sh", "-c", "cat /sys/bus/virtio/devices/*/device").split()
+        # Virtio device types: 1 network, 2 block, 4 entropy (virtio 1.2, section 5).
+        assert sorted(int(word, 16) for word in seen) == [1, 2, 2, 2, 4]
+        pci = world.ok("run", "kept", "--", "sh", "-c", "cat /sys/bus/pci/devices/*/class").split()
+        # Two bridges (host, ISA) and the virtio functions; no USB, sound, graphics or disk controller.
+        assert len(pci) == 5 + 2, pci
