@@ -91,7 +91,7 @@ def _build_in(made: Path, places: Places, recipe: Recipe, report: Report) -> Ima
 
 
 def _bootstrap(made: Path, places: Places, recipe: Recipe, base: Image | None, report: Report) -> Path:
-    suite, text = _sources(recipe)
+    suite, text = sources_of(recipe)
     sources, tar = made / "sources.list", made / "tree.tar"
     sources.write_text(text)
     drive = store.part_path(places, base, DRIVE) if base else None
@@ -126,7 +126,7 @@ def _build_hint(done: door.Done) -> str:
     return "see that the network and the APT sources work, then build again"
 
 
-def _sources(recipe: Recipe) -> tuple[str, str]:
+def sources_of(recipe: Recipe) -> tuple[str, str]:
     """Return the release and the sources.list for ``recipe``: its own mirror, or the host's sources."""
     suite = recipe.suite or _host_codename()
     if recipe.mirror:

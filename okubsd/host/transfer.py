@@ -39,6 +39,14 @@ class Progress:
         """Take note of ``done`` of ``total`` bytes."""
 
 
+class _Pipe(socket.socket):
+    """A socket with the name that paramiko's log asks a channel for."""
+
+    def get_name(self) -> str:
+        """Return the name for the log."""
+        return "sftp"
+
+
 @contextlib.contextmanager
 def sftp(places: Places, vm: Vm) -> Iterator[Any]:
     """Open paramiko's SFTP client on the guest.  Raises Unreachable where the guest does not answer.
@@ -49,10 +57,10 @@ def sftp(places: Places, vm: Vm) -> Iterator[Any]:
 
     argv = (*shared_ssh(places, vm, "-T", "-s"), "sftp")
     ours, theirs = socket.socketpair()
-    with door.joined(argv, theirs), ours:
+    with door.joined(argv, theirs), _Pipe(fileno=ours.detach()) as pipe:
         theirs.close()
         try:
-            yield paramiko.SFTPClient(ours)
+            yield paramiko.SFTPClient(pipe)
         except (paramiko.SSHException, EOFError) as error:
             raise Unreachable(f"{vm.name}: the copy was cut: {quoted(error)}", "call it again to go on") from None
 

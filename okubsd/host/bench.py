@@ -1,0 +1,207 @@
+"""Measure what the README claims: all rows in interleaved rounds of one run, medians and ratios by the caller."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import re
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
+
+import msgspec
+
+from okubsd.errors import Problem, TimedOut
+from okubsd.guest.ssh import remote_command
+from okubsd.host import builder, door, facts, keys, lifecycle, store, window
+from okubsd.host import stock as stock_vms
+from okubsd.host.monitor import monitor
+from okubsd.host.perform import Run, perform_step
+from okubsd.host.places import Places
+from okubsd.model import Argv, Recipe, Request, Vm
+from okubsd.network.user import enter_argv
+from okubsd.plan import steps
+
+Rows = dict[str, list[float]]
+Report = Callable[[str], None]
+
+_IMPORTS = "import msgspec, yaml, click"
+_OPENSSH_PORT = 2222
+
+
+def describe_host() -> str:
+    """Return the date and the machine, in a line, for whoever reads the figures."""
+    return f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores, {platform.system()} {platform.release()}, TCG"
+
+
+def measure(places: Places, vm: Vm, recipes: dict[str, Recipe], rounds: int, report: Report, *, stock: bool) -> Rows:
+    """Return figures by name, a value a round; with ``stock`` also those of a stock VM.
+
+    Raises Problem where the VM runs already: a start of a running VM measures nothing.
+    """
+    if facts.ask_vm(places, vm.name).running:
+        raise Problem(f"VM '{vm.name}' is running", f"okubsd stop {vm.name}")
+    rows: Rows = defaultdict(list)
+    for name in ("boot", "base", vm.image, "bench"):
+        builder.build(places, recipes[name], report)
+    stock_directory = stock_vms.build_stock(places, recipes[vm.image], report) if stock else None
+    for number in range(rounds):
+        report(f"round {number + 1} of {rounds}")
+        _round_of_starts(places, vm, recipes, rows)
+        if stock_directory is not None:
+            with stock_vms.stock_vm(stock_directory) as (seconds, resident):
+                rows["stock: cold start to window (s)"].append(seconds)
+                time.sleep(5)
+                rows["stock: QEMU resident, idle (MB)"].append(resident / 1e6)
+        _round_of_commands(rows)
+    _second_app(places, vm, recipes, rows, rounds)
+    _sizes(places, vm, rows)
+    return _with_ratios(dict(rows))
+
+
+def _okubsd(*args: str) -> Argv:
+    return (sys.executable, "-m", "okubsd", *args)
+
+
+def _seconds(argv: Argv, *, code: int = 0) -> float:
+    """Return how long ``argv`` takes.  Raises Problem unless it exits with ``code``."""
+    start = time.monotonic()
+    done = door.run(argv, timeout=900)
+    if done.code != code:
+        raise Problem(f"{' '.join(argv[2:5])} failed while it was measured: {door.reason(done)}")
+    return time.monotonic() - start
+
+
+def _round_of_starts(places: Places, vm: Vm, recipes: dict[str, Recipe], rows: Rows) -> None:
+    """Start the VM by okubsd, then by its very commands without okubsd."""
+    rows["cold start to window (s)"].append(_seconds(_okubsd("-q", "start", vm.name, "--headless")))
+    for phase, spent in lifecycle.read_timings(places, vm.name)[-1].phases.items():
+        rows[f"  of that: {phase} (s)"].append(spent)
+    time.sleep(5)
+    pid = facts.ask_vm(places, vm.name).qemu_pid
+    rows["QEMU resident, idle (MB)"].append(facts.memory_of(pid or 0) / 1e6)
+    rows["guest's own memory, idle (MB)"].append(_guest_memory(places, vm))
+    lifecycle.stop(places, vm, lambda line: None)
+    rows["the same by hand (s)"].append(_by_hand(places, vm, recipes))
+
+
+def _guest_memory(places: Places, vm: Vm) -> float:
+    argv = (*lifecycle.shared_ssh(places, vm, "-T"), "cat /proc/meminfo")
+    found = dict(re.findall(r"(?m)^(\w+):\s+(\d+) kB", door.run(argv, timeout=60).out.decode(errors="replace")))
+    return (int(found["MemTotal"]) - int(found["MemAvailable"])) * 1024 / 1e6
+
+
+def _by_hand(places: Places, vm: Vm, recipes: dict[str, Recipe]) -> float:
+    """Return the seconds of the plan's own programs, one after the other, with nothing in between."""
+    with lifecycle.holding(places, vm.name, lambda line: None):
+        plan, _, _ = lifecycle.decide(places, vm, recipes, Request(headless=True))
+        run = Run(places, recipes, lambda line: None)
+        prepared = (steps.BuildImages, steps.VerifyImages, steps.MakeKeys, steps.MakeHome, steps.WriteInitrd)
+        for step in plan:
+            if isinstance(step, prepared):
+                perform_step(step, run)
+        start = time.monotonic()
+        try:
+            for step in plan:
+                if not isinstance(step, prepared):
+                    perform_step(step, run)
+            return time.monotonic() - start
+        finally:
+            run.close()
+            lifecycle.end_hard(places, vm.name, run.qemu)
+            if run.server is not None:
+                run.server.wait()
+
+
+def _round_of_commands(rows: Rows) -> None:
+    rows["python -c 'import msgspec, yaml, click' (s)"].append(_seconds((sys.executable, "-c", _IMPORTS)))
+    rows["okubsd list (s)"].append(_seconds(_okubsd("list")))
+    rows["okubsd status (s)"].append(_seconds(_okubsd("status")))
+    rows["okubsd --help (s)"].append(_seconds(_okubsd("--help")))
+    rows["okubsd image build, nothing to do (s)"].append(_seconds(_okubsd("image", "build", "term")))
+
+
+def _second_app(places: Places, vm: Vm, recipes: dict[str, Recipe], rows: Rows, rounds: int) -> None:
+    """Show another window in a VM that runs: by okubsd, and by a new `ssh -Y` to OpenSSH in the same guest."""
+    other = msgspec.structs.replace(vm, name="bench-ssh", image="bench", apps=("term",), keep=True)
+    quiet: Report = lambda line: None  # noqa: E731
+    lifecycle.start(places, other, recipes, Request(headless=True), quiet)
+    try:
+        port = _start_openssh(places, other)
+        for _ in range(rounds):
+            start = time.monotonic()
+            lifecycle.start(places, other, recipes, Request(another=True), quiet)
+            rows["second app, running VM (s)"].append(time.monotonic() - start)
+            rows["the same by a new ssh -Y (s)"].append(_new_ssh(places, other, port))
+    finally:
+        lifecycle.stop(places, other, quiet, force=True)
+
+
+def _start_openssh(places: Places, vm: Vm) -> int:
+    """Start OpenSSH's server in the guest, and return the port that leads to it."""
+    script = (
+        "mkdir -p /run/sshd; cp /run/okubsd/ssh/authorized_keys /run/keys; chmod 644 /run/keys; "
+        "ssh-keygen -q -t ed25519 -N '' -f /run/sshd-key; "
+        f"/usr/sbin/sshd -p {_OPENSSH_PORT} -h /run/sshd-key -o X11Forwarding=yes -o StrictModes=no "
+        "-o AuthorizedKeysFile=/run/keys -o UsePAM=no >&2; cat /run/sshd-key.pub"
+    )
+    argv = (*lifecycle.shared_ssh(places, vm, "-T", user="root"), remote_command(("sh", "-c", script)))
+    key = door.must(argv, "starting OpenSSH in the guest", timeout=120).out
+    door.write(places.vm(vm.name) / "stock_hosts", b"stock " + key)
+    with monitor(places.vm_run(vm.name) / "qmp") as qemu:
+        qemu.human(f"hostfwd_add net0 tcp:127.0.0.1:0-:{_OPENSSH_PORT}")
+        ports = re.findall(rf"127\.0\.0\.1\s+(\d+)\s+\S+\s+{_OPENSSH_PORT}\s", qemu.human("info usernet"))
+    return int(ports[0])
+
+
+def _new_ssh(places: Places, vm: Vm, port: int) -> float:
+    """Return the seconds that a new `ssh -Y` with the same app takes to its window, on the VM's own display."""
+    state = facts.ask_vm(places, vm.name)
+    cookie = keys.read_cookie(state.run)
+    if state.display is None or cookie is None:
+        raise Problem(f"{vm.name}: its display is gone")
+    argv: Argv = (*stock_vms.stock_ssh(state.directory, port), "-Y", "user@127.0.0.1", *stock_vms.SHOWN)
+    if state.confined:
+        argv = enter_argv(str(state.qemu_pid), argv, root=facts.is_root())
+    env = (f"DISPLAY=:{state.display}", f"XAUTHORITY={state.run / 'Xauthority'}")
+    with window.display(state.display, cookie) as opened:
+        known = window.app_windows(opened)
+        start = time.monotonic()
+        process = door.spawn(("env", *env, *argv), state.directory / "bench.log")
+        shown = window.wait_for_window(opened, known, 120, lambda: None)
+        spent = time.monotonic() - start
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+    process.wait()
+    if not shown:
+        raise TimedOut("ssh -Y showed no window within 120 seconds")
+    return spent
+
+
+def _sizes(places: Places, vm: Vm, rows: Rows) -> None:
+    for name in ("base", vm.image, "firefox"):
+        image = store.current_image(places, name)
+        if image is not None:
+            rows[f"size of {name} (MB)"] = [image.parts[0].size / 1e6]
+
+
+_RATIOS = {
+    "RATIO cold start, stock to ours": ("stock: cold start to window (s)", "cold start to window (s)"),
+    "RATIO resident memory, ours to stock": ("QEMU resident, idle (MB)", "stock: QEMU resident, idle (MB)"),
+    "RATIO second app, ours to a new ssh -Y": ("second app, running VM (s)", "the same by a new ssh -Y (s)"),
+    "RATIO okubsd list to the imports": ("okubsd list (s)", "python -c 'import msgspec, yaml, click' (s)"),
+    "RATIO okubsd status to the imports": ("okubsd status (s)", "python -c 'import msgspec, yaml, click' (s)"),
+    "RATIO okubsd --help to the imports": ("okubsd --help (s)", "python -c 'import msgspec, yaml, click' (s)"),
+}
+
+
+def _with_ratios(rows: Rows) -> Rows:
+    """Return ``rows`` with the ratios, round by round, and what okubsd adds to the bare commands."""
+    for name, (upper, lower) in _RATIOS.items():
+        if upper in rows and lower in rows:
+            rows[name] = [a / b for a, b in zip(rows[upper], rows[lower], strict=True)]
+    pairs = zip(rows["cold start to window (s)"], rows["the same by hand (s)"], strict=True)
+    rows["okubsd's own part of a cold start (s)"] = [ours - hand for ours, hand in pairs]
+    return rows

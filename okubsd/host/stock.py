@@ -1,0 +1,162 @@
+"""The stock Debian VM that starts are measured against: systemd, the default initrd, OpenSSH, the same app."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from okubsd.display.server import parse_display_number
+from okubsd.errors import HostLacks, Problem, TimedOut
+from okubsd.guest.identity import render_xauthority
+from okubsd.host import builder, door, facts, keys, window
+from okubsd.host.places import Places
+from okubsd.images import commands
+from okubsd.model import Argv, Recipe
+from okubsd.qemu.argv import QEMU
+
+_PACKAGES = (
+    *("systemd-sysv", "udev", "dbus", "linux-image-cloud-amd64", "initramfs-tools", "openssh-server", "xauth"),
+    *("fontconfig", "fonts-dejavu-core", "matchbox-window-manager", "iproute2", "kmod", "login", "passwd"),
+)
+_MEMORY = "512M"
+_NETWORK = "[Match]\nName=e*\n[Network]\nDHCP=yes\n"
+_READY = b"ssh.service"
+
+
+def build_stock(places: Places, app: Recipe, report: Callable[[str], None]) -> Path:
+    """Return the directory of the stock VM's disk, kernel and initrd with the packages of ``app``; built once.
+
+    Raises HostLacks where we are not root: a file system with owners is made from a tree on this host.
+    """
+    target = places.state / "stock" / app.digest[:12]
+    if (target / "disk.img").exists():
+        return target
+    if not facts.is_root():
+        raise HostLacks("the stock VM can only be built by root", "sudo okubsd bench --against stock")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(prefix=".making-", dir=target.parent))
+    try:
+        report("stock: building a Debian with systemd (once)")
+        _bootstrap(made, app)
+        made.rename(target)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    return target
+
+
+def _bootstrap(made: Path, app: Recipe) -> None:
+    keys.make_keys(made, "stock")
+    suite, text = builder.sources_of(app)
+    (made / "sources.list").write_text(text)
+    tree = made / "tree"
+    network = made / "20-wired.network"
+    network.write_text(_NETWORK)
+    packages = (f"--include={package}" for package in (*_PACKAGES, *app.packages))
+    hooks = (
+        'chroot "$1" useradd -m -s /bin/bash user',
+        'mkdir -p "$1/home/user/.ssh"',
+        f'cp {made}/id_ed25519.pub "$1/home/user/.ssh/authorized_keys"',
+        'chroot "$1" chown -R user:user /home/user/.ssh',
+        f'cp {network} "$1/etc/systemd/network/"',
+        'chroot "$1" systemctl enable systemd-networkd',
+    )
+    argv = ("mmdebstrap", "--variant=minbase", "--format=directory", *packages)
+    argv += tuple(f"--customize-hook={hook}" for hook in hooks)
+    done = door.run((*argv, suite, str(tree), str(made / "sources.list")), env=commands.ENVIRONMENT)
+    if done.code != 0:
+        raise Problem(f"the stock VM was not built: {door.reason(done)}")
+    (made / "stock_hosts").write_text("stock " + (tree / "etc/ssh/ssh_host_ed25519_key.pub").read_text())
+    for name in ("vmlinuz", "initrd.img"):
+        shutil.copy(next((tree / "boot").glob(f"{name}-*")), made / name)
+    with (made / "disk.img").open("wb") as stream:
+        stream.truncate(2 << 30)
+    door.must(("mke2fs", "-q", "-F", "-t", "ext4", "-d", str(tree), str(made / "disk.img")), "making the stock disk")
+    shutil.rmtree(tree)
+
+
+def stock_argv(directory: Path, run: Path) -> Argv:
+    """Return the QEMU of the stock VM: the same program and accelerator, its defaults otherwise."""
+    return (
+        *(QEMU, "-M", "pc", "-accel", "tcg", "-cpu", "max", "-m", _MEMORY, "-nodefaults", "-display", "none"),
+        *("-kernel", str(directory / "vmlinuz"), "-initrd", str(directory / "initrd.img")),
+        *("-append", "root=/dev/vda rw console=ttyS0"),
+        *("-drive", f"if=virtio,format=raw,snapshot=on,file={directory / 'disk.img'}"),
+        *("-netdev", "user,id=net0,hostfwd=tcp:127.0.0.1:0-:22", "-device", "virtio-net-pci,netdev=net0"),
+        *("-serial", f"file:{run / 'console.log'}", "-qmp", f"unix:{run / 'qmp'},server=on,wait=off"),
+    )
+
+
+@contextlib.contextmanager
+def virtual_display(run: Path) -> Iterator[tuple[int, bytes]]:
+    """Run an Xvfb of our own; yield its number and cookie."""
+    cookie = os.urandom(16)
+    door.write(run / "Xauthority", render_xauthority(cookie))
+    read_end, write_end = os.pipe()
+    argv = ("Xvfb", "-displayfd", str(write_end), "-auth", str(run / "Xauthority"), "-nolisten", "tcp")
+    server = door.spawn((*argv, "-screen", "0", "1280x800x24"), run / "display.log", keep_fds=(write_end,))
+    os.close(write_end)
+    try:
+        number = parse_display_number(os.read(read_end, 16).decode())
+        if number is None:
+            raise Problem("Xvfb did not start")
+        yield number, cookie
+    finally:
+        os.close(read_end)
+        server.terminate()
+        server.wait()
+
+
+@contextlib.contextmanager
+def stock_vm(directory: Path) -> Iterator[tuple[float, int]]:
+    """Run the stock VM with its app shown; yield the seconds to its mapped window and QEMU's resident bytes."""
+    from okubsd.host.monitor import monitor
+
+    with tempfile.TemporaryDirectory(prefix="okubsd-stock-") as name:
+        run = Path(name)
+        start = time.monotonic()
+        qemu = door.spawn(stock_argv(directory, run), run / "qemu.log")
+        try:
+            with virtual_display(run) as (number, cookie), window.display(number, cookie) as opened:
+                wait_for_text(run / "console.log", _READY, 300)
+                with monitor(run / "qmp") as talk:
+                    port = talk.ssh_port()
+                env = {"DISPLAY": f":{number}", "XAUTHORITY": str(run / "Xauthority")}
+                argv = (*stock_ssh(directory, port), "-Y", "user@127.0.0.1", *SHOWN)
+                shown = door.spawn(("env", *(f"{key}={value}" for key, value in env.items()), *argv), run / "ssh.log")
+                if not window.wait_for_window(opened, set(), 300, lambda: None):
+                    raise TimedOut("the stock VM showed no window within 300 seconds")
+                yield time.monotonic() - start, facts.memory_of(qemu.pid)
+                shown.kill()
+                shown.wait()
+        finally:
+            qemu.kill()
+            qemu.wait()
+
+
+SHOWN = ("xterm", "-fa", "DejaVuSansMono", "-fs", "11")
+
+
+def stock_ssh(directory: Path, port: int) -> Argv:
+    """Return ssh as one would type it, with the key and the known_hosts (for "stock") of ``directory``."""
+    options = {
+        "UserKnownHostsFile": str(directory / "stock_hosts"),
+        "HostKeyAlias": "stock",
+        "StrictHostKeyChecking": "yes",
+        "LogLevel": "ERROR",
+    }
+    words = tuple(word for key, value in options.items() for word in ("-o", f"{key}={value}"))
+    return ("ssh", "-F", "none", "-i", str(directory / "id_ed25519"), *words, "-p", str(port))
+
+
+def wait_for_text(log: Path, text: bytes, seconds: float) -> None:
+    """Wait until ``log`` holds ``text``.  Raises TimedOut after ``seconds``."""
+    end = time.monotonic() + seconds
+    while not (log.exists() and text in log.read_bytes()):
+        if time.monotonic() > end:
+            raise TimedOut(f"{log} does not say {text.decode()!r} within {seconds:.0f} seconds")
+        time.sleep(0.02)
