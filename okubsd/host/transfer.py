@@ -67,13 +67,13 @@ def sftp(places: Places, vm: Vm) -> Iterator[Any]:
 
 def send(client: Any, source: Path, target: str, step: Progress) -> None:
     """Copy the host's file ``source`` to ``target`` in the guest, "" or a directory meaning below it."""
+    if source.is_dir():
+        raise Problem(f"{source} is a directory", "copy a file, such as a tar archive of it")
     try:
         stream = source.open("rb")
     except OSError as error:
         raise Problem(f"{source}: {error.strerror}") from None
     with stream:
-        if stat.S_ISDIR(os.fstat(stream.fileno()).st_mode):
-            raise Problem(f"{source} is a directory", "copy a file, such as a tar archive of it")
         path = _below(client, target, source.name)
         size, part = os.fstat(stream.fileno()).st_size, path + _PART
         done = _size_or_zero(client, part)

@@ -118,7 +118,8 @@ class World:
         end = time.monotonic() + seconds
         while self.processes() and time.monotonic() < end:
             time.sleep(0.1)
-        assert self.processes() == []
+        processes = self.processes()
+        assert not processes, processes
         left = [path for path in self.run_base.rglob("*") if path.is_socket()]
         assert left == []
         assert list(self.state.glob("vms/*/home.new")) == []
