@@ -41,12 +41,19 @@ setup(
         "cryptography>=38",
         "msgspec>=0.18",
         "paramiko>=2.12",
-        "pexpect>=4.8",
         "python-xlib>=0.33",
         "pyyaml>=6.0",
         "rich>=13",
     ],
     extras_require={
-        "test": ["codespell>=2.2", "hypothesis>=6.80", "mypy>=1.8", "pytest>=7.4", "ruff>=0.4", "types-PyYAML"]
+        "test": [
+            "codespell>=2.2",
+            "hypothesis>=6.80",
+            "mypy>=1.8",
+            "pexpect>=4.8",
+            "pytest>=7.4",
+            "ruff>=0.4",
+            "types-PyYAML",
+        ]
     },
 )

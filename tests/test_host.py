@@ -11,7 +11,6 @@ import sys
 import time
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from okubsd.errors import BadDescription, HostLacks, Problem, Unknown
@@ -195,9 +194,9 @@ def test_a_listener_is_known_by_its_pid_and_a_stale_socket_by_silence(tmp_path: 
 def test_a_pid_that_is_now_another_process_is_nobody(places: Places) -> None:
     run = places.vm_run("browser")
     run.mkdir(parents=True)
-    mark = facts.DisplayMark(number=31999, pid=os.getpid())
-    (run / "display").write_bytes(msgspec.json.encode(mark))
-    (run / "qmp").touch()
+    (run / "display").write_text("0\n")
+    for name in ("qmp", "qemu.life", "display.life"):
+        (run / name).touch()
     state = facts.ask_vm(places, "browser")
     assert not state.running and state.display is None
 
@@ -214,6 +213,17 @@ def test_a_lock_dies_with_its_holder(tmp_path: Path) -> None:
         holder.wait()
         with door.locked(path, lambda: pytest.fail("waited for the dead")):
             pass
+
+
+@pytest.mark.spawns
+def test_a_program_lives_from_before_it_runs_until_it_is_gone(tmp_path: Path) -> None:
+    life = tmp_path / "life"
+    assert not door.is_alive(life)
+    process = door.spawn(("sleep", "60"), tmp_path / "log", life=life)
+    assert door.is_alive(life) and door.is_alive(life)
+    process.kill()
+    process.wait()
+    assert not door.is_alive(life)
 
 
 def test_a_lock_is_not_passed_on_to_children(tmp_path: Path) -> None:
@@ -241,10 +251,15 @@ def test_a_directory_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: py
         door.make_private(link)
 
 
-def test_a_missing_program_is_a_lack_of_the_host() -> None:
+def test_a_missing_program_is_a_lack_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(HostLacks, match="'nosuchprogram'") as caught:
         door.run(("nosuchprogram",))
     assert "doctor" in caught.value.hint
+    monkeypatch.setenv("PATH", "/nonexistent")
+    monkeypatch.setattr(door, "_EXTRA_PATH", ())
+    with pytest.raises(HostLacks, match="Xephyr") as caught:
+        door.run(("Xephyr",))
+    assert caught.value.hint == "sudo apt-get install xserver-xephyr"
 
 
 @pytest.mark.spawns

@@ -8,7 +8,17 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "okubsd"
 
 # From the words up; a module may import from its own layer's package and from lower layers.
-LAYERS = {"errors": 0, "model": 0, "config": 1, "guest": 2, "images": 2, "qemu": 2, "display": 2, "network": 2}
+LAYERS = {
+    "errors": 0,
+    "model": 0,
+    "needs": 0,
+    "config": 1,
+    "guest": 2,
+    "images": 2,
+    "qemu": 2,
+    "display": 2,
+    "network": 2,
+}
 LAYERS |= {"plan": 3, "host": 4, "cli": 5, "__main__": 6, "__init__": 0}
 
 # Translators know each other's types in two places only.

@@ -68,11 +68,11 @@ def test_a_vm_whose_display_was_closed_gets_another() -> None:
     assert "forward" in next(step for step in plan if isinstance(step, Connect)).argv
 
 
-def test_a_start_that_was_killed_is_gone_on_with() -> None:
-    state = msgspec.structs.replace(RUNNING, connected=False)
+def test_a_vm_that_was_booted_without_window_is_connected_to() -> None:
+    state = msgspec.structs.replace(RUNNING, connected=False, display=None)
     assert kinds(plan_start(VM, RECIPES, HOST, state, Request())) == [
-        "WaitReady",
-        "WriteSshConfig",
+        "StartDisplay",
+        "WaitDisplay",
         "Connect",
         "ShowApp",
     ]
@@ -90,6 +90,16 @@ def test_without_a_display_a_start_says_what_to_do() -> None:
     with pytest.raises(HostLacks) as caught:
         plan_start(VM, RECIPES, host, STATE, Request())
     assert "--headless" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("program", "request_"), [("Xephyr", Request()), ("Xvfb", Request(headless=True)), ("ssh", Request())]
+)
+def test_a_missing_program_is_told_before_anything_is_begun(program: str, request_: Request) -> None:
+    host = msgspec.structs.replace(HOST, missing={program: "sudo apt-get install it"})
+    with pytest.raises(HostLacks, match=program) as caught:
+        plan_start(VM, RECIPES, host, STATE, request_)
+    assert caught.value.hint == "sudo apt-get install it"
 
 
 def test_an_unknown_app_is_told_with_the_nearest() -> None:

@@ -19,10 +19,11 @@ timing_option = click.option("--timing", is_flag=True, help="Print the seconds o
 
 
 @click.command(context_settings={"ignore_unknown_options": False})
-@click.argument("name", metavar="VM")
+@click.argument("name", metavar="VM", default="")
 @click.argument("app", default="")
 @click.argument("arguments", metavar="[-- ARGUMENT...]", nargs=-1)
 @headless
+@click.option("--autostart", is_flag=True, help="Boot all VMs that say autostart: yes; show nothing.")
 @click.option("--new", "another", is_flag=True, help="Another copy of an app that runs.")
 @click.option("--no-app", "windowless", is_flag=True, help="Boot only; show nothing.")
 @timing_option
@@ -34,16 +35,36 @@ def start(
     app: str,
     arguments: tuple[str, ...],
     headless: bool,
+    autostart: bool,
     another: bool,
     windowless: bool,
     timing: bool,
     dry: bool,
 ) -> None:
     """Boot the VM if it does not run, and show the window of APP (or of its first app)."""
+    if autostart == bool(name):
+        raise Misuse("name the VM to start, or say --autostart", "okubsd list")
+    if autostart:
+        _autostart(session, timing=timing, dry=dry)
+        return
     request = Request(app=app, arguments=arguments, headless=headless, another=another, windowless=windowless)
     if windowless and (app or another or headless):
         raise Misuse("--no-app shows nothing, so it goes with no APP, no --new and no --headless")
     _start(session, session.vm(name), request, timing=timing, dry=dry)
+
+
+def _autostart(session: Session, *, timing: bool, dry: bool) -> None:
+    """Boot every VM that is to be there from the start; one that fails does not keep the others down."""
+    vms = [vm for vm in session.wish.vms if vm.autostart]
+    failed = 0
+    for vm in vms:
+        try:
+            _start(session, vm, Request(windowless=True), timing=timing, dry=dry)
+        except Problem as problem:
+            failed += 1
+            session.report(f"{vm.name}: {problem.sentence}")
+    if failed:
+        raise Partial(f"{failed} of {len(vms)} VMs were not started")
 
 
 def _start(session: Session, vm: Vm, request: Request, *, timing: bool, dry: bool) -> None:

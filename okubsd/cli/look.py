@@ -54,6 +54,7 @@ def _summary(session: Session, vm: Vm, running: bool) -> dict[str, Any]:
         "memory_bytes": vm.memory,
         "network": vm.network,
         "apps": _apps(session, vm),
+        "color": vm.color,
         "disposable": vm.disposable,
         "autostart": vm.autostart,
     }

@@ -22,6 +22,7 @@ import msgspec
 from okubsd.config.names import quoted
 from okubsd.errors import HostLacks, Problem
 from okubsd.model import Argv
+from okubsd.needs import package_hint
 
 # Administrators' tools that a user's PATH may not reach: mke2fs(8), ip(8).
 _EXTRA_PATH = ("/usr/local/sbin", "/usr/sbin", "/sbin")
@@ -67,7 +68,7 @@ def _show(argv: Sequence[str]) -> None:
 def _resolve(argv: Argv) -> list[str]:
     program = find_program(argv[0])
     if program is None:
-        raise HostLacks(f"the program '{argv[0]}' is not on this host", "'okubsd doctor' says how to install it")
+        raise HostLacks(f"the program '{argv[0]}' is not on this host", package_hint(argv[0], sys.platform))
     return [program, *argv[1:]]
 
 
@@ -141,15 +142,23 @@ def reason(done: Done) -> str:
     return quoted(text, 400)[1:-1]
 
 
-def spawn(argv: Argv, log: Path, *, keep_fds: tuple[int, ...] = (), largest_file: int = 0) -> subprocess.Popen[bytes]:
+def spawn(
+    argv: Argv, log: Path, *, keep_fds: tuple[int, ...] = (), largest_file: int = 0, life: Path | None = None
+) -> subprocess.Popen[bytes]:
     """Start ``argv`` in a session of its own, its output going to ``log``, and return it.
 
-    ``keep_fds`` stay open in it; ``largest_file`` bounds in bytes what it can write to any one file.
+    ``keep_fds`` stay open in it; ``largest_file`` bounds in bytes what it can write to any one file;
+    ``life`` is a lock file that the program then holds for as long as it lives, see is_alive().
     """
     _show(argv)
     words = _resolve(argv)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    held = -1
     try:
+        if life is not None:
+            held = os.open(life, os.O_RDWR | os.O_CREAT, 0o600)
+            fcntl.flock(held, fcntl.LOCK_EX)
+            keep_fds = (*keep_fds, held)
         process = subprocess.Popen(
             words,
             stdin=subprocess.DEVNULL,
@@ -163,9 +172,27 @@ def spawn(argv: Argv, log: Path, *, keep_fds: tuple[int, ...] = (), largest_file
         )
     finally:
         os.close(descriptor)
+        if held >= 0:
+            os.close(held)
     if largest_file and hasattr(resource, "prlimit"):
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (largest_file, largest_file))
     return process
+
+
+def is_alive(life: Path) -> bool:
+    """Return whether the program that was spawned with the lock file ``life`` lives.
+
+    The lock was taken before the program began and came to it open: there is no moment at which a program
+    lives and this does not say so (flock(2)).
+    """
+    try:
+        with life.open() as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def call_interactive(argv: Argv) -> int:

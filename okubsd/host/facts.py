@@ -7,15 +7,18 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
-from okubsd.display.server import display_socket
+from okubsd.display.server import parse_display_number
 from okubsd.host import door, keys, store
 from okubsd.host.places import Places
 from okubsd.host.sockets import listener_pid
 from okubsd.model import Accelerator, Vm
+from okubsd.needs import package_hint
 from okubsd.plan.facts import HostFacts, VmFacts
 from okubsd.qemu.argv import QEMU
 from okubsd.qemu.rom import SIGN, probe_argv, render_rom
@@ -23,20 +26,17 @@ from okubsd.qemu.rom import SIGN, probe_argv, render_rom
 # A probe that works answers within 0.2 s; one that hangs is not worth more than this.
 _PROBE_SECONDS = 2.0
 
-_NEEDED = (QEMU, "ssh", "mke2fs")
+_NEEDED = (QEMU, "ssh", "mke2fs", "Xephyr", "Xvfb")
 
 
-class DisplayMark(msgspec.Struct, frozen=True):
-    """What is remembered of a VM's X server: its display number and its pid."""
-
-    number: int
-    pid: int
+# A program that was just started gets this long to listen.
+_GRACE_SECONDS = 5.0
 
 
 def ask_vm(places: Places, name: str) -> VmFacts:
     """Return the state of the VM called ``name``."""
     directory, run = places.vm(name), places.vm_run(name)
-    pid = listener_pid(run / "qmp") if (run / "qmp").exists() else None
+    pid = live_qemu(run)
     return VmFacts(
         name=name,
         directory=directory,
@@ -50,20 +50,34 @@ def ask_vm(places: Places, name: str) -> VmFacts:
     )
 
 
-def display_mark(run: Path) -> DisplayMark | None:
-    """Return what was remembered of the VM's X server."""
-    try:
-        return msgspec.json.decode((run / "display").read_bytes(), type=DisplayMark)
-    except (OSError, msgspec.DecodeError):
-        return None
+def live_qemu(run: Path) -> int | None:
+    """Return the pid of the VM's QEMU, or None; one that has just begun is given time to listen."""
+    return _while_alive(run / "qemu.life", lambda: listener_pid(run / "qmp"))
 
 
 def live_display(run: Path) -> int | None:
-    """Return the number of the VM's X server if that very process still listens there."""
-    mark = display_mark(run)
-    if mark is None or listener_pid(display_socket(mark.number)) != mark.pid:
+    """Return the number of the VM's X server, which the server itself wrote down, or None."""
+    return _while_alive(run / "display.life", lambda: display_number(run))
+
+
+def _while_alive(life: Path, answer: Callable[[], int | None]) -> int | None:
+    end = time.monotonic() + _GRACE_SECONDS
+    while door.is_alive(life):
+        found = answer()
+        if found is not None:
+            return found
+        if time.monotonic() > end:
+            return None
+        time.sleep(0.02)
+    return None
+
+
+def display_number(run: Path) -> int | None:
+    """Return the display number that the X server last started for the VM has told, or None."""
+    try:
+        return parse_display_number((run / "display").read_text())
+    except (OSError, UnicodeDecodeError):
         return None
-    return mark.number
 
 
 def is_root() -> bool:
@@ -89,7 +103,7 @@ def ask_host(places: Places, *, booting: bool) -> HostFacts:
         accelerator=ask_accelerator(places) if booting else Accelerator("", ""),
         wall=ask_wall(places) if booting else "",
         addresses=ask_addresses() if booting else (),
-        missing=tuple(name for name in _NEEDED if door.find_program(name) is None),
+        missing={name: package_hint(name, sys.platform) for name in _NEEDED if door.find_program(name) is None},
     )
 
 

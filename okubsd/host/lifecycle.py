@@ -76,6 +76,7 @@ def start(places: Places, vm: Vm, recipes: dict[str, Recipe], request: Request, 
     Raises Problem where that fails; then nothing that this start began is left running.
     """
     with holding(places, vm.name, report), interruptible():
+        _end_half_started(places, vm)
         plan, host, state = decide(places, vm, recipes, request)
         if not state.running and host.accelerator.name == "tcg":
             report(f"{vm.name}: {host.accelerator.why}")
@@ -91,6 +92,13 @@ def start(places: Places, vm: Vm, recipes: dict[str, Recipe], request: Request, 
             raise
         _record(places, vm.name, timing)
         return Started(timing, state.running, run.app_was_running)
+
+
+def _end_half_started(places: Places, vm: Vm) -> None:
+    """End a VM whose start was killed before its guest was ready: nobody can tell what it lacks."""
+    run = places.vm_run(vm.name)
+    if door.is_alive(run / "qemu.life") and not (run / "ssh_config").exists():
+        end_hard(places, vm.name, None)
 
 
 def _undo(places: Places, vm: Vm, run: Run, before: VmFacts) -> None:
@@ -164,7 +172,7 @@ def end_hard(places: Places, name: str, child: subprocess.Popen[bytes] | None) -
     ``child`` is the QEMU if it is ours to reap.  Raises TimedOut where it does not even die of SIGKILL.
     """
     socket = places.vm_run(name) / "qmp"
-    pid = listener_pid(socket)
+    pid = facts.live_qemu(places.vm_run(name))
     if pid is not None:
         with contextlib.suppress(Problem), monitor(socket, timeout=2) as qemu:
             qemu.execute("quit")
@@ -189,10 +197,12 @@ def _clean_up(places: Places, name: str) -> None:
         pid = listener_pid(run / f"ssh-{who}") if (run / f"ssh-{who}").exists() else None
         if pid is not None:
             door.kill(pid, signal.SIGTERM)
-    number, mark = facts.live_display(run), facts.display_mark(run)
-    if number is not None and mark is not None:
-        door.kill(mark.pid, signal.SIGTERM)
-        _gone(display_socket(number), _KILL)
+    number = facts.live_display(run)
+    pid = listener_pid(display_socket(number)) if number is not None else None
+    if number is not None and pid is not None:
+        door.kill(pid, signal.SIGTERM)
+        if not _gone(display_socket(number), _KILL):
+            door.kill(pid, signal.SIGKILL)
     for path in run.iterdir():
         path.unlink(missing_ok=True)
 

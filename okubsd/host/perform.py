@@ -7,6 +7,7 @@ import functools
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from okubsd.config.names import quoted
-from okubsd.display.server import display_socket, parse_display_number
+from okubsd.display.server import display_socket
 from okubsd.errors import Problem, TimedOut, Unreachable
 from okubsd.guest.identity import render_identity
 from okubsd.guest.ssh import render_ssh_config
@@ -53,11 +54,15 @@ class Run:
         self.slots: dict[Slot, str] = {}
         self.qemu: subprocess.Popen[bytes] | None = None
         self.server: subprocess.Popen[bytes] | None = None
-        self.report_end = -1
         self.exit_end = -1
         self.phases: dict[str, float] = {}
         self.inner = 0.0
         self.app_was_running = False
+
+    def tell(self, step: Step) -> None:
+        """Tell a user who looks on what is waited for next; a script is not told."""
+        if isinstance(step, steps.StartQemu | steps.WaitReady | steps.ShowApp) and sys.stderr.isatty():
+            self.report(step.progress())
 
     def fill(self, argv: Argv) -> Argv:
         """Return ``argv`` with every slot replaced by what is known now."""
@@ -68,10 +73,9 @@ class Run:
 
     def close(self) -> None:
         """Close the descriptors that only the performing needed."""
-        for descriptor in (self.report_end, self.exit_end):
-            if descriptor >= 0:
-                os.close(descriptor)
-        self.report_end = self.exit_end = -1
+        if self.exit_end >= 0:
+            os.close(self.exit_end)
+        self.exit_end = -1
 
     def check_alive(self, log: Path | None = None) -> None:
         """Raise Problem if the QEMU or the X server that this run started has ended."""
@@ -97,6 +101,7 @@ def perform(run: Run, plan: Plan) -> Timing:
     began = time.time()
     try:
         for step in plan:
+            run.tell(step)
             with _timed(run, step.phase):
                 perform_step(step, run)
     finally:
@@ -162,7 +167,7 @@ def _(step: steps.WriteInitrd, run: Run) -> None:
 
 def _leave_nothing(run: Path) -> None:
     """Remove what an earlier boot left in the run directory; a display that lives keeps its cookie."""
-    kept = {"display", "Xauthority", keys.COOKIE} if facts.live_display(run) is not None else set()
+    kept = {"display", "display.life", "Xauthority", keys.COOKIE} if facts.live_display(run) is not None else set()
     for path in run.iterdir():
         if path.name not in kept:
             path.unlink()
@@ -177,7 +182,9 @@ def _(step: steps.StartQemu, run: Run) -> None:
     read_end, write_end = os.pipe()
     run.exit_end = read_end
     try:
-        run.qemu = door.spawn(step.argv, step.log, keep_fds=(write_end,), largest_file=step.largest_file)
+        run.qemu = door.spawn(
+            step.argv, step.log, keep_fds=(write_end,), largest_file=step.largest_file, life=step.life
+        )
     finally:
         os.close(write_end)
     run.slots[Slot.QEMU_PID] = str(run.qemu.pid)
@@ -214,13 +221,13 @@ def _wait_for_uplink(step: steps.StartUplink, run: Run) -> None:
 
 @perform_step.register
 def _(step: steps.StartDisplay, run: Run) -> None:
-    read_end, write_end = os.pipe()
-    run.report_end = read_end
-    run.slots[Slot.REPORT_FD] = str(write_end)
+    # The server writes its number to a file itself: whoever comes after us finds it, whatever becomes of us.
+    report = os.open(step.run / "display", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    run.slots[Slot.REPORT_FD] = str(report)
     try:
-        run.server = door.spawn(run.fill(step.argv), step.log, keep_fds=(write_end,))
+        run.server = door.spawn(run.fill(step.argv), step.log, keep_fds=(report,), life=step.run / "display.life")
     finally:
-        os.close(write_end)
+        os.close(report)
 
 
 @perform_step.register
@@ -254,21 +261,13 @@ def _(step: steps.WriteSshConfig, run: Run) -> None:
 
 @perform_step.register
 def _(step: steps.WaitDisplay, run: Run) -> None:
-    assert run.server is not None
-    os.set_blocking(run.report_end, False)
-    text, end = "", time.monotonic() + 15
-    while (number := parse_display_number(text)) is None:
-        with contextlib.suppress(BlockingIOError):
-            text += os.read(run.report_end, 16).decode(errors="replace")
-        run.check_alive(step.run)
-        if run.server.poll() is not None:
-            raise Problem(f"the X server ended with code {run.server.returncode}")
+    end = time.monotonic() + 15
+    while (number := facts.display_number(step.run)) is None:
+        run.check_alive(step.log)
         if time.monotonic() > end:
             raise TimedOut("the X server did not tell its display within 15 seconds")
         time.sleep(0.005)
-    mark = facts.DisplayMark(number, run.server.pid)
     run.slots[Slot.DISPLAY_SOCKET] = str(display_socket(number))
-    door.write(step.run / "display", msgspec.json.encode(mark))
 
 
 @perform_step.register
@@ -283,11 +282,10 @@ def _(step: steps.Connect, run: Run) -> None:
 
 @perform_step.register
 def _(step: steps.ShowApp, run: Run) -> None:
-    mark = facts.display_mark(step.run)
-    cookie = keys.read_cookie(step.run)
-    if mark is None or cookie is None:
+    number, cookie = facts.live_display(step.run), keys.read_cookie(step.run)
+    if number is None or cookie is None:
         raise Problem(f"{step.vm.name}: its display is gone")
-    with window.display(mark.number, cookie) as opened:
+    with window.display(number, cookie) as opened:
         known = window.app_windows(opened)
         done = door.run(step.argv, timeout=30)
         if done.code == _APP_RUNS_ALREADY:

@@ -37,7 +37,8 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     """The state of the host.
 
     ``images`` are the current ones by name, ``image_files`` the directory they lie in, ``wall`` is
-    "" where VMs can have network namespaces, otherwise why not.
+    "" where VMs can have network namespaces, otherwise why not.  ``missing`` maps a program that is not
+    there to the command that installs it.
     """
 
     root: bool
@@ -47,4 +48,4 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     accelerator: Accelerator
     wall: str
     addresses: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ()
+    missing: dict[str, str] = {}

@@ -32,7 +32,7 @@ from okubsd.plan.steps import (
     WriteInitrd,
     WriteSshConfig,
 )
-from okubsd.qemu.argv import Machine, render_argv
+from okubsd.qemu.argv import QEMU, Machine, render_argv
 
 BOOT_IMAGE = "boot"
 
@@ -78,18 +78,31 @@ def plan_start(vm: Vm, recipes: Mapping[str, Recipe], host: HostFacts, state: Vm
             "start it from an X session, or with --headless on a display nobody sees",
         )
     steps: list[Step] = []
+    needs_display = windowed and state.display is None
+    _check_programs(vm, host, booting=not state.running, server=_server(request) if needs_display else "")
     if not state.running:
         steps += _boot(vm, recipes, host, state)
-    needs_display = windowed and state.display is None
     if needs_display:
         server = server_argv(vm, state.run / "Xauthority", Slot.REPORT_FD, headless=request.headless)
-        steps.append(StartDisplay(argv=server, log=state.directory / "display.log", phase=Phase.BOOT))
-    if not state.running or not state.connected:
+        steps.append(StartDisplay(argv=server, log=state.directory / "display.log", run=state.run, phase=Phase.BOOT))
+    if not state.running:
         steps.append(WaitReady(console_log=state.directory / "console.log", timeout=vm.boot_timeout))
         steps.append(WriteSshConfig(vm=vm, keys=state.directory, run=state.run, phase=Phase.SSH))
     if windowed:
         steps += _show(vm, host, state, app, request, needs_display=needs_display)
     return tuple(steps)
+
+
+def _server(request: Request) -> str:
+    return "Xvfb" if request.headless else "Xephyr"
+
+
+def _check_programs(vm: Vm, host: HostFacts, *, booting: bool, server: str) -> None:
+    """Raise HostLacks for the first program this start needs and the host has not, before anything is begun."""
+    needed = ["ssh", *([QEMU] if booting else []), *(["mke2fs"] if booting and not vm.disposable else []), server]
+    for program in needed:
+        if program in host.missing:
+            raise HostLacks(f"the program '{program}' is not on this host", host.missing[program])
 
 
 def _boot(vm: Vm, recipes: Mapping[str, Recipe], host: HostFacts, state: VmFacts) -> list[Step]:
@@ -130,7 +143,9 @@ def _boot(vm: Vm, recipes: Mapping[str, Recipe], host: HostFacts, state: VmFacts
     if confined:
         argv = user.confine_argv(argv, root=host.root)
     largest = max(_LARGEST_LOG, vm.home if home else 0)
-    steps.append(StartQemu(argv=argv, log=state.directory / "qemu.log", largest_file=largest))
+    steps.append(
+        StartQemu(argv=argv, log=state.directory / "qemu.log", life=state.run / "qemu.life", largest_file=largest)
+    )
     if confined:
         steps.append(_uplink(vm, host, state.directory))
     return steps
@@ -151,7 +166,7 @@ def _show(vm: Vm, host: HostFacts, state: VmFacts, app: str, request: Request, *
     """Return the steps from a guest that listens to the app's window."""
     steps: list[Step] = []
     if needs_display:
-        steps.append(WaitDisplay(run=state.run, phase=Phase.DISPLAY))
+        steps.append(WaitDisplay(run=state.run, log=state.directory / "display.log", phase=Phase.DISPLAY))
     socket = Path(Slot.DISPLAY_SOCKET)
     confined = state.confined if state.running else not host.wall
     if not state.connected:

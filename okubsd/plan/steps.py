@@ -95,11 +95,16 @@ class WriteInitrd(Step, frozen=True, kw_only=True):
 
 
 class StartQemu(Step, frozen=True, kw_only=True):
-    """Start QEMU; ``largest_file`` bounds in bytes what it writes to one file."""
+    """Start QEMU; it holds the lock ``life``, and ``largest_file`` bounds in bytes what it writes to one file."""
 
     argv: Argv
     log: Path
+    life: Path
     largest_file: int
+
+    def progress(self) -> str:
+        """Return what is told to a user who looks on."""
+        return "booting"
 
     def show(self) -> str:
         return shlex.join(self.argv) + " &"
@@ -120,10 +125,11 @@ class StartUplink(Step, frozen=True, kw_only=True):
 
 
 class StartDisplay(Step, frozen=True, kw_only=True):
-    """Start the VM's X server."""
+    """Start the VM's X server, whose number and lock go to the directory ``run``."""
 
     argv: Argv
     log: Path
+    run: Path
 
     def show(self) -> str:
         return shlex.join(self.argv) + " &"
@@ -134,6 +140,10 @@ class WaitReady(Step, frozen=True, kw_only=True):
 
     console_log: Path
     timeout: int
+
+    def progress(self) -> str:
+        """Return what is told to a user who looks on."""
+        return "waiting for the guest"
 
     def show(self) -> str:
         return f"# wait up to {self.timeout} s for 'okubsd: ready' in {self.console_log}"
@@ -154,6 +164,7 @@ class WaitDisplay(Step, frozen=True, kw_only=True):
     """Wait until the X server has told its number."""
 
     run: Path
+    log: Path
 
     def show(self) -> str:
         return "# wait for the X server's display number"
@@ -178,6 +189,10 @@ class ShowApp(Step, frozen=True, kw_only=True):
     argv: Argv
     run: Path
     pace: int
+
+    def progress(self) -> str:
+        """Return what is told to a user who looks on."""
+        return f"{self.vm.name}: waiting for the window of {self.app}"
 
     def show(self) -> str:
         return f"{shlex.join(self.argv)}  # then wait up to {self.pace} s for its window"
