@@ -174,6 +174,9 @@ def spawn(
         os.close(descriptor)
         if held >= 0:
             os.close(held)
+    if life is not None:
+        # Only good while the lock is held, and then always good; see living_pid().
+        life.write_text(f"{process.pid}\n")
     if largest_file and hasattr(resource, "prlimit"):
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (largest_file, largest_file))
     return process
@@ -193,6 +196,14 @@ def is_alive(life: Path) -> bool:
     except BlockingIOError:
         return True
     return False
+
+
+def living_pid(life: Path) -> int | None:
+    """Return the pid of the program that holds the lock file ``life``; None where it is gone, or not yet known."""
+    if not is_alive(life):
+        return None
+    text = life.read_text().strip()
+    return int(text) if text.isdigit() else None
 
 
 def call_interactive(argv: Argv) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from okubsd.display.server import parse_display_number
+from okubsd.display.server import display_socket, parse_display_number
 from okubsd.host import door, keys, store
 from okubsd.host.places import Places
 from okubsd.host.sockets import listener_pid
@@ -52,12 +52,25 @@ def ask_vm(places: Places, name: str) -> VmFacts:
 
 def live_qemu(run: Path) -> int | None:
     """Return the pid of the VM's QEMU, or None; one that has just begun is given time to listen."""
-    return _while_alive(run / "qemu.life", lambda: listener_pid(run / "qmp"))
+    life = run / "qemu.life"
+    return _while_alive(life, lambda: door.living_pid(life) or listener_pid(run / "qmp"))
 
 
 def live_display(run: Path) -> int | None:
     """Return the number of the VM's X server, which the server itself wrote down, or None."""
     return _while_alive(run / "display.life", lambda: display_number(run))
+
+
+def live_server(run: Path) -> int | None:
+    """Return the pid of the VM's X server, or None."""
+
+    def answer() -> int | None:
+        number = display_number(run)
+        return door.living_pid(run / "display.life") or (
+            listener_pid(display_socket(number)) if number is not None else None
+        )
+
+    return _while_alive(run / "display.life", answer)
 
 
 def _while_alive(life: Path, answer: Callable[[], int | None]) -> int | None:

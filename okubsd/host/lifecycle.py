@@ -153,13 +153,13 @@ def _power_off(vm: Vm, state: VmFacts, patience: int) -> bool:
     if (state.run / "ssh_config").exists():
         with contextlib.suppress(subprocess.TimeoutExpired):
             door.run(argv, timeout=min(_SSH_CALL, patience))
-        return _gone(state.run / "qmp", patience)
+        return _gone(state.run / "qemu.life", patience)
     return False
 
 
-def _gone(socket: Path, seconds: float) -> bool:
+def _gone(life: Path, seconds: float) -> bool:
     end = time.monotonic() + seconds
-    while listener_pid(socket) is not None:
+    while door.is_alive(life):
         if time.monotonic() > end:
             return False
         time.sleep(0.02)
@@ -171,23 +171,23 @@ def end_hard(places: Places, name: str, child: subprocess.Popen[bytes] | None) -
 
     ``child`` is the QEMU if it is ours to reap.  Raises TimedOut where it does not even die of SIGKILL.
     """
-    socket = places.vm_run(name) / "qmp"
-    pid = facts.live_qemu(places.vm_run(name))
+    run = places.vm_run(name)
+    pid = facts.live_qemu(run)
     if pid is not None:
-        with contextlib.suppress(Problem), monitor(socket, timeout=2) as qemu:
+        with contextlib.suppress(Problem), monitor(run / "qmp", timeout=2) as qemu:
             qemu.execute("quit")
-        if not _ended(socket, child, _QUIT):
+        if not _ended(run / "qemu.life", child, _QUIT):
             door.kill(pid, signal.SIGKILL)
-            if not _ended(socket, child, _KILL):
+            if not _ended(run / "qemu.life", child, _KILL):
                 raise TimedOut(f"{name}: QEMU (pid {pid}) does not end, not even by SIGKILL")
     _clean_up(places, name)
 
 
-def _ended(socket: Path, child: subprocess.Popen[bytes] | None, seconds: float) -> bool:
+def _ended(life: Path, child: subprocess.Popen[bytes] | None, seconds: float) -> bool:
     if child is not None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(timeout=seconds)
-    return _gone(socket, seconds)
+    return _gone(life, seconds)
 
 
 def _clean_up(places: Places, name: str) -> None:
@@ -197,11 +197,10 @@ def _clean_up(places: Places, name: str) -> None:
         pid = listener_pid(run / f"ssh-{who}") if (run / f"ssh-{who}").exists() else None
         if pid is not None:
             door.kill(pid, signal.SIGTERM)
-    number = facts.live_display(run)
-    pid = listener_pid(display_socket(number)) if number is not None else None
-    if number is not None and pid is not None:
+    pid = facts.live_server(run)
+    if pid is not None:
         door.kill(pid, signal.SIGTERM)
-        if not _gone(display_socket(number), _KILL):
+        if not _gone(run / "display.life", _KILL):
             door.kill(pid, signal.SIGKILL)
     for path in run.iterdir():
         path.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,13 +54,25 @@ class Monitor:
         return port
 
 
+def _connect(connection: socket.socket, path: Path, timeout: float) -> None:
+    """Connect, again and again while QEMU's queue of one is full (connect(2), EAGAIN)."""
+    end = time.monotonic() + timeout
+    while True:
+        try:
+            return connection.connect(str(path))
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.01)
+
+
 @contextlib.contextmanager
 def monitor(path: Path, timeout: float = 10.0) -> Iterator[Monitor]:
     """Open the QMP socket at ``path``.  Raises Problem where nothing answers within ``timeout`` seconds."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout)
         try:
-            connection.connect(str(path))
+            _connect(connection, path, timeout)
             yield Monitor(connection)
-        except (TimeoutError, ConnectionError, FileNotFoundError) as error:
+        except (TimeoutError, ConnectionError, FileNotFoundError, BlockingIOError) as error:
             raise Problem(f"QEMU's monitor does not answer: {error}") from None

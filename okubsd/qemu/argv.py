@@ -14,6 +14,9 @@ QEMU = "qemu-system-x86_64"
 # HPET stays: without it a slow host fails to calibrate the guest's clock.
 _MACHINE = "q35,sata=off,smbus=off,vmport=off,usb=off,i8042=off,graphics=off"
 
+# qboot does what a kernel that is loaded directly needs of a firmware, and nothing else.
+_FIRMWARE = "qboot.rom"
+
 # reboot=t: a triple fault is the one way to end that every hypervisor sees.
 # panic=1: a guest that panics ends instead of hanging.
 _KERNEL = "console=ttyS0 quiet loglevel=3 reboot=t panic=1 tsc=reliable no_timer_check cryptomgr.notests"
@@ -41,7 +44,7 @@ def render_argv(vm: Vm, machine: Machine) -> Argv:
     return (
         QEMU,
         *("-name", f"guest={vm.name}"),
-        *("-M", _MACHINE),
+        *("-M", _MACHINE, "-bios", _FIRMWARE),
         *_accelerator(vm, machine.accelerator),
         *("-m", f"{vm.memory >> 20}M"),
         *("-smp", str(vm.cpus)),
@@ -64,9 +67,10 @@ def render_argv(vm: Vm, machine: Machine) -> Argv:
 
 def _accelerator(vm: Vm, accelerator: str) -> Argv:
     if accelerator == "tcg":
+        # Five-level page tables (la57) only make every miss of the software TLB longer.
         # The translation cache counts as QEMU's own memory; a small guest needs a small one.
         cache = max(96, min(256, vm.memory >> 23))
-        return ("-accel", f"tcg,tb-size={cache}", "-cpu", "max")
+        return ("-accel", f"tcg,tb-size={cache}", "-cpu", "max,la57=off")
     return ("-accel", accelerator, "-cpu", "host")
 
 
