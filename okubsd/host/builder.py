@@ -101,7 +101,7 @@ def _bootstrap(made: Path, places: Places, recipe: Recipe, base: Image | None, r
         made.chmod(0o755)
     argv = commands.bootstrap_argv(recipe, suite, sources, drive, tar, root=root)
     env = {**commands.ENVIRONMENT, "TMPDIR": str(made)}
-    done = door.run(_with_us(argv), env=env, on_line=lambda line: _pass_on(recipe.name, line, report))
+    done = door.run(_with_us(argv), env=env, on_line=lambda line: _pass_on(recipe.name, line, report), apart=True)
     if done.code != 0:
         raise Problem(f"image '{recipe.name}' was not built: {door.reason(done)}", _build_hint(done))
     return tar

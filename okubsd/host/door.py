@@ -80,11 +80,12 @@ def run(
     stdin: IO[bytes] | None = None,
     env: Mapping[str, str] | None = None,
     on_line: Callable[[str], None] | None = None,
+    apart: bool = False,
 ) -> Done:
     """Run ``argv`` to its end and return how it went.
 
     ``data`` or the open file ``stdin`` is its input, ``on_line`` gets each line of its stderr as it
-    comes.  Raises subprocess.TimeoutExpired after ``timeout`` seconds, HostLacks if there is no such program.
+    comes; ``apart`` gives it a session of its own, for a program that signals its whole process group.  Raises subprocess.TimeoutExpired after ``timeout`` seconds, HostLacks if there is no such program.
     The program is gone when this returns or raises.
     """
     _show(argv)
@@ -94,7 +95,9 @@ def run(
             source.seek(0)
             stdin = source
         pipe = subprocess.PIPE
-        process = subprocess.Popen(_resolve(argv), stdin=stdin, stdout=pipe, stderr=pipe, env=_environment(env))
+        process = subprocess.Popen(
+            _resolve(argv), stdin=stdin, stdout=pipe, stderr=pipe, env=_environment(env), start_new_session=apart
+        )
         try:
             if on_line is not None:
                 return _follow(process, on_line)

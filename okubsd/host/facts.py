@@ -66,9 +66,8 @@ def live_server(run: Path) -> int | None:
 
     def answer() -> int | None:
         number = display_number(run)
-        return door.living_pid(run / "display.life") or (
-            listener_pid(display_socket(number)) if number is not None else None
-        )
+        listener = None if number is None else listener_pid(display_socket(number))
+        return door.living_pid(run / "display.life") or listener
 
     return _while_alive(run / "display.life", answer)
 
