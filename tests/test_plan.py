@@ -140,6 +140,13 @@ def test_none_has_a_namespace_but_no_uplink() -> None:
     assert uplink.argv == () and uplink.batch == "link set lo up\n"
 
 
+def test_without_an_uplink_only_none_keeps_its_namespace() -> None:
+    host = msgspec.structs.replace(HOST, uplink="/dev/net/tun may not be opened by you")
+    for network, confined in ((Network.NONE, True), (Network.NAT, False)):
+        plan = plan_start(msgspec.structs.replace(VM, network=network), RECIPES, host, STATE, Request())
+        assert any(isinstance(step, StartUplink) for step in plan) is confined
+
+
 def test_what_a_guest_can_write_is_bounded() -> None:
     plan = plan_start(VM, RECIPES, HOST, STATE, Request())
     assert next(step for step in plan if isinstance(step, StartQemu)).largest_file == VM.home

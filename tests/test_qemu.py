@@ -123,6 +123,7 @@ def test_nat_refuses_the_host_and_private_ranges() -> None:
 
 def test_a_namespace_needs_a_user_namespace_unless_root() -> None:
     assert user.confine_argv(("x",), root=True) == ("unshare", "--net", "--", "x")
-    assert "--map-current-user" in user.confine_argv(("x",), root=False)
+    confined = user.confine_argv(("x",), root=False)
+    assert "--map-root-user" in confined and "--bounding-set=-all" in confined and confined[-1] == "x"
     assert "--user" in user.enter_argv("7", ("x",), root=False)
     assert issubclass(Problem, Exception)

@@ -26,7 +26,7 @@ def doctor(session: Session, json: bool) -> None:
     names = [need.openbsd if sys.platform.startswith("openbsd") else need.debian for need in lacking]
     command = install_command([name for name in names if name], sys.platform) if any(names) else ""
     accelerator = facts.ask_accelerator(session.places) if door.find_program("qemu-system-x86_64") else None
-    wall = facts.ask_wall(session.places)
+    wall = facts.ask_wall(session.places) or facts.ask_uplink()
     free = shutil.disk_usage(_existing(session)).free
     if json:
         print_json(

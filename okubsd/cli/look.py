@@ -98,7 +98,7 @@ def _details(session: Session, vm: Vm) -> dict[str, Any]:
         "home": str(state.directory / "home.img") if state.has_home else "made at the first start",
         "home_bytes_used": facts.disk_use(state.directory / "home.img"),
         "backend": f"qemu, {host.accelerator.name}: {host.accelerator.why}",
-        "weaker_walls": weaker_walls(vm, host.wall if not state.running or not state.confined else ""),
+        "weaker_walls": weaker_walls(vm, "" if state.confined else host.weakness(vm.network)),
         "last_start_seconds": round(timings[-1].total, 2) if timings else None,
         "last_start_phases": {k: round(v, 2) for k, v in timings[-1].phases.items()} if timings else None,
     }

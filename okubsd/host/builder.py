@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import platform
 import re
 import shutil
@@ -16,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from okubsd.errors import HostLacks, Problem
-from okubsd.host import door, packer, store
+from okubsd.host import door, facts, packer, store
 from okubsd.host.places import Places
 from okubsd.host.reading import read_text, recipe_directories
 from okubsd.images import commands
@@ -62,6 +61,27 @@ def _workshop(images: Path) -> Iterator[Path]:
             _remove_tree(made)
 
 
+@contextlib.contextmanager
+def _scratch(images: Path, made: Path, base: Path | None) -> Iterator[tuple[Path, Path | None]]:
+    """Yield a directory for mmdebstrap's tree, and where it finds ``base``.
+
+    Without root the tree belongs to a subordinate user, who gets neither into our state nor into our home:
+    the tree is then made below /tmp, beside a copy of the base.
+    """
+    if facts.is_root():
+        yield made, base
+        return
+    prefix = f"okubsd-build-{hashlib.sha256(bytes(images)).hexdigest()[:8]}-"
+    for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        _remove_tree(left)
+    scratch = Path(tempfile.mkdtemp(prefix=prefix))
+    try:
+        scratch.chmod(0o755)
+        yield scratch, base and Path(shutil.copy(base, scratch / "base.squashfs"))
+    finally:
+        _remove_tree(scratch)
+
+
 def _remove_tree(path: Path) -> None:
     """Remove ``path``; files that a build's user namespace owns are removed from within such a one."""
     shutil.rmtree(path, ignore_errors=True)
@@ -95,16 +115,17 @@ def _bootstrap(made: Path, places: Places, recipe: Recipe, base: Image | None, r
     sources, tar = made / "sources.list", made / "tree.tar"
     sources.write_text(text)
     drive = store.part_path(places, base, DRIVE) if base else None
-    root = os.geteuid() == 0
-    if not root:
-        # The user namespace's root is a subordinate user, who has to get as far as these files.
-        made.chmod(0o755)
-    argv = commands.bootstrap_argv(recipe, suite, sources, drive, tar, root=root)
-    env = {**commands.ENVIRONMENT, "TMPDIR": str(made)}
+    with _scratch(places.images, made, drive) as (scratch, reachable):
+        argv = commands.bootstrap_argv(recipe, suite, sources, reachable, tar, root=facts.is_root())
+        _mmdebstrap(argv, scratch, recipe, report)
+    return tar
+
+
+def _mmdebstrap(argv: Argv, scratch: Path, recipe: Recipe, report: Report) -> None:
+    env = {**commands.ENVIRONMENT, "TMPDIR": str(scratch)}
     done = door.run(_with_us(argv), env=env, on_line=lambda line: _pass_on(recipe.name, line, report), apart=True)
     if done.code != 0:
         raise Problem(f"image '{recipe.name}' was not built: {door.reason(done)}", _build_hint(done))
-    return tar
 
 
 def _with_us(argv: Argv) -> Argv:

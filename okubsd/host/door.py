@@ -85,7 +85,8 @@ def run(
     """Run ``argv`` to its end and return how it went.
 
     ``data`` or the open file ``stdin`` is its input, ``on_line`` gets each line of its stderr as it
-    comes; ``apart`` gives it a session of its own, for a program that signals its whole process group.  Raises subprocess.TimeoutExpired after ``timeout`` seconds, HostLacks if there is no such program.
+    comes; ``apart`` gives it a session of its own, for a program that signals its whole process group.
+    Raises subprocess.TimeoutExpired after ``timeout`` seconds, HostLacks if there is no such program.
     The program is gone when this returns or raises.
     """
     _show(argv)

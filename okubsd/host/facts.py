@@ -114,6 +114,7 @@ def ask_host(places: Places, *, booting: bool) -> HostFacts:
         images={image.name: image for image in store.all_images(places)},
         accelerator=ask_accelerator(places) if booting else Accelerator("", ""),
         wall=ask_wall(places) if booting else "",
+        uplink=ask_uplink() if booting else "",
         addresses=ask_addresses() if booting else (),
         missing={name: package_hint(name, sys.platform) for name in _NEEDED if door.find_program(name) is None},
     )
@@ -202,12 +203,19 @@ def ask_wall(places: Places) -> str:
 def _try_wall() -> str:
     if not sys.platform.startswith("linux"):
         return "this system has no network namespaces"
-    for program in ("unshare", "nsenter", "ip", "slirp4netns"):
+    for program in ("unshare", "nsenter", "setpriv", "ip"):
         if door.find_program(program) is None:
             return f"the program '{program}' is not on this host"
-    user = () if is_root() else ("--user", "--map-current-user")
+    user = () if is_root() else ("--user", "--map-root-user")
     done = door.run(("unshare", *user, "--net", "--", "true"), timeout=10)
     return "" if done.code == 0 else f"a network namespace is refused here: {door.reason(done)}"
+
+
+def ask_uplink(device: Path = Path("/dev/net/tun")) -> str:
+    """Return "" where a namespace can be let out by slirp4netns(1), otherwise why not."""
+    if door.find_program("slirp4netns") is None:
+        return "the program 'slirp4netns' is not on this host"
+    return "" if os.access(device, os.R_OK | os.W_OK) else f"{device} may not be opened by you"
 
 
 def ask_addresses() -> tuple[str, ...]:

@@ -80,6 +80,8 @@ def start(places: Places, vm: Vm, recipes: dict[str, Recipe], request: Request, 
         plan, host, state = decide(places, vm, recipes, request)
         if not state.running and host.accelerator.name == "tcg":
             report(f"{vm.name}: {host.accelerator.why}")
+        if not state.running and host.weakness(vm.network):
+            report(f"{vm.name}: a weaker wall around its network: {host.weakness(vm.network)}")
         run = Run(places, recipes, report)
         if state.qemu_pid is not None:
             run.slots[Slot.QEMU_PID] = str(state.qemu_pid)

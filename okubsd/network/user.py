@@ -36,9 +36,14 @@ def lease_for(network: Network, *, confined: bool) -> Lease:
 
 
 def confine_argv(argv: Argv, *, root: bool) -> Argv:
-    """Return ``argv`` run in a network namespace of its own; ``root`` needs no user namespace for it."""
-    user = () if root else ("--user", "--map-current-user")
-    return ("unshare", *user, "--net", "--", *argv)
+    """Return ``argv`` run in a network namespace of its own; ``root`` needs no user namespace for it.
+
+    Without root we are the namespace's root, so that we can set it up; ``argv`` itself gets no capability there.
+    """
+    if root:
+        return ("unshare", "--net", "--", *argv)
+    drop = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", "--")
+    return ("unshare", "--user", "--map-root-user", "--net", "--", *drop, *argv)
 
 
 def enter_argv(pid: str, argv: Argv, *, root: bool) -> Argv:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from okubsd.model import Accelerator, Image
+from okubsd.model import Accelerator, Image, Network
 
 
 class VmFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,7 +37,8 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     """The state of the host.
 
     ``images`` are the current ones by name, ``image_files`` the directory they lie in, ``wall`` is
-    "" where VMs can have network namespaces, otherwise why not.  ``missing`` maps a program that is not
+    "" where VMs can have network namespaces, otherwise why not, and ``uplink`` the same of a way out of them.
+    ``missing`` maps a program that is not
     there to the command that installs it.
     """
 
@@ -47,5 +48,10 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     images: dict[str, Image]
     accelerator: Accelerator
     wall: str
+    uplink: str = ""
     addresses: tuple[str, ...] = ()
     missing: dict[str, str] = {}
+
+    def weakness(self, network: Network) -> str:
+        """Return "" where a VM of ``network`` has a network namespace as its wall, otherwise why not."""
+        return self.wall or (self.uplink if network is Network.NAT else "")

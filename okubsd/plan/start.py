@@ -117,7 +117,7 @@ def _boot(vm: Vm, recipes: Mapping[str, Recipe], host: HostFacts, state: VmFacts
     if home and not state.has_home:
         made = home.with_name("home.new")
         steps.append(MakeHome(path=home, size=vm.home, argv=make_home_argv(made)))
-    confined = not host.wall
+    confined = not host.weakness(vm.network)
     boot, base, app = (host.image_files / name / "current" for name in names)
     steps.append(
         WriteInitrd(
@@ -168,7 +168,7 @@ def _show(vm: Vm, host: HostFacts, state: VmFacts, app: str, request: Request, *
     if needs_display:
         steps.append(WaitDisplay(run=state.run, log=state.directory / "display.log", phase=Phase.DISPLAY))
     socket = Path(Slot.DISPLAY_SOCKET)
-    confined = state.confined if state.running else not host.wall
+    confined = state.confined if state.running else not host.weakness(vm.network)
     if not state.connected:
         argv = connect_argv(vm, state.run, socket)
         if confined:
