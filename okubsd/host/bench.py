@@ -47,7 +47,7 @@ def measure(places: Places, vm: Vm, recipes: dict[str, Recipe], rounds: int, rep
     if facts.ask_vm(places, vm.name).running:
         raise Problem(f"VM '{vm.name}' is running", f"okubsd stop {vm.name}")
     rows: Rows = defaultdict(list)
-    if stock:
+    if stock and facts.is_root():
         _first_build(places, vm, recipes, rows, report)
     for name in ("boot", "base", vm.image, "bench"):
         builder.build(places, recipes[name], report)

@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from okubsd.display.server import parse_display_number
+from okubsd.display.server import parse_display_number, server_argv
 from okubsd.errors import HostLacks, Problem, TimedOut
 from okubsd.guest.identity import render_xauthority
 from okubsd.host import builder, door, facts, keys, window
 from okubsd.host.places import Places
 from okubsd.images import commands
-from okubsd.model import Argv, Recipe
+from okubsd.model import Argv, Recipe, Vm
 from okubsd.qemu.argv import QEMU
 
 _PACKAGES = (
@@ -64,6 +64,7 @@ def _bootstrap(made: Path, app: Recipe) -> None:
         'chroot "$1" chown -R user:user /home/user/.ssh',
         f'cp {network} "$1/etc/systemd/network/"',
         'chroot "$1" systemctl enable systemd-networkd',
+        'echo "127.0.0.1 localhost" >"$1/etc/hosts"',
     )
     argv = ("mmdebstrap", "--variant=minbase", "--format=directory", *packages)
     argv += tuple(f"--customize-hook={hook}" for hook in hooks)
@@ -97,16 +98,16 @@ def virtual_display(run: Path) -> Iterator[tuple[int, bytes]]:
     cookie = os.urandom(16)
     door.write(run / "Xauthority", render_xauthority(cookie))
     read_end, write_end = os.pipe()
-    argv = ("Xvfb", "-displayfd", str(write_end), "-auth", str(run / "Xauthority"), "-nolisten", "tcp")
-    server = door.spawn((*argv, "-screen", "0", "1280x800x24"), run / "display.log", keep_fds=(write_end,))
+    argv = server_argv(Vm(name="stock", image="stock"), run / "Xauthority", str(write_end), headless=True)
+    server = door.spawn(argv, run / "display.log", keep_fds=(write_end,))
     os.close(write_end)
     try:
-        number = parse_display_number(os.read(read_end, 16).decode())
+        with os.fdopen(read_end) as stream:
+            number = parse_display_number(stream.readline())
         if number is None:
             raise Problem("Xvfb did not start")
         yield number, cookie
     finally:
-        os.close(read_end)
         server.terminate()
         server.wait()
 
