@@ -173,7 +173,7 @@ class HostileFile:
     """A guest's file that says it has four bytes and sends without end."""
 
     def stat(self) -> object:
-        return type("Status", (), {"st_mode": 0o100644, "st_size": 4})()
+        return type("Status", (), {"st_mode": 0o100644, "st_size": 4, "st_mtime": 7})()
 
     def read(self, size: int) -> bytes:
         return b"x" * size
@@ -193,11 +193,12 @@ def test_a_guest_cannot_send_more_than_it_said(tmp_path: Path) -> None:
 
 
 def test_a_cut_copy_goes_on_where_it_ended(tmp_path: Path) -> None:
-    (tmp_path / "got.okubsd-part").write_bytes(b"ab")
+    (tmp_path / "got.okubsd-part-4-7").write_bytes(b"ab")
+    (tmp_path / "got.okubsd-part-4-6").write_bytes(b"no")
     client = type("Client", (), {"open": lambda *_: HostileFile()})()
     fetch(client, "x", tmp_path / "got", Progress())
     assert (tmp_path / "got").read_bytes() == b"abxx"
-    assert [path.name for path in tmp_path.iterdir()] == ["got"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["got", "got.okubsd-part-4-6"]
 
 
 SYNTAX = {"bash": ["bash", "-n"], "zsh": ["zsh", "-n"], "fish": ["fish", "-n"], "ksh": ["mksh", "-n"]}

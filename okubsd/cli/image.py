@@ -105,7 +105,7 @@ def _describe(session: Session, name: str, found: Image | None) -> dict[str, obj
     return {
         "name": name,
         "build": found.build if found else "",
-        "size_bytes": found.parts[0].size if found else 0,
+        "size_bytes": sum(part.size for part in found.parts if part.name != builder.INDEX) if found else 0,
         "sha256": found.parts[0].sha256 if found else "",
         "built_from": f"{recipe.base}-{found.base}" if found and recipe and recipe.base else "",
         "built": found.built if found else 0,

@@ -256,6 +256,8 @@ def _(step: steps.WriteSshConfig, run: Run) -> None:
     with monitor(step.run / "qmp") as qemu:
         port = qemu.ssh_port()
     keys.check_keys(step.keys)
+    # QEMU has read it, and it holds the guest's host key.
+    (step.run / "initrd").unlink(missing_ok=True)
     door.write(step.run / "ssh_config", render_ssh_config(step.vm, port, step.keys, step.run).encode())
 
 

@@ -23,7 +23,15 @@ from okubsd.host.places import Places
 from okubsd.model import Vm
 
 _CHUNK = 32 << 10
-_PART = ".okubsd-part"
+
+
+def part_name(name: str, size: int, changed: int) -> str:
+    """Return the name of the unfinished copy of ``name``.
+
+    It tells the ``size`` and the date (``changed``, seconds since the epoch) of what is copied, so that
+    a copy is only gone on with while its source is the same.
+    """
+    return f"{name}.okubsd-part-{size}-{changed}"
 
 
 class Progress:
@@ -75,7 +83,8 @@ def send(client: Any, source: Path, target: str, step: Progress) -> None:
         raise Problem(f"{source}: {error.strerror}") from None
     with stream:
         path = _below(client, target, source.name)
-        size, part = os.fstat(stream.fileno()).st_size, path + _PART
+        status = os.fstat(stream.fileno())
+        size, part = status.st_size, part_name(path, status.st_size, int(status.st_mtime))
         done = _size_or_zero(client, part)
         done = done if done <= size else 0
         stream.seek(done)
@@ -99,7 +108,7 @@ def fetch(client: Any, source: str, target: Path, step: Progress) -> None:
             raise Problem(f"{quoted(source)} is no regular file in the guest")
         size = int(status.st_size or 0)
         _room_for(target, size)
-        part = target.with_name(target.name + _PART)
+        part = target.with_name(part_name(target.name, size, int(status.st_mtime or 0)))
         done = part.stat().st_size if part.exists() and not part.is_symlink() else 0
         done = done if done <= size else 0
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | (0 if done else os.O_TRUNC), 0o600)

@@ -13,6 +13,7 @@ import pytest
 
 from okubsd.host import keys, window
 from okubsd.host.facts import live_display
+from okubsd.host.transfer import part_name
 from tests.vm.world import World, read_png, share_of, wait_until
 
 WHITE = (255, 255, 255)
@@ -117,7 +118,8 @@ def test_files_go_in_and_out_whole(world: World, tmp_path: Path) -> None:
         assert digest == hashlib.sha256(source.read_bytes()).hexdigest()
         world.ok("cp", "kept:a b.bin", str(back))
         assert back.read_bytes() == source.read_bytes()
-        part = back.with_name("back.bin.okubsd-part")
+        changed = int(world.ok("run", "kept", "--", "stat", "-c", "%Y", "a b.bin"))
+        part = back.with_name(part_name("back.bin", 3_000_000, changed))
         part.write_bytes(source.read_bytes()[:1_000_000])
         world.ok("cp", "kept:a b.bin", str(back))
         assert back.read_bytes() == source.read_bytes() and not part.exists()
