@@ -63,6 +63,10 @@ class BadDescription(Problem):
         super().__init__("\n".join(self.mistakes))
 
 
+class DisplayGone(Problem):
+    """The VM's X server went away while it was needed; a new start makes another."""
+
+
 class Unreachable(Problem):
     """The guest cannot be reached by ssh; 255 is what ssh(1) itself exits with."""
 

@@ -78,9 +78,9 @@ def connect_argv(vm: Vm, run: Path, socket: Path) -> Argv:
     return ssh_argv(vm, run, "-o", "ExitOnForwardFailure=yes", "-f", "-N", "-M", "-R", forward)
 
 
-def forward_argv(vm: Vm, run: Path, socket: Path) -> Argv:
-    """Return ssh that adds the X11 forward to the connection that is open."""
-    return ssh_argv(vm, run, "-O", "forward", "-R", f"127.0.0.1:{X11_PORT}:{socket}")
+def disconnect_argv(vm: Vm, run: Path) -> Argv:
+    """Return ssh that ends the shared connection, and with it what it forwards."""
+    return ssh_argv(vm, run, "-O", "exit")
 
 
 def power_off_argv(vm: Vm, run: Path) -> Argv:

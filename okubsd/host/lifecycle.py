@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from okubsd.display.server import display_socket
-from okubsd.errors import Problem, TimedOut
+from okubsd.errors import DisplayGone, Problem, TimedOut
 from okubsd.guest.ssh import power_off_argv, ssh_argv
 from okubsd.host import door, facts
 from okubsd.host.monitor import monitor
@@ -77,23 +77,34 @@ def start(places: Places, vm: Vm, recipes: dict[str, Recipe], request: Request, 
     """
     with holding(places, vm.name, report), interruptible():
         _end_half_started(places, vm)
-        plan, host, state = decide(places, vm, recipes, request)
-        if not state.running and host.accelerator.name == "tcg":
-            report(f"{vm.name}: {host.accelerator.why}")
-        if not state.running and host.weakness(vm.network):
-            report(f"{vm.name}: a weaker wall around its network: {host.weakness(vm.network)}")
-        run = Run(places, recipes, report)
-        if state.qemu_pid is not None:
-            run.slots[Slot.QEMU_PID] = str(state.qemu_pid)
-        if state.display is not None:
-            run.slots[Slot.DISPLAY_SOCKET] = str(display_socket(state.display))
         try:
-            timing = perform(run, plan)
-        except BaseException:
-            _undo(places, vm, run, state)
-            raise
-        _record(places, vm.name, timing)
-        return Started(timing, state.running, run.app_was_running)
+            return _start(places, vm, recipes, request, report)
+        except DisplayGone:
+            # Whoever looked at the VM's display last was killed, and the display with him.
+            if not facts.ask_vm(places, vm.name).running:
+                raise
+            return _start(places, vm, recipes, request, report)
+
+
+def _start(places: Places, vm: Vm, recipes: dict[str, Recipe], request: Request, report: Report) -> Started:
+    """Decide and perform one start, or undo it."""
+    plan, host, state = decide(places, vm, recipes, request)
+    if not state.running and host.accelerator.name == "tcg":
+        report(f"{vm.name}: {host.accelerator.why}")
+    if not state.running and host.weakness(vm.network):
+        report(f"{vm.name}: a weaker wall around its network: {host.weakness(vm.network)}")
+    run = Run(places, recipes, report)
+    if state.qemu_pid is not None:
+        run.slots[Slot.QEMU_PID] = str(state.qemu_pid)
+    if state.display is not None:
+        run.slots[Slot.DISPLAY_SOCKET] = str(display_socket(state.display))
+    try:
+        timing = perform(run, plan)
+    except BaseException:
+        _undo(places, vm, run, state)
+        raise
+    _record(places, vm.name, timing)
+    return Started(timing, state.running, run.app_was_running)
 
 
 def _end_half_started(places: Places, vm: Vm) -> None:

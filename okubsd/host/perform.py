@@ -11,17 +11,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from okubsd.config.names import quoted
 from okubsd.display.server import display_socket
-from okubsd.errors import Problem, TimedOut, Unreachable
+from okubsd.errors import DisplayGone, Problem, TimedOut, Unreachable
 from okubsd.guest.identity import render_identity
 from okubsd.guest.ssh import render_ssh_config
 from okubsd.host import builder, door, facts, keys, store, window
 from okubsd.host.monitor import monitor
 from okubsd.host.places import Places
+from okubsd.host.sockets import listener_pid
 from okubsd.model import Argv, Recipe
 from okubsd.plan import steps
 from okubsd.plan.steps import Phase, Plan, Slot, Step
@@ -273,6 +275,16 @@ def _(step: steps.WaitDisplay, run: Run) -> None:
 
 
 @perform_step.register
+def _(step: steps.Disconnect, run: Run) -> None:
+    door.run(step.argv, timeout=10)
+    end = time.monotonic() + 5
+    while listener_pid(step.socket) is not None:
+        if time.monotonic() > end:
+            raise TimedOut(f"the ssh connection at {step.socket} does not end")
+        time.sleep(0.01)
+
+
+@perform_step.register
 def _(step: steps.Connect, run: Run) -> None:
     try:
         done = door.run(run.fill(step.argv), timeout=step.timeout)
@@ -286,21 +298,38 @@ def _(step: steps.Connect, run: Run) -> None:
 def _(step: steps.ShowApp, run: Run) -> None:
     number, cookie = facts.live_display(step.run), keys.read_cookie(step.run)
     if number is None or cookie is None:
-        raise Problem(f"{step.vm.name}: its display is gone")
+        raise DisplayGone(f"{step.vm.name}: its display is gone")
     with window.display(number, cookie) as opened:
         known = window.app_windows(opened)
-        done = door.run(step.argv, timeout=30)
-        if done.code == _APP_RUNS_ALREADY:
+        if not _start_app(step, opened):
             run.app_was_running = True
             return
-        if done.code == _NO_SUCH_APP:
-            raise Problem(f"{step.vm.name}: the image has no app '{step.app}'", f"okubsd image build {step.vm.image}")
-        if done.code != 0:
-            raise Unreachable(f"{step.vm.name}: app '{step.app}' was not started: {door.reason(done)}")
         with _timed(run, Phase.WINDOW):
             if not window.wait_for_window(opened, known, step.pace, run.check_alive):
                 hint = f"okubsd run {step.vm.name} -- cat /run/user/1000/{step.app}.log"
                 raise TimedOut(f"{step.vm.name}: no window of '{step.app}' within {step.pace} seconds", hint)
+
+
+def _start_app(step: steps.ShowApp, opened: Any) -> bool:
+    """Start the app in the guest; return False where it runs already and has a window.
+
+    An app that runs without a window is either about to show one, or about to end with a display
+    that was closed: the guest is asked again until one of both is so.
+    """
+    end = time.monotonic() + step.pace
+    while True:
+        done = door.run(step.argv, timeout=30)
+        if done.code == 0:
+            return True
+        if done.code == _NO_SUCH_APP:
+            raise Problem(f"{step.vm.name}: the image has no app '{step.app}'", f"okubsd image build {step.vm.image}")
+        if done.code != _APP_RUNS_ALREADY:
+            raise Unreachable(f"{step.vm.name}: app '{step.app}' was not started: {door.reason(done)}")
+        if window.app_windows(opened):
+            return False
+        if time.monotonic() > end:
+            raise TimedOut(f"{step.vm.name}: '{step.app}' runs, but shows no window", f"okubsd restart {step.vm.name}")
+        time.sleep(0.2)
 
 
 def stop_children(signum: int, _frame: object) -> None:

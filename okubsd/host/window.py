@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from okubsd.display.png import render_png
-from okubsd.errors import Problem
+from okubsd.errors import DisplayGone
 from okubsd.guest.identity import FAMILY_LOCAL, render_xauthority
 
 # The smallest window that counts as an app's; toolkits map helpers of one pixel.
@@ -47,11 +47,11 @@ def display(number: int, cookie: bytes) -> Iterator[Any]:
         with _authority(number, cookie):
             opened = xdisplay.Display(f":{number}")
     except (error.DisplayError, error.XError, OSError) as problem:
-        raise Problem(f"the VM's display :{number} does not answer: {problem}") from None
+        raise DisplayGone(f"the VM's display :{number} does not answer: {problem}") from None
     try:
         yield opened
     except (error.ConnectionClosedError, ConnectionError):
-        raise Problem(f"the VM's display :{number} was closed") from None
+        raise DisplayGone(f"the VM's display :{number} was closed") from None
     finally:
         with contextlib.suppress(error.ConnectionClosedError, ConnectionError):
             opened.close()

@@ -8,7 +8,7 @@ from pathlib import Path
 from okubsd.config.names import did_you_mean, quoted
 from okubsd.display.server import server_argv
 from okubsd.errors import HostLacks, Unknown
-from okubsd.guest.ssh import connect_argv, forward_argv, show_app_argv
+from okubsd.guest.ssh import connect_argv, disconnect_argv, show_app_argv
 from okubsd.images.commands import make_home_argv
 from okubsd.model import Image, Kind, Recipe, Request, Vm
 from okubsd.network import user
@@ -16,6 +16,7 @@ from okubsd.plan.facts import HostFacts, VmFacts
 from okubsd.plan.steps import (
     BuildImages,
     Connect,
+    Disconnect,
     MakeHome,
     MakeKeys,
     Phase,
@@ -169,14 +170,14 @@ def _show(vm: Vm, host: HostFacts, state: VmFacts, app: str, request: Request, *
         steps.append(WaitDisplay(run=state.run, log=state.directory / "display.log", phase=Phase.DISPLAY))
     socket = Path(Slot.DISPLAY_SOCKET)
     confined = state.confined if state.running else not host.weakness(vm.network)
-    if not state.connected:
+    if state.connected and needs_display:
+        # That connection leads to a display that is gone, or to none.
+        steps.append(Disconnect(argv=disconnect_argv(vm, state.run), socket=state.run / "ssh-user", phase=Phase.SSH))
+    if needs_display or not state.connected:
         argv = connect_argv(vm, state.run, socket)
         if confined:
             argv = user.enter_argv(Slot.QEMU_PID, argv, root=host.root)
         steps.append(Connect(argv=argv, what=f"{vm.name}: the guest cannot be reached by ssh", phase=Phase.SSH))
-    elif needs_display:
-        argv = forward_argv(vm, state.run, socket)
-        steps.append(Connect(argv=argv, what=f"{vm.name}: the display cannot be forwarded", phase=Phase.SSH))
     show = show_app_argv(vm, state.run, app, request.arguments, another=request.another)
     steps.append(ShowApp(vm=vm, app=app, argv=show, run=state.run, pace=vm.boot_timeout, phase=Phase.APP))
     return steps

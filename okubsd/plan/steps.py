@@ -170,8 +170,18 @@ class WaitDisplay(Step, frozen=True, kw_only=True):
         return "# wait for the X server's display number"
 
 
+class Disconnect(Step, frozen=True, kw_only=True):
+    """End the VM's shared connection, and wait until nobody listens at ``socket``."""
+
+    argv: Argv
+    socket: Path
+
+    def show(self) -> str:
+        return shlex.join(self.argv)
+
+
 class Connect(Step, frozen=True, kw_only=True):
-    """Run ssh for the VM; ``what`` is the sentence if it fails, ``retries`` how often a refusal is tried again."""
+    """Run ssh for the VM; ``what`` is the sentence if it fails."""
 
     argv: Argv
     what: str

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,3 +37,15 @@ def world(built: World) -> Iterator[World]:
     yield built
     built.end_all()
     built.assert_nothing_left()
+
+
+@pytest.fixture
+def desktop() -> Iterator[str]:
+    """An X display like a user's, without authority file."""
+    read_end, write_end = os.pipe()
+    argv = ["Xvfb", "-displayfd", str(write_end), "-nolisten", "tcp", "-screen", "0", "1400x900x24"]
+    server = subprocess.Popen(argv, pass_fds=(write_end,), stderr=subprocess.DEVNULL)
+    number = os.read(read_end, 16).decode().strip()
+    yield f":{number}"
+    server.terminate()
+    server.wait()

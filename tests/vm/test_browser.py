@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
+from tests.conftest import CHECKOUT
 from tests.vm.world import World, share_of, wait_until
 
 COLOR = (18, 140, 84)
@@ -24,9 +29,29 @@ def test_firefox_shows_a_local_page(world: World, tmp_path: Path) -> None:
         return share_of(picture, COLOR) > 0.6
 
     wait_until(shown, 300)
-    sizes = {
-        row["name"]: row["size_bytes"] for row in __import__("json").loads(world.ok("image", "ls", "--json"))["images"]
-    }
+    sizes = {row["name"]: row["size_bytes"] for row in json.loads(world.ok("image", "ls", "--json"))["images"]}
     assert sizes["base"] <= 60e6 and sizes["term"] <= 6e6 and sizes["firefox"] <= 170e6
     # The browser's own sandbox needs user namespaces, and gets them.
     assert world.call("run", "browser", "--", "unshare", "--user", "true").code == 0
+
+
+def test_the_examples_of_the_manual_do_what_they_say(world: World, desktop: str, tmp_path: Path) -> None:
+    text = (CHECKOUT / "man/okubsd.1").read_text().split(".Sh EXAMPLES")[1].split(".Sh ")[0]
+    lines = re.findall(r"\$ (okubsd .*)", text)
+    assert [line.split()[1] for line in lines] == ["start", "start", "cp", "start", "run", "stop"]
+    world.ok("image", "build", "firefox")
+    command = tmp_path / "bin/okubsd"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m okubsd "$@"\n')
+    command.chmod(0o755)
+    (tmp_path / "page.html").write_text(PAGE)
+    (tmp_path / "suspicious.txt").write_text("a\nb\nc\n")
+    env = {**world.env, "DISPLAY": desktop, "PATH": f"{command.parent}:{world.env['PATH']}"}
+    said = []
+    for line in lines:
+        done = subprocess.run(["sh", "-c", line], env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, (line, done.stderr)
+        said.append(done.stdout.strip())
+    assert "qemu-system-x86_64" in said[1] or "/usr/lib/okubsd/app firefox" in said[1]
+    assert said[4] == "3"
+    world.assert_nothing_left()

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pexpect
-import pytest
 
 from okubsd.host import keys, window
 from okubsd.host.facts import live_display
@@ -171,18 +170,6 @@ def test_closing_the_window_ends_the_app_and_the_vm_unless_it_is_kept(world: Wor
         else:
             wait_until(lambda: not world.running("term"))
             world.assert_nothing_left()
-
-
-@pytest.fixture
-def desktop() -> object:
-    """An X display like a user's, without authority file."""
-    read_end, write_end = os.pipe()
-    argv = ["Xvfb", "-displayfd", str(write_end), "-nolisten", "tcp", "-screen", "0", "1400x900x24"]
-    server = subprocess.Popen(argv, pass_fds=(write_end,), stderr=subprocess.DEVNULL)
-    number = os.read(read_end, 16).decode().strip()
-    yield f":{number}"
-    server.terminate()
-    server.wait()
 
 
 def test_xephyr_shows_the_vm_in_a_titled_window_of_the_desktop(world: World, desktop: str, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ vms:
   shut: {image: spy, network: none, keep: yes}
   gone: {image: term, disposable: yes}
   hasty: {image: term, boot_timeout: 8}
+  vault: {image: term, network: none}
   browser: {image: firefox, memory: 2G, cpus: 2, display: 1024x768, home: 1G, boot_timeout: 600}
 """
 
@@ -101,12 +102,13 @@ class World:
         return found + self.uplinks()
 
     def uplinks(self) -> list[tuple[int, str]]:
-        """Return the slirp4netns processes whose namespace is gone or ours; they name no directory."""
+        """Return the slirp4netns processes of this world; they name no directory, but have our environment."""
         found = []
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             with contextlib.suppress(OSError):
                 words = path.read_bytes().split(b"\0")
-                if words[0].endswith(b"slirp4netns"):
+                ours = f"OKUBSD_STATE={self.state}".encode() in (path.parent / "environ").read_bytes()
+                if words[0].endswith(b"slirp4netns") and ours:
                     found.append((int(path.parent.name), b" ".join(words).decode()))
         return found
 
