@@ -18,10 +18,6 @@ from tests.vm.world import World, read_png, share_of, wait_until
 WHITE = (255, 255, 255)
 
 
-def run_dir(world: World, vm: str) -> Path:
-    return next(world.run_base.glob(f"okubsd/*/{vm}"))
-
-
 def test_start_shows_a_window_and_says_its_phases(world: World, tmp_path: Path) -> None:
     out = world.ok("start", "term", "--headless", "--timing")
     assert [line.split()[0] for line in out.splitlines()] == [
@@ -157,7 +153,7 @@ def test_the_log_is_of_this_boot_and_of_the_one_before(world: World) -> None:
 def test_closing_the_window_ends_the_app_and_the_vm_unless_it_is_kept(world: World) -> None:
     for vm, stays in (("term", False), ("kept", True)):
         world.ok("start", vm, "--headless")
-        run = run_dir(world, vm)
+        run = world.run_dir(vm)
         number, cookie = live_display(run), keys.read_cookie(run)
         assert number is not None and cookie is not None
         with window.display(number, cookie) as display:
@@ -178,7 +174,7 @@ def test_xephyr_shows_the_vm_in_a_titled_window_of_the_desktop(world: World, des
         ["xwininfo", "-root", "-tree"], env={**world.env, "DISPLAY": desktop}, capture_output=True, check=True
     )
     assert b'"kept - okubsd"' in tree.stdout
-    assert (run_dir(world, "kept") / "Xauthority").stat().st_mode & 0o777 == 0o600
+    assert (world.run_dir("kept") / "Xauthority").stat().st_mode & 0o777 == 0o600
     xephyr = next(words for _, words in world.processes() if "Xephyr" in words)
     assert "-nolisten tcp" in xephyr and "-resizeable" in xephyr and " -ac " not in xephyr
     # Without the cookie the VM's display lets nobody in.

@@ -44,7 +44,7 @@ def test_even_the_guests_root_cannot_write_the_shared_drives(world: World) -> No
 def test_no_secret_is_in_a_shared_image_or_in_an_argv(world: World) -> None:
     with world.up("kept", "--headless"):
         secrets = [(world.state / "vms/kept" / name).read_bytes() for name in ("id_ed25519", "host_ed25519")]
-        cookie = next(world.run_base.glob("okubsd/*/kept/cookie")).read_bytes()
+        cookie = (world.run_dir("kept") / "cookie").read_bytes()
         for _, words in world.processes():
             assert cookie.hex() not in words
         for path in world.state.glob("images/*/*/*"):
@@ -95,7 +95,7 @@ def outside() -> Iterator[str]:
         run(["ip", "link", "add", "okt0", "type", "veth", "peer", "name", "okt1", "netns", name], check=True)
         run(["ip", "address", "add", "198.51.100.1/24", "dev", "okt0"], check=True)
         run(["ip", "link", "set", "okt0", "up"], check=True)
-        inner = ["ip", "netns", "exec", name]
+        inner = ["nsenter", f"--net=/run/netns/{name}"]
         run([*inner, "ip", "address", "add", "198.51.100.2/24", "dev", "okt1"], check=True)
         run([*inner, "ip", "link", "set", "okt1", "up"], check=True)
         server = subprocess.Popen(
@@ -151,7 +151,7 @@ def test_nat_reaches_out_but_neither_the_host_nor_another_vm(world: World, outsi
     with listening("198.51.100.1") as (port, came):
         assert not get(world, "spy", "198.51.100.1", port)
         assert came == []
-    config = next(world.run_base.glob("okubsd/*/kept/ssh_config")).read_text()
+    config = (world.run_dir("kept") / "ssh_config").read_text()
     other = int(next(line.split()[1] for line in config.splitlines() if line.startswith("\tPort")))
     for host in ("10.0.2.2", "127.0.0.1"):
         script = f"timeout 8 nc -w 5 {host} {other} </dev/null | head -c 3"
@@ -197,6 +197,6 @@ def test_another_host_key_is_not_taken(world: World) -> None:
 def test_the_x_cookie_of_one_vm_opens_no_other(world: World) -> None:
     world.ok("start", "kept", "--headless")
     world.ok("start", "term", "--headless")
-    files = [next(world.run_base.glob(f"okubsd/*/{vm}/cookie")).read_bytes() for vm in ("kept", "term")]
+    files = [(world.run_dir(vm) / "cookie").read_bytes() for vm in ("kept", "term")]
     assert files[0] != files[1]
     assert all(Path(path).stat().st_mode & 0o077 == 0 for path in world.run_base.glob("okubsd/*/*/cookie"))

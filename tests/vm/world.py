@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from okubsd.host.places import find_places
 from tests.conftest import CHECKOUT
 
 DESCRIPTION = """
@@ -111,6 +112,10 @@ class World:
                 if words[0].endswith(b"slirp4netns") and ours:
                     found.append((int(path.parent.name), b" ".join(words).decode()))
         return found
+
+    def run_dir(self, vm: str) -> Path:
+        """Return the directory of the VM's sockets."""
+        return find_places(self.env).vm_run(vm)
 
     def qemus(self, vm: str) -> list[int]:
         return [pid for pid, words in self.processes() if "qemu-system" in words and f"guest={vm} " in words]
