@@ -1,4 +1,4 @@
-"""The one door: everything that spawns a program, writes a file or takes a lock goes through here."""
+"""The one door: every program is spawned here, and every lock taken; so are files written that must be whole."""
 
 from __future__ import annotations
 
