@@ -17,6 +17,14 @@ class Network(enum.StrEnum):
     NAT = "nat"
 
 
+class Backend(enum.StrEnum):
+    """What runs a VM."""
+
+    AUTO = "auto"
+    VMD = "vmd"
+    QEMU = "qemu"
+
+
 class Kind(enum.StrEnum):
     """Which of the four drives an image is for."""
 
@@ -30,6 +38,7 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True):
 
     ``memory`` and ``home`` are bytes, ``display`` is (width, height) in pixels, ``apps`` the
     names that may be started here, first the default; an empty tuple allows all of the image's.
+    ``owner`` and ``number`` are for OpenBSD: "" and None leave them to the host.
     """
 
     name: str
@@ -45,13 +54,33 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True):
     disposable: bool = False
     keep: bool = False
     boot_timeout: int = 180
+    backend: Backend = Backend.AUTO
+    owner: str = ""
+    number: int | None = None
+
+
+class HostWish(msgspec.Struct, frozen=True, kw_only=True):
+    """What the user wishes of the host itself (okubsd.yaml(5), HOST).
+
+    ``owner`` is the user whose VMs they are ("" for whoever applies), ``group`` may open vmd's socket and call
+    the helper, ``resolver`` is where the DNS of `nat` goes, ``numbers`` the first and last that a VM may get,
+    ``staggered`` how many VMs are started at once and the seconds between.
+    """
+
+    backend: Backend = Backend.AUTO
+    owner: str = ""
+    group: str = "okubsd"
+    resolver: str = "9.9.9.9"
+    numbers: tuple[int, int] = (100, 249)
+    staggered: tuple[int, int] = (1, 5)
 
 
 class Wish(msgspec.Struct, frozen=True):
-    """A whole description: its file and its VMs in the order they were written."""
+    """A whole description: its file, its VMs in the order they were written, and the host they run on."""
 
     path: Path
     vms: tuple[Vm, ...]
+    host: HostWish = HostWish()
 
     def find(self, name: str) -> Vm | None:
         """Return the VM called ``name``, or None."""

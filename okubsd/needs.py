@@ -16,13 +16,16 @@ class Need(msgspec.Struct, frozen=True):
 
 
 NEEDS = (
-    Need("qemu-system-x86_64", "runs the VMs", "qemu-system-x86", "qemu"),
+    Need("qemu-system-x86_64", "runs the VMs, where there is no vmd", "qemu-system-x86", "qemu"),
     Need("ssh", "reaches the guests", "openssh-client", ""),
     Need("mke2fs", "makes home drives", "e2fsprogs", "e2fsprogs"),
     Need("Xephyr", "shows a VM in a window of your display", "xserver-xephyr", ""),
     Need("Xvfb", "shows a VM on a display nobody sees (--headless)", "xvfb", "", vital=False),
     Need("mmdebstrap", "builds images", "mmdebstrap", ""),
     Need("mksquashfs", "packs images", "squashfs-tools", "squashfs-tools"),
+    Need("syslinux", "makes boot drives", "syslinux", ""),
+    Need("mcopy", "fills boot drives", "mtools", "mtools"),
+    Need("sfdisk", "divides boot drives", "fdisk", ""),
     Need("setpriv", "ends a build with okubsd", "util-linux", ""),
     Need("unshare", "gives each VM a network namespace", "util-linux", "", vital=False),
     Need("ip", "sets up the namespace", "iproute2", "", vital=False),

@@ -77,12 +77,12 @@ def test_an_xauthority_entry_matches_any_host_or_one() -> None:
 
 
 def test_the_ssh_config_pins_and_shares(golden: object) -> None:
-    text = render_ssh_config(VM, 40123, Path("/state/vms/b"), Path("/run/o/b"))
+    text = render_ssh_config(VM, "127.0.0.1", 40123, Path("/state/vms/b"), Path("/run/o/b"))
     golden("ssh_config", text)  # type: ignore[operator]
 
 
 def test_a_percent_in_a_path_is_no_token() -> None:
-    text = render_ssh_config(VM, 1, Path("/a%h b"), Path("/run%n"))
+    text = render_ssh_config(VM, "127.0.0.1", 1, Path("/a%h b"), Path("/run%n"))
     assert 'IdentityFile "/a%%h b/id_ed25519"' in text
     assert 'ControlPath "/run%%n/ssh-%r"' in text
 

@@ -52,38 +52,38 @@ def test_publishing_the_same_bytes_again_is_harmless(places: Places) -> None:
 
 def test_one_changed_byte_is_found_before_a_boot(places: Places) -> None:
     image = make_image(places)
-    store.verify(places, [image])
+    store.verify(places, [image], places.state)
     path = store.part_path(places, image, "drive.squashfs")
     path.chmod(0o644)
     path.write_bytes(b"drivE")
     with pytest.raises(Problem, match="damaged") as caught:
-        store.verify(places, [image])
+        store.verify(places, [image], places.state)
     assert "image build term" in caught.value.hint
 
 
 def test_a_change_that_sets_the_date_back_is_found_too(places: Places) -> None:
     image = make_image(places)
-    store.verify(places, [image])
+    store.verify(places, [image], places.state)
     path = store.part_path(places, image, "drive.squashfs")
     before = path.stat()
     path.chmod(0o644)
     path.write_bytes(b"drivE")
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     with pytest.raises(Problem, match="damaged"):
-        store.verify(places, [image])
+        store.verify(places, [image], places.state)
 
 
 def test_a_verified_file_is_not_read_again(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
     image = make_image(places)
-    store.verify(places, [image])
+    store.verify(places, [image], places.state)
     monkeypatch.setattr(store, "hash_file", lambda path: pytest.fail(f"{path} was read"))
-    store.verify(places, [image])
+    store.verify(places, [image], places.state)
 
 
 def test_a_broken_cache_is_only_a_cache(places: Places) -> None:
     image = make_image(places)
     (places.state / "verified.json").write_bytes(b"\xff{")
-    store.verify(places, [image])
+    store.verify(places, [image], places.state)
 
 
 def test_a_half_image_is_none(places: Places) -> None:

@@ -6,7 +6,7 @@ import click
 
 from okubsd.cli.table import ROWS, names
 
-_IMAGE_VERBS = ("build", "ls", "rm", "path")
+_IMAGE_VERBS = ("build", "ls", "rm", "path", "export", "import")
 _SHELLS = ("bash", "zsh", "fish", "ksh")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from pathlib import Path
 
 import click
 
@@ -15,7 +16,7 @@ from okubsd.host import builder, facts, store
 from okubsd.host.door import locked
 from okubsd.host.lifecycle import interruptible
 from okubsd.model import Image
-from okubsd.plan.start import BOOT_IMAGE, stale_images
+from okubsd.plan.images import BOOT_IMAGE, stale_images
 
 
 @click.group()
@@ -141,3 +142,34 @@ def path(session: Session, name: str) -> None:
     """Print the directory of an image's current build."""
     found = store.need_image(session.places, name)
     sys.stdout.write(f"{session.places.images / found.name / found.build}\n")
+
+
+@image.command("export")
+@click.argument("target", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("names", metavar="[NAME...]", nargs=-1)
+@pass_session
+def export_to(session: Session, target: Path, names: tuple[str, ...]) -> None:
+    """Write built images to FILE, a tar for 'okubsd image import' on another host; all that are built, or NAME."""
+    from okubsd.host import exchange
+
+    if not target.absolute().parent.is_dir():
+        raise Misuse(f"there is no directory {quoted(target.absolute().parent)}")
+    chosen = [store.need_image(session.places, name) for name in names] or list(store.all_images(session.places))
+    if not chosen:
+        raise Problem("no image is built", "okubsd image build term")
+    exchange.export_images(session.places, chosen, target)
+    session.report(
+        f"{', '.join(found.name for found in chosen)}: {render_megabytes(target.stat().st_size)} in {target}"
+    )
+
+
+@image.command("import")
+@click.argument("source", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@pass_session
+def import_from(session: Session, source: Path) -> None:
+    """Take the images of FILE; as root on a host with vmd, for all its users and in the form that vmd opens."""
+    from okubsd.host import exchange, vmd
+
+    for_vmd = facts.is_root() and vmd.has_vmd()
+    places = session.places.of_system if for_vmd else session.places
+    exchange.import_images(places, source, session.report, for_vmd=for_vmd)

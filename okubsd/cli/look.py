@@ -27,7 +27,8 @@ def list_vms(session: Session, names_only: bool, json: bool) -> None:
     if names_only:
         print("\n".join(names))
         return
-    rows = [(name, session.wish.find(name), facts.ask_vm(session.places, name)) for name in names]
+    vmd_rows = facts.ask_rows(session.places)
+    rows = [(name, session.wish.find(name), facts.ask_vm(session.places, name, vmd_rows)) for name in names]
     if json:
         print_json(vms=[_summary(session, vm or Vm(name=name, image=""), state.running) for name, vm, state in rows])
         return

@@ -9,9 +9,13 @@ from typing import Any
 from okubsd.config import fields
 from okubsd.config.names import (
     APP_NAME,
+    GROUP_NAME,
+    GROUP_NAME_RULE,
     IMAGE_NAME,
     IMAGE_NAME_RULE,
     RESERVED,
+    USER_NAME,
+    USER_NAME_RULE,
     VM_NAME,
     VM_NAME_RULE,
     did_you_mean,
@@ -19,7 +23,7 @@ from okubsd.config.names import (
 )
 from okubsd.config.tree import Mistakes, Value, read_tree
 from okubsd.errors import BadDescription
-from okubsd.model import Network, Recipe, Vm, Wish
+from okubsd.model import Backend, HostWish, Network, Recipe, Vm, Wish
 
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "grey", "black")
 
@@ -41,8 +45,27 @@ VM_FIELDS: Mapping[str, fields.Parser[Any]] = {
     "disposable": fields.yes_or_no,
     "keep": fields.yes_or_no,
     "boot_timeout": fields.whole_between(5, 3600),
+    "backend": fields.member_of(Backend),
+    "owner": fields.matching(USER_NAME, USER_NAME_RULE),
+    # rdomain(4): 255 is the last; 0 is the host's own.
+    "number": fields.whole_between(1, 255),
 }
-_DEFAULTS = {name: parser for name, parser in VM_FIELDS.items() if name not in ("image", "apps")}
+_DEFAULTS = {name: parser for name, parser in VM_FIELDS.items() if name not in ("image", "apps", "number")}
+
+
+def _staggered(value: Value) -> tuple[int, int] | None:
+    given = value.fields({"parallel": fields.whole_between(1, 64), "delay": fields.whole_between(0, 3600)})
+    return (given.get("parallel", 1), given.get("delay", 5))
+
+
+HOST_FIELDS: Mapping[str, fields.Parser[Any]] = {
+    "backend": fields.member_of(Backend),
+    "owner": fields.matching(USER_NAME, USER_NAME_RULE),
+    "group": fields.matching(GROUP_NAME, GROUP_NAME_RULE),
+    "resolver": fields.ipv4,
+    "numbers": fields.range_between(1, 255),
+    "staggered": _staggered,
+}
 
 
 def parse_description(
@@ -54,7 +77,7 @@ def parse_description(
     ``recipes`` the images that can be named.  Raises BadDescription with every mistake of every file.
     """
     mistakes = Mistakes(path)
-    defaults, vms = _parse_main(text, mistakes)
+    defaults, host, vms = _parse_main(text, mistakes)
     found = list(mistakes.found)
     for drop_path, drop_text in drop_ins:
         drop_mistakes = Mistakes(drop_path)
@@ -66,16 +89,17 @@ def parse_description(
             _check_name(drop_path.stem, tree.line, drop_mistakes)
         mistakes_of_vm = drop_mistakes.found
         found += mistakes_of_vm
+    defaults = {"backend": host.backend, **defaults}
     built = [_build_vm(name, tree, defaults, recipes) for name, tree in vms]
     found += [m for tree in {id(t.mistakes): t.mistakes for _, t in vms}.values() for m in tree.found if m not in found]
-    found += _doubled(vms)
+    found += _doubled(vms) + _doubled_numbers(vms, built)
     if found:
         raise BadDescription(found)
-    return Wish(path, tuple(vm for vm in built if vm is not None))
+    return Wish(path, tuple(vm for vm in built if vm is not None), host)
 
 
-def _parse_main(text: str, mistakes: Mistakes) -> tuple[dict[str, Any], list[tuple[str, Value]]]:
-    """Return the defaults and the named VM trees of okubsd.yaml itself."""
+def _parse_main(text: str, mistakes: Mistakes) -> tuple[dict[str, Any], HostWish, list[tuple[str, Value]]]:
+    """Return the defaults, the host's wish and the named VM trees of okubsd.yaml itself."""
     vms: list[tuple[str, Value]] = []
 
     def parse_vms(value: Value) -> bool:
@@ -90,9 +114,15 @@ def _parse_main(text: str, mistakes: Mistakes) -> tuple[dict[str, Any], list[tup
 
     tree = read_tree(text, mistakes)
     if tree is None:
-        return {}, vms
-    top = tree.fields({"defaults": lambda value: value.fields(_DEFAULTS), "vms": parse_vms})
-    return top.get("defaults", {}), vms
+        return {}, HostWish(), vms
+    top = tree.fields(
+        {
+            "defaults": lambda value: value.fields(_DEFAULTS),
+            "host": lambda value: value.fields(HOST_FIELDS),
+            "vms": parse_vms,
+        }
+    )
+    return top.get("defaults", {}), HostWish(**top.get("host", {})), vms
 
 
 def _check_name(name: str, line: int, mistakes: Mistakes, key: str = "") -> None:
@@ -131,6 +161,20 @@ def _check_image(tree: Value, given: dict[str, Any], recipes: Mapping[str, Recip
         if app not in known:
             sentence = f"image '{image}' has no app '{app}', it has {', '.join(known)}{did_you_mean(app, known)}"
             tree.mistakes.add(tree.line, f"{tree.key}.apps".lstrip("."), sentence)
+
+
+def _doubled_numbers(vms: list[tuple[str, Value]], built: list[Vm | None]) -> list[str]:
+    """Return a sentence for each number that two VMs ask for."""
+    first: dict[int, str] = {}
+    found = []
+    for (name, tree), vm in zip(vms, built, strict=True):
+        if vm is None or vm.number is None:
+            continue
+        other = first.setdefault(vm.number, name)
+        if other != name:
+            place = f"{tree.mistakes.path}:{tree.line}: {tree.key}.number".replace(": .", ": ")
+            found.append(f"{place}: VM '{other}' has the number {vm.number} already")
+    return found
 
 
 def _doubled(vms: list[tuple[str, Value]]) -> list[str]:

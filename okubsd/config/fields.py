@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import ipaddress
 import re
 from collections.abc import Callable, Collection
 from typing import TypeVar
@@ -111,5 +112,30 @@ def list_of(parser: Parser[T], what: str) -> Parser[tuple[T, ...]]:
             value.wrong(what)
             return None
         return tuple(item for item in map(parser, elements) if item is not None)
+
+    return parse
+
+
+def ipv4(value: Value) -> str | None:
+    """Parse an IPv4 address that a host may have."""
+    try:
+        address = ipaddress.IPv4Address(value.scalar() or "")
+    except ValueError:
+        address = None
+    if address is None or address.is_loopback or address.is_multicast or address.is_unspecified:
+        value.wrong("an IPv4 address of another host, such as 9.9.9.9")
+        return None
+    return str(address)
+
+
+def range_between(least: int, most: int) -> Parser[tuple[int, int]]:
+    """Return a parser of FIRST-LAST, both from ``least`` to ``most``."""
+
+    def parse(value: Value) -> tuple[int, int] | None:
+        match = re.fullmatch(r"(\d{1,4})-(\d{1,4})", value.scalar() or "")
+        if match and least <= int(match[1]) <= int(match[2]) <= most:
+            return int(match[1]), int(match[2])
+        value.wrong(f"FIRST-LAST, two whole numbers from {least} to {most}, such as 100-249")
+        return None
 
     return parse

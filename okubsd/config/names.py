@@ -18,6 +18,12 @@ IMAGE_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 IMAGE_NAME_RULE = "a small letter, then at most 31 small letters, digits or '-'"
 APP_NAME = IMAGE_NAME
 
+# useradd(8): login names and groups; a group that pf names must not end in a digit either.
+USER_NAME = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
+USER_NAME_RULE = "a user name: small letters, digits, '_' or '-', at most 31"
+GROUP_NAME = re.compile(r"[a-z_][a-z0-9_-]{0,13}[a-z_-]|[a-z_]")
+GROUP_NAME_RULE = "a group name: small letters, digits, '_' or '-', at most 15, no digit at the end"
+
 # Debian policy, section 5.6.1, and an optional architecture.
 PACKAGE_NAME = re.compile(r"[a-z0-9][a-z0-9.+-]+(:[a-z0-9]+)?")
 

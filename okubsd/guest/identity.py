@@ -14,7 +14,10 @@ from okubsd.model import Vm
 
 
 class Lease(msgspec.Struct, frozen=True):
-    """The static addresses of a guest's one interface; "" where there is none (CIDR for ``address``)."""
+    """The addresses of a guest's one interface; "" where there is none, "dhcp" where the host is asked.
+
+    ``address`` is in CIDR notation.
+    """
 
     address: str = ""
     gateway: str = ""
@@ -34,12 +37,15 @@ class Secrets(msgspec.Struct, frozen=True):
     cookie: bytes
 
 
-def render_identity(vm: Vm, lease: Lease, secrets: Secrets) -> bytes:
-    """Return the cpio archive that tells a guest who it is and who may come in."""
+def render_identity(vm: Vm, lease: Lease, secrets: Secrets, off: str = "reboot") -> bytes:
+    """Return the cpio archive that tells a guest who it is and who may come in.
+
+    ``off`` is what ends it for good: "reboot" or "poweroff".
+    """
     return render_cpio(
         [
             directory("cfg", 0o700),
-            file("cfg/settings", render_settings(vm, lease).encode()),
+            file("cfg/settings", render_settings(vm, lease, off).encode()),
             file("cfg/host_key", dropbear_key(secrets.host_seed, secrets.host_public)),
             file("cfg/authorized_keys", f"{secrets.client_public}\n".encode()),
             file("cfg/Xauthority", render_xauthority(secrets.cookie)),
@@ -47,7 +53,7 @@ def render_identity(vm: Vm, lease: Lease, secrets: Secrets) -> bytes:
     )
 
 
-def render_settings(vm: Vm, lease: Lease) -> str:
+def render_settings(vm: Vm, lease: Lease, off: str = "reboot") -> str:
     """Return the settings as assignments that a POSIX shell reads."""
     values = {
         "name": host_name(vm.name),
@@ -56,6 +62,7 @@ def render_settings(vm: Vm, lease: Lease) -> str:
         "address": lease.address,
         "gateway": lease.gateway,
         "resolver": lease.resolver,
+        "off": off,
     }
     return "".join(f"{key}={shlex.quote(value)}\n" for key, value in values.items())
 

@@ -13,14 +13,14 @@ X11_PORT = 6010
 USER = "user"
 
 
-def render_ssh_config(vm: Vm, port: int, keys: Path, run: Path) -> str:
+def render_ssh_config(vm: Vm, address: str, port: int, keys: Path, run: Path) -> str:
     """Return the ssh_config(5) of ``vm``.
 
-    ``port`` is the loopback port that leads to the guest, ``keys`` the directory of its key and
+    ``address`` and ``port`` lead to the guest, ``keys`` is the directory of its key and
     known_hosts, ``run`` its run directory, where the shared connection's socket lies.
     """
     options = {
-        "HostName": "127.0.0.1",
+        "HostName": address,
         "Port": str(port),
         "HostKeyAlias": vm.name,
         "User": USER,
@@ -76,6 +76,26 @@ def connect_argv(vm: Vm, run: Path, socket: Path) -> Argv:
     """
     forward = f"127.0.0.1:{X11_PORT}:{socket}"
     return ssh_argv(vm, run, "-o", "ExitOnForwardFailure=yes", "-f", "-N", "-M", "-R", forward)
+
+
+# How many seconds of its own clock the guest has been up (proc(5)).
+_UPTIME = "cat /proc/uptime"
+
+
+def probe_argv(vm: Vm, run: Path) -> Argv:
+    """Return ssh that sees whether the guest answers, by a connection of its own, and what its clock says."""
+    options = ("-o", "ControlMaster=no", "-o", "ControlPath=none", "-o", "ConnectTimeout=3")
+    return (*ssh_argv(vm, run, *options), _UPTIME)
+
+
+def uptime_argv(vm: Vm, run: Path) -> Argv:
+    """Return ssh that prints what the guest's clock says."""
+    return (*ssh_argv(vm, run), _UPTIME)
+
+
+def set_clock_argv(vm: Vm, run: Path, seconds: str) -> Argv:
+    """Return ssh that sets the guest's clock to ``seconds`` since the epoch."""
+    return (*ssh_argv(vm, run, user="root"), remote_command(("date", "-s", f"@{seconds}")))
 
 
 def disconnect_argv(vm: Vm, run: Path) -> Argv:

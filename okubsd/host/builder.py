@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from okubsd.errors import HostLacks, Problem
-from okubsd.host import door, facts, packer, store
+from okubsd.host import bootdrive, door, facts, packer, store
 from okubsd.host.places import Places
 from okubsd.host.reading import read_text, recipe_directories
 from okubsd.images import commands
@@ -98,7 +98,8 @@ def _build_in(made: Path, places: Places, recipe: Recipe, report: Report) -> Ima
     report(f"{recipe.name}: packing")
     if recipe.kind is Kind.BOOT:
         packer.pack_boot(tar, recipe, directory, made)
-        names: Argv = ("vmlinuz", "initrd")
+        bootdrive.make_boot_drive(made)
+        names: Argv = ("vmlinuz", "initrd", bootdrive.DRIVE)
     else:
         index = packer.read_index(store.part_path(places, base, INDEX)) if base else {}
         whole = packer.pack_tree(tar, recipe, directory, index, made / "drive.tar")

@@ -251,11 +251,16 @@ def make_private(path: Path) -> None:
         path.chmod(0o700)
 
 
-def write(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Write ``data`` to ``path`` whole or not at all: aside, fsync, rename."""
+def write(path: Path, data: bytes, mode: int = 0o600, *, owner: tuple[int, int] | None = None) -> None:
+    """Write ``data`` to ``path`` whole or not at all: aside, fsync, rename.
+
+    ``owner`` is a user and a group by number; None leaves the file to whoever writes it.
+    """
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as stream:
+            if owner is not None:
+                os.fchown(stream.fileno(), *owner)
             os.fchmod(stream.fileno(), mode)
             stream.write(data)
             stream.flush()

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from okubsd.display.server import display_socket, parse_display_number
-from okubsd.host import door, keys, store
+from okubsd.host import door, keys, store, vmd
 from okubsd.host.places import Places
 from okubsd.host.sockets import listener_pid
 from okubsd.model import Accelerator, Vm
@@ -22,6 +22,8 @@ from okubsd.needs import package_hint
 from okubsd.plan.facts import HostFacts, VmFacts
 from okubsd.qemu.argv import QEMU
 from okubsd.qemu.rom import SIGN, probe_argv, render_rom
+from okubsd.vmd.control import VmStatus
+from okubsd.vmd.helper import RECORDS, Record
 
 # A probe that works answers within 0.2 s; one that hangs is not worth more than this.
 _PROBE_SECONDS = 2.0
@@ -33,21 +35,38 @@ _NEEDED = (QEMU, "ssh", "mke2fs", "Xephyr", "Xvfb")
 _GRACE_SECONDS = 5.0
 
 
-def ask_vm(places: Places, name: str) -> VmFacts:
-    """Return the state of the VM called ``name``."""
+def ask_vm(places: Places, name: str, rows: tuple[VmStatus, ...] | None = None) -> VmFacts:
+    """Return the state of the VM called ``name``; ``rows`` is what vmd says of all, if that was asked already."""
     directory, run = places.vm(name), places.vm_run(name)
     pid = live_qemu(run)
+    record = vmd.read_record(places, name)
+    status = _status_of(name, record, rows)
+    running = pid is not None or (status is not None and status.running)
     return VmFacts(
         name=name,
         directory=directory,
         run=run,
         qemu_pid=pid,
         display=live_display(run),
-        connected=pid is not None and (run / "ssh-user").exists() and listener_pid(run / "ssh-user") is not None,
+        connected=running and (run / "ssh-user").exists() and listener_pid(run / "ssh-user") is not None,
         confined=pid is not None and has_own_namespace(pid),
         has_keys=keys.have_keys(directory),
         has_home=(directory / "home.img").exists(),
+        record=record,
+        vmd=status,
     )
+
+
+def _status_of(name: str, record: Record | None, rows: tuple[VmStatus, ...] | None) -> VmStatus | None:
+    """Return what vmd says of a VM that root wrote down; vmd is not asked for any other."""
+    if record is None or not vmd.has_vmd():
+        return None
+    return next((row for row in (vmd.ask_status(name) if rows is None else rows) if row.name == name), None)
+
+
+def ask_rows(places: Places) -> tuple[VmStatus, ...]:
+    """Return what vmd says of all VMs in one answer; () where there is no vmd or nothing was applied."""
+    return vmd.ask_status() if vmd.has_vmd() and (places.system / RECORDS[1:]).is_dir() else ()
 
 
 def live_qemu(run: Path) -> int | None:
@@ -105,17 +124,25 @@ def has_own_namespace(pid: int) -> bool:
         return False
 
 
-def ask_host(places: Places, *, booting: bool) -> HostFacts:
-    """Return the state of the host; ``booting`` says whether the costly answers are needed too."""
+def ask_host(places: Places, *, booting: bool, on_vmd: bool = False) -> HostFacts:
+    """Return the state of the host.
+
+    ``booting`` says whether the costly answers are needed too, ``on_vmd`` that they are about vmd instead of QEMU.
+    """
+    on_qemu = booting and not on_vmd
+    rows = ask_rows(places) if booting and on_vmd else ()
     return HostFacts(
         root=is_root(),
         display=os.environ.get("DISPLAY", ""),
         image_files=places.images,
         images={image.name: image for image in store.all_images(places)},
-        accelerator=ask_accelerator(places) if booting else Accelerator("", ""),
-        wall=ask_wall(places) if booting else "",
-        uplink=ask_uplink() if booting else "",
-        addresses=ask_addresses() if booting else (),
+        accelerator=ask_accelerator(places) if on_qemu else Accelerator("", ""),
+        wall=ask_wall(places) if on_qemu else "",
+        uplink=ask_uplink() if on_qemu else "",
+        addresses=ask_addresses() if on_qemu else (),
+        vmd=vmd.has_vmd(),
+        usable_memory=vmd.usable_memory() if rows or on_vmd else 0,
+        taken_memory=sum(row.memory for row in rows if row.running),
         missing={name: package_hint(name, sys.platform) for name in _NEEDED if door.find_program(name) is None},
     )
 

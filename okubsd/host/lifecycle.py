@@ -14,13 +14,13 @@ import msgspec
 from okubsd.display.server import display_socket
 from okubsd.errors import DisplayGone, Problem, TimedOut
 from okubsd.guest.ssh import power_off_argv, ssh_argv
-from okubsd.host import door, facts
+from okubsd.host import door, facts, vmd
 from okubsd.host.monitor import monitor
 from okubsd.host.perform import Run, Timing, perform, stop_children
 from okubsd.host.places import Places
 from okubsd.host.sockets import listener_pid
-from okubsd.model import Recipe, Request, Vm
-from okubsd.network.user import enter_argv
+from okubsd.model import Backend, Recipe, Request, Vm
+from okubsd.plan.backend import choose_backend, reach
 from okubsd.plan.facts import HostFacts, VmFacts
 from okubsd.plan.start import plan_start
 from okubsd.plan.steps import Plan, Slot
@@ -66,7 +66,8 @@ def interruptible() -> Iterator[None]:
 def decide(places: Places, vm: Vm, recipes: dict[str, Recipe], request: Request) -> tuple[Plan, HostFacts, VmFacts]:
     """Look at the host and return the plan of a start, with what it was decided from."""
     state = facts.ask_vm(places, vm.name)
-    host = facts.ask_host(places, booting=not state.running)
+    on_vmd = state.record is not None and vmd.has_vmd() and vm.backend is not Backend.QEMU
+    host = facts.ask_host(places, booting=not state.running, on_vmd=on_vmd)
     return plan_start(vm, recipes, host, state, request), host, state
 
 
@@ -89,10 +90,8 @@ def start(places: Places, vm: Vm, recipes: dict[str, Recipe], request: Request, 
 def _start(places: Places, vm: Vm, recipes: dict[str, Recipe], request: Request, report: Report) -> Started:
     """Decide and perform one start, or undo it."""
     plan, host, state = decide(places, vm, recipes, request)
-    if not state.running and host.accelerator.name == "tcg":
-        report(f"{vm.name}: {host.accelerator.why}")
-    if not state.running and host.weakness(vm.network):
-        report(f"{vm.name}: a weaker wall around its network: {host.weakness(vm.network)}")
+    if not state.running:
+        _tell_backend(vm, host, state, report)
     run = Run(places, recipes, report)
     if state.qemu_pid is not None:
         run.slots[Slot.QEMU_PID] = str(state.qemu_pid)
@@ -107,10 +106,22 @@ def _start(places: Places, vm: Vm, recipes: dict[str, Recipe], request: Request,
     return Started(timing, state.running, run.app_was_running)
 
 
+def _tell_backend(vm: Vm, host: HostFacts, state: VmFacts, report: Report) -> None:
+    """Say what runs the VM and why, and where its walls are weaker than they could be."""
+    choice = choose_backend(vm, host, state)
+    if choice.backend is Backend.VMD:
+        report(f"{vm.name}: on vmd, since {choice.why}")
+        return
+    accelerator = f"; {host.accelerator.why}" if host.accelerator.name == "tcg" else ""
+    report(f"{vm.name}: on QEMU, since {choice.why}{accelerator}")
+    if host.weakness(vm.network):
+        report(f"{vm.name}: a weaker wall around its network: {host.weakness(vm.network)}")
+
+
 def _end_half_started(places: Places, vm: Vm) -> None:
     """End a VM whose start was killed before its guest was ready: nobody can tell what it lacks."""
     run = places.vm_run(vm.name)
-    if door.is_alive(run / "qemu.life") and not (run / "ssh_config").exists():
+    if not (run / "ssh_config").exists() and facts.ask_vm(places, vm.name).running:
         end_hard(places, vm.name, None)
 
 
@@ -149,24 +160,22 @@ def stop(places: Places, vm: Vm, report: Report, *, force: bool = False, patienc
     """
     with holding(places, vm.name, report):
         state = facts.ask_vm(places, vm.name)
-        if state.qemu_pid is None:
+        if not state.running:
             _clean_up(places, vm.name)
             return False
         if not force and not _power_off(vm, state, patience):
             report(f"{vm.name}: the guest does not power off by itself; its home is not unmounted cleanly")
-        end_hard(places, vm.name, None)
+        end_hard(places, vm.name, None, report)
         return True
 
 
 def _power_off(vm: Vm, state: VmFacts, patience: int) -> bool:
     """Ask the guest to power off; return whether it did within ``patience`` seconds."""
-    argv = power_off_argv(vm, state.run)
-    if state.confined:
-        argv = enter_argv(str(state.qemu_pid), argv, root=facts.is_root())
+    argv = reach(state, power_off_argv(vm, state.run), root=facts.is_root())
     if (state.run / "ssh_config").exists():
         with contextlib.suppress(subprocess.TimeoutExpired):
             door.run(argv, timeout=min(_SSH_CALL, patience))
-        return _gone(state.run / "qemu.life", patience)
+        return vmd.gone(vm.name, patience) if state.on_vmd else _gone(state.run / "qemu.life", patience)
     return False
 
 
@@ -179,12 +188,25 @@ def _gone(life: Path, seconds: float) -> bool:
     return True
 
 
-def end_hard(places: Places, name: str, child: subprocess.Popen[bytes] | None) -> None:
-    """End QEMU without asking the guest, and everything that hangs on it.
+def _end_on_vmd(places: Places, name: str, report: Report) -> None:
+    """End a VM of vmd's, and shut its network whatever became of it."""
+    status = vmd.status_of(name)
+    if status is not None and status.running and not vmd.end(name, _KILL):
+        raise TimedOut(f"{name}: vmd does not end it, not even by force", "doas rcctl check vmd")
+    vmd.close_network(places, name, root=facts.is_root(), report=report)
 
-    ``child`` is the QEMU if it is ours to reap.  Raises TimedOut where it does not even die of SIGKILL.
+
+def end_hard(
+    places: Places, name: str, child: subprocess.Popen[bytes] | None, report: Report = lambda line: None
+) -> None:
+    """End the VM without asking the guest, and everything that hangs on it.
+
+    ``child`` is the QEMU if it is ours to reap.  Raises TimedOut where it does not even end by force.
     """
     run = places.vm_run(name)
+    record = vmd.read_record(places, name) if vmd.has_vmd() else None
+    if record is not None:
+        _end_on_vmd(places, name, report)
     pid = facts.live_qemu(run)
     if pid is not None:
         with contextlib.suppress(Problem), monitor(run / "qmp", timeout=2) as qemu:
@@ -225,9 +247,8 @@ def shared_ssh(places: Places, vm: Vm, *options: str, user: str = "user") -> tup
     Raises Problem where the VM does not run.
     """
     state = facts.ask_vm(places, vm.name)
-    if state.qemu_pid is None:
+    if not state.running:
         raise Problem(f"VM '{vm.name}' is not running", f"okubsd start {vm.name}")
     if not (state.run / "ssh_config").exists():
         raise Problem(f"VM '{vm.name}' is still starting", "try again in a moment")
-    argv = ssh_argv(vm, state.run, *options, user=user)
-    return enter_argv(str(state.qemu_pid), argv, root=facts.is_root()) if state.confined else argv
+    return reach(state, ssh_argv(vm, state.run, *options, user=user), root=facts.is_root())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from okubsd.display.server import display_socket
 from okubsd.errors import DisplayGone, Problem, TimedOut, Unreachable
 from okubsd.guest.identity import render_identity
 from okubsd.guest.ssh import render_ssh_config
-from okubsd.host import builder, door, facts, keys, store, window
+from okubsd.host import builder, door, facts, keys, store, vmd, window
 from okubsd.host.monitor import monitor
 from okubsd.host.places import Places
 from okubsd.host.sockets import listener_pid
@@ -30,6 +31,8 @@ from okubsd.plan.steps import Phase, Plan, Slot, Step
 
 # What a guest's console may say to be taken for ready (images/base/files/usr/lib/okubsd/init).
 READY = b"okubsd: ready"
+
+_ADDRESS = re.compile(r"\d{1,3}(\.\d{1,3}){3}")
 
 _APP_RUNS_ALREADY, _NO_SUCH_APP = 10, 11
 
@@ -63,7 +66,10 @@ class Run:
 
     def tell(self, step: Step) -> None:
         """Tell a user who looks on what is waited for next; a script is not told."""
-        if isinstance(step, steps.StartQemu | steps.WaitReady | steps.ShowApp) and sys.stderr.isatty():
+        if (
+            isinstance(step, steps.StartQemu | steps.StartVmd | steps.WaitReady | steps.WaitGuest | steps.ShowApp)
+            and sys.stderr.isatty()
+        ):
             self.report(step.progress())
 
     def fill(self, argv: Argv) -> Argv:
@@ -138,7 +144,8 @@ def _(step: steps.BuildImages, run: Run) -> None:
 
 @perform_step.register
 def _(step: steps.VerifyImages, run: Run) -> None:
-    store.verify(run.places, [store.need_image(run.places, name) for name in step.names])
+    places = run.places.of_system if step.of_system else run.places
+    store.verify(places, [store.need_image(places, name) for name in step.names], run.places.state)
 
 
 @perform_step.register
@@ -255,12 +262,44 @@ def _says_ready(console_log: Path) -> bool:
 
 @perform_step.register
 def _(step: steps.WriteSshConfig, run: Run) -> None:
-    with monitor(step.run / "qmp") as qemu:
-        port = qemu.ssh_port()
+    address, port = run.fill((step.address,))[0], 22
+    if not address:
+        address = "127.0.0.1"
+        with monitor(step.run / "qmp") as qemu:
+            port = qemu.ssh_port()
     keys.check_keys(step.keys)
     # QEMU has read it, and it holds the guest's host key.
     (step.run / "initrd").unlink(missing_ok=True)
-    door.write(step.run / "ssh_config", render_ssh_config(step.vm, port, step.keys, step.run).encode())
+    door.write(step.run / "ssh_config", render_ssh_config(step.vm, address, port, step.keys, step.run).encode())
+
+
+@perform_step.register
+def _(step: steps.Prepare, run: Run) -> None:
+    _leave_nothing(step.run)
+    vmd.prepare(run.places, step.vm, step.lease, step.keys, step.run, step.argv)
+
+
+@perform_step.register
+def _(step: steps.StartVmd, run: Run) -> None:
+    vmd.start(step.name, step.argv)
+
+
+@perform_step.register
+def _(step: steps.OpenNetwork, run: Run) -> None:
+    address = vmd.open_network(run.places, step.name, step.argv, step.stop)
+    if not _ADDRESS.fullmatch(address):
+        raise Problem(f"{step.name}: the helper said {quoted(address)} instead of an address")
+    run.slots[Slot.GUEST] = address
+
+
+@perform_step.register
+def _(step: steps.WaitGuest, run: Run) -> None:
+    vmd.wait_for_guest(step.name, step.argv, step.run, step.timeout)
+
+
+@perform_step.register
+def _(step: steps.CompareClocks, run: Run) -> None:
+    vmd.compare_clocks(step.argv, step.run)
 
 
 @perform_step.register

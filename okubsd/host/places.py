@@ -14,16 +14,25 @@ from okubsd.errors import Problem
 
 
 class Places(msgspec.Struct, frozen=True):
-    """The directories of one user: ``state`` keeps, ``run`` is gone after a reboot, ``share`` was installed."""
+    """The directories of one user: ``state`` keeps, ``run`` is gone after a reboot, ``share`` was installed.
+
+    ``system`` stands for the root directory where the host's own files are read and written.
+    """
 
     state: Path
     run: Path
     share: Path
+    system: Path = Path("/")
 
     @property
     def images(self) -> Path:
         """Return the directory of the built images."""
         return self.state / "images"
+
+    @property
+    def of_system(self) -> Places:
+        """Return the places of what vmd runs: its images belong to root and are the same for all users."""
+        return msgspec.structs.replace(self, state=self.system / "var/okubsd")
 
     def vm(self, name: str) -> Path:
         """Return the directory of a VM's home, keys and logs."""
@@ -44,8 +53,9 @@ def find_places(env: Mapping[str, str] = os.environ) -> Places:
     state = state.expanduser().absolute()
     runtime = env.get("XDG_RUNTIME_DIR")
     base = Path(runtime) / "okubsd" if runtime else Path(f"/tmp/okubsd-{os.geteuid()}")
+    system = Path(env.get("OKUBSD_ROOT") or "/").absolute()
     # Unix sockets have short names (104 bytes on BSD), and each state directory has VMs of its own.
-    return Places(state, base / hashlib.sha256(bytes(state)).hexdigest()[:8], find_share())
+    return Places(state, base / hashlib.sha256(bytes(state)).hexdigest()[:8], find_share(), system)
 
 
 def find_share() -> Path:

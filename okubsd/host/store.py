@@ -90,6 +90,9 @@ def discard(path: Path) -> None:
     if path.is_symlink() or path.is_file():
         path.unlink()
         return
+    if hasattr(os, "chflags"):
+        for part in path.rglob("*"):
+            os.chflags(part, 0)
     aside = path.with_name(f".gone-{path.name}")
     if path != aside and not aside.exists():
         path = path.rename(aside)
@@ -109,12 +112,13 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def verify(places: Places, images: list[Image]) -> None:
+def verify(places: Places, images: list[Image], remembered: Path) -> None:
     """Check every part of ``images`` against its manifest; raise Problem for the first that differs.
 
-    A file whose size, times and inode are those of the last good check is not read again.
+    A file whose size, times and inode are those of the last good check, which is kept in the directory
+    ``remembered``, is not read again.
     """
-    cache_path = places.state / "verified.json"
+    cache_path = remembered / "verified.json"
     try:
         cache = msgspec.json.decode(cache_path.read_bytes(), type=dict[str, str])
     except (OSError, msgspec.DecodeError):

@@ -7,6 +7,8 @@ from pathlib import Path
 import msgspec
 
 from okubsd.model import Accelerator, Image, Network
+from okubsd.vmd.control import VmStatus
+from okubsd.vmd.helper import Record
 
 
 class VmFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -14,7 +16,8 @@ class VmFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     ``qemu_pid`` is None where it does not run, ``display`` the number of its live X server,
     ``connected`` whether the shared ssh connection is open, ``confined`` whether the QEMU that
-    runs has a network namespace of its own.
+    runs has a network namespace of its own.  ``record`` is what root wrote down of a VM of vmd's, ``vmd`` what
+    vmd says of it.
     """
 
     name: str
@@ -26,11 +29,18 @@ class VmFacts(msgspec.Struct, frozen=True, kw_only=True):
     confined: bool = False
     has_keys: bool = False
     has_home: bool = False
+    record: Record | None = None
+    vmd: VmStatus | None = None
+
+    @property
+    def on_vmd(self) -> bool:
+        """Return whether vmd runs it."""
+        return self.vmd is not None and self.vmd.running
 
     @property
     def running(self) -> bool:
-        """Return whether its QEMU lives."""
-        return self.qemu_pid is not None
+        """Return whether it runs."""
+        return self.qemu_pid is not None or self.on_vmd
 
 
 class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,8 +48,9 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     ``images`` are the current ones by name, ``image_files`` the directory they lie in, ``wall`` is
     "" where VMs can have network namespaces, otherwise why not, and ``uplink`` the same of a way out of them.
-    ``missing`` maps a program that is not
-    there to the command that installs it.
+    ``vmd`` says whether the host has one, ``usable_memory`` how many bytes it has for programs (0: not known)
+    and ``taken_memory`` how many of them the VMs of vmd that run may take.
+    ``missing`` maps a program that is not there to the command that installs it.
     """
 
     root: bool
@@ -50,6 +61,9 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     wall: str
     uplink: str = ""
     addresses: tuple[str, ...] = ()
+    vmd: bool = False
+    usable_memory: int = 0
+    taken_memory: int = 0
     missing: dict[str, str] = {}
 
     def weakness(self, network: Network) -> str:

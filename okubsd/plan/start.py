@@ -8,13 +8,18 @@ from pathlib import Path
 from okubsd.config.names import did_you_mean, quoted
 from okubsd.display.server import server_argv
 from okubsd.errors import HostLacks, Unknown
-from okubsd.guest.ssh import connect_argv, disconnect_argv, show_app_argv
+from okubsd.guest.ssh import connect_argv, disconnect_argv, show_app_argv, uptime_argv
 from okubsd.images.commands import make_home_argv
-from okubsd.model import Image, Kind, Recipe, Request, Vm
+from okubsd.model import Backend, Recipe, Request, Vm
+from okubsd.netif.hostname import in_rdomain
 from okubsd.network import user
+from okubsd.plan.backend import choose_backend, refuse_without_memory
 from okubsd.plan.facts import HostFacts, VmFacts
+from okubsd.plan.images import images_of, stale_images
+from okubsd.plan.start_vmd import boot_on_vmd
 from okubsd.plan.steps import (
     BuildImages,
+    CompareClocks,
     Connect,
     Disconnect,
     MakeHome,
@@ -35,8 +40,6 @@ from okubsd.plan.steps import (
 )
 from okubsd.qemu.argv import QEMU, Machine, render_argv
 
-BOOT_IMAGE = "boot"
-
 # Past this a console log does not grow, whatever the guest prints; a home drive may.
 _LARGEST_LOG = 64 << 20
 
@@ -54,18 +57,6 @@ def choose_app(vm: Vm, recipe: Recipe, asked: str) -> str:
     return app
 
 
-def images_of(vm: Vm, recipes: Mapping[str, Recipe]) -> tuple[str, ...]:
-    """Return the names of the images on the VM's drives: boot, base, app."""
-    return (BOOT_IMAGE, recipes[vm.image].base, vm.image)
-
-
-def stale_images(names: tuple[str, ...], recipes: Mapping[str, Recipe], images: Mapping[str, Image]) -> tuple[str, ...]:
-    """Return those of ``names`` that are missing or were made from another recipe, in building order."""
-    order = (Kind.BOOT, Kind.BASE, Kind.APP)
-    stale = [name for name in names if name not in images or images[name].recipe != recipes[name].digest]
-    return tuple(sorted(stale, key=lambda name: order.index(recipes[name].kind)))
-
-
 def plan_start(vm: Vm, recipes: Mapping[str, Recipe], host: HostFacts, state: VmFacts, request: Request) -> Plan:
     """Return the steps from ``state`` to a running VM with the app's window; () where nothing is to be done.
 
@@ -78,19 +69,33 @@ def plan_start(vm: Vm, recipes: Mapping[str, Recipe], host: HostFacts, state: Vm
             "there is no X display: DISPLAY is not set",
             "start it from an X session, or with --headless on a display nobody sees",
         )
-    steps: list[Step] = []
     needs_display = windowed and state.display is None
-    _check_programs(vm, host, booting=not state.running, server=_server(request) if needs_display else "")
-    if not state.running:
-        steps += _boot(vm, recipes, host, state)
+    on_vmd = state.on_vmd if state.running else choose_backend(vm, host, state).backend is Backend.VMD
+    boot_programs = () if on_vmd else _qemu_programs(vm)
+    _check_programs(
+        host, ("ssh", *(boot_programs if not state.running else ()), *((_server(request),) if needs_display else ()))
+    )
+    steps: list[Step] = []
+    waits: list[Step] = []
+    if not state.running and on_vmd and state.record is not None:
+        refuse_without_memory(vm, host.usable_memory, host.taken_memory)
+        steps, waits = boot_on_vmd(vm, recipes, host, state, state.record)
+    elif not state.running:
+        steps = _boot(vm, recipes, host, state)
+        waits = [
+            WaitReady(console_log=state.directory / "console.log", timeout=vm.boot_timeout),
+            WriteSshConfig(vm=vm, keys=state.directory, run=state.run, phase=Phase.SSH),
+        ]
     if needs_display:
         server = server_argv(vm, state.run / "Xauthority", Slot.REPORT_FD, headless=request.headless)
         steps.append(StartDisplay(argv=server, log=state.directory / "display.log", run=state.run, phase=Phase.BOOT))
-    if not state.running:
-        steps.append(WaitReady(console_log=state.directory / "console.log", timeout=vm.boot_timeout))
-        steps.append(WriteSshConfig(vm=vm, keys=state.directory, run=state.run, phase=Phase.SSH))
+    steps += waits
+    number = state.record.number if on_vmd and state.record else None
     if windowed:
-        steps += _show(vm, host, state, app, request, needs_display=needs_display)
+        steps += _show(vm, host, state, app, request, number=number, needs_display=needs_display)
+    if waits and number is not None:
+        clock = in_rdomain(number, uptime_argv(vm, state.run))
+        steps.append(CompareClocks(argv=clock, run=state.run, phase=Phase.WINDOW))
     return tuple(steps)
 
 
@@ -98,9 +103,12 @@ def _server(request: Request) -> str:
     return "Xvfb" if request.headless else "Xephyr"
 
 
-def _check_programs(vm: Vm, host: HostFacts, *, booting: bool, server: str) -> None:
-    """Raise HostLacks for the first program this start needs and the host has not, before anything is begun."""
-    needed = ["ssh", *([QEMU] if booting else []), *(["mke2fs"] if booting and not vm.disposable else []), server]
+def _qemu_programs(vm: Vm) -> tuple[str, ...]:
+    return (QEMU,) if vm.disposable else (QEMU, "mke2fs")
+
+
+def _check_programs(host: HostFacts, needed: tuple[str, ...]) -> None:
+    """Raise HostLacks for the first program that is ``needed`` and not there, before anything is begun."""
     for program in needed:
         if program in host.missing:
             raise HostLacks(f"the program '{program}' is not on this host", host.missing[program])
@@ -163,8 +171,10 @@ def _uplink(vm: Vm, host: HostFacts, directory: Path) -> StartUplink:
     )
 
 
-def _show(vm: Vm, host: HostFacts, state: VmFacts, app: str, request: Request, *, needs_display: bool) -> list[Step]:
-    """Return the steps from a guest that listens to the app's window."""
+def _show(
+    vm: Vm, host: HostFacts, state: VmFacts, app: str, request: Request, *, number: int | None, needs_display: bool
+) -> list[Step]:
+    """Return the steps from a guest that listens to the app's window; ``number`` is that of a VM of vmd's."""
     steps: list[Step] = []
     if needs_display:
         steps.append(WaitDisplay(run=state.run, log=state.directory / "display.log", phase=Phase.DISPLAY))
@@ -175,7 +185,9 @@ def _show(vm: Vm, host: HostFacts, state: VmFacts, app: str, request: Request, *
         steps.append(Disconnect(argv=disconnect_argv(vm, state.run), socket=state.run / "ssh-user", phase=Phase.SSH))
     if needs_display or not state.connected:
         argv = connect_argv(vm, state.run, socket)
-        if confined:
+        if number is not None:
+            argv = in_rdomain(number, argv)
+        elif confined:
             argv = user.enter_argv(Slot.QEMU_PID, argv, root=host.root)
         steps.append(Connect(argv=argv, what=f"{vm.name}: the guest cannot be reached by ssh", phase=Phase.SSH))
     show = show_app_argv(vm, state.run, app, request.arguments, another=request.another)

@@ -30,6 +30,7 @@ class Slot(enum.StrEnum):
     DISPLAY_SOCKET = "<display-socket>"
     REPORT_FD = "<report-fd>"
     EXIT_FD = "<exit-fd>"
+    GUEST = "<guest-address>"
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,9 +53,10 @@ class BuildImages(Step, frozen=True, kw_only=True):
 
 
 class VerifyImages(Step, frozen=True, kw_only=True):
-    """Check the digests of the images ``names``."""
+    """Check the digests of the images ``names``, the host's own or the user's."""
 
     names: tuple[str, ...]
+    of_system: bool = False
 
     def show(self) -> str:
         return f"# verify the digests of {', '.join(self.names)}"
@@ -150,14 +152,83 @@ class WaitReady(Step, frozen=True, kw_only=True):
 
 
 class WriteSshConfig(Step, frozen=True, kw_only=True):
-    """Ask QEMU for the ssh port and write the VM's ssh_config."""
+    """Write the VM's ssh_config: to the guest's own ``address``, or "" for the port that QEMU was given."""
 
     vm: Vm
     keys: Path
     run: Path
+    address: str = ""
 
     def show(self) -> str:
-        return f"# write {self.run / 'ssh_config'} with the port QEMU was given"
+        where = f"the address {self.address}" if self.address else "the port QEMU was given"
+        return f"# write {self.run / 'ssh_config'} with {where}"
+
+
+class Prepare(Step, frozen=True, kw_only=True):
+    """Let the helper make fresh overlays and put the identity of ``vm`` on its last drive."""
+
+    vm: Vm
+    lease: Lease
+    keys: Path
+    run: Path
+    argv: Argv
+
+    def show(self) -> str:
+        return f"{shlex.join(self.argv)}  # its input: the identity of {self.vm.name}"
+
+
+class StartVmd(Step, frozen=True, kw_only=True):
+    """Let vmd start the VM."""
+
+    name: str
+    argv: Argv
+
+    def progress(self) -> str:
+        """Return what is told to a user who looks on."""
+        return f"{self.name}: booting"
+
+    def show(self) -> str:
+        return shlex.join(self.argv)
+
+
+class OpenNetwork(Step, frozen=True, kw_only=True):
+    """Let the helper see that the tap is where it has to be, and open the VM's network; ``stop`` it otherwise."""
+
+    name: str
+    argv: Argv
+    stop: Argv
+
+    def show(self) -> str:
+        return f"{shlex.join(self.argv)} || {shlex.join(self.stop)}"
+
+
+class WaitGuest(Step, frozen=True, kw_only=True):
+    """Wait until the guest answers to ssh, one try after the other, as long as vmd says that it runs.
+
+    What its clock said then is kept in ``run``.
+    """
+
+    name: str
+    argv: Argv
+    run: Path
+    timeout: int
+
+    def progress(self) -> str:
+        """Return what is told to a user who looks on."""
+        return f"{self.name}: waiting for the guest"
+
+    def show(self) -> str:
+        return f"{shlex.join(self.argv)}  # again and again, for up to {self.timeout} s"
+
+
+class CompareClocks(Step, frozen=True, kw_only=True):
+    """Compare how the guest's clock ran with the host's since WaitGuest, and keep that in ``run``."""
+
+    argv: Argv
+    run: Path
+
+    def show(self) -> str:
+        return f"{shlex.join(self.argv)}  # compare clocks"
 
 
 class WaitDisplay(Step, frozen=True, kw_only=True):

@@ -1,0 +1,220 @@
+"""okubsd render, apply, unapply, why: the description as files of an OpenBSD host."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from okubsd.cli.session import Session, as_json, dry_run, pass_session, print_json
+from okubsd.config.names import USER_NAME, quoted
+from okubsd.errors import BadDescription, Misuse, Problem, Unknown
+from okubsd.host import apply as applying
+from okubsd.host.system import System
+from okubsd.plan.apply import ApplyPlan, Change, Stat, plan_apply, plan_unapply, wanted_files
+from okubsd.plan.check import SOME_GUEST, compiled_mistakes, read_rules
+from okubsd.plan.compile import ANCHORS, Compiled, CompiledVm, How, compile_host
+from okubsd.plan.why import PfState, Why, anchor_path, explain, guest_packet
+
+_DESTINATION = re.compile(r"(\d{1,3}(?:\.\d{1,3}){3}|[0-9a-f:]*:[0-9a-f:]+|\[[0-9a-f:]+\])(?::(\d{1,5}))?")
+
+
+def owner_of_vms() -> str:
+    """Return the user for whom the description is compiled: who called doas(1), or who we are; "" for root."""
+    name = os.environ.get("DOAS_USER") or os.environ.get("SUDO_USER") or getpass.getuser()
+    return name if USER_NAME.fullmatch(name) and name != "root" else ""
+
+
+def compile_session(session: Session, system: System) -> Compiled:
+    """Return the compiled description.  Raises BadDescription where it cannot be."""
+    return compile_host(session.wish, session.recipes, applying.kept_numbers(system), owner_of_vms())
+
+
+def checked(compiled: Compiled, wanted: Mapping[str, Stat | None]) -> None:
+    """Raise BadDescription with everything that OpenBSD would refuse of the ``wanted`` files."""
+    mistakes = compiled_mistakes(compiled, wanted)
+    if mistakes:
+        raise BadDescription(mistakes)
+
+
+@click.command()
+@click.argument("target", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
+@pass_session
+def render(session: Session, target: Path) -> None:
+    """Write what apply would install into DIR, as it would lie on an OpenBSD host; DIR is new or empty."""
+    if target.exists() and any(target.iterdir()):
+        raise Misuse(f"{target} is not empty", "name a directory that does not exist yet")
+    compiled = compile_session(session, System(target))
+    wanted = wanted_files(compiled, {})
+    checked(compiled, wanted)
+    tree = System(target)
+    for path, stat in wanted.items():
+        if stat is not None:
+            tree.write(path, stat)
+    for file in compiled.files:
+        if file.how is How.RCCTL:
+            tree.write(file.path, Stat(file.text, file.mode))
+    session.report(f"{len(compiled.files)} files for {len(compiled.vms)} VMs are in {target}")
+
+
+@click.command()
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("--recover", is_flag=True, help="Only go back from an apply that was cut short.")
+@dry_run
+@pass_session
+def apply(session: Session, yes: bool, recover: bool, dry: bool) -> None:
+    """Install the description on this OpenBSD host: show what changes, ask, and let vmd and pf read it."""
+    applying.need_openbsd()
+    system = System(session.places.system)
+    with applying.applying(system, session.report):
+        if applying.restore(system, session.report):
+            session.report("an apply was cut short; the files of before are back")
+        if recover:
+            return
+        compiled = compile_session(session, system)
+        need_group(compiled.group)
+        facts = applying.ask_apply(system, compiled)
+        checked(compiled, wanted_files(compiled, facts.files))
+        plan, changes = plan_apply(compiled, facts)
+        late = [name for name in facts.running if any(change.path.endswith("vm.conf") for change in changes)]
+        _carry_out(session, system, plan, changes, yes=yes, dry=dry)
+    if late and plan and not dry:
+        session.report(f"{', '.join(late)}: runs with what it was started with until it is stopped")
+
+
+@click.command()
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@dry_run
+@pass_session
+def unapply(session: Session, yes: bool, dry: bool) -> None:
+    """Take everything that apply installed from this OpenBSD host; images, homes and keys stay."""
+    applying.need_openbsd()
+    system = System(session.places.system)
+    with applying.applying(system, session.report):
+        applying.restore(system, session.report)
+        nothing = Compiled(files=(), vms=(), group="")
+        plan, changes = plan_unapply(applying.ask_apply(system, nothing))
+        _carry_out(session, system, plan, changes, yes=yes, dry=dry)
+
+
+def need_group(group: str) -> None:
+    """Raise Problem where the group of okubsd's users does not exist."""
+    import grp
+
+    try:
+        grp.getgrnam(group)
+    except KeyError:
+        raise Problem(f"there is no group '{group}'", f"groupadd {group} && usermod -G {group} YOU") from None
+
+
+def _carry_out(
+    session: Session, system: System, plan: ApplyPlan, changes: tuple[Change, ...], *, yes: bool, dry: bool
+) -> None:
+    if not plan:
+        session.report("nothing to do")
+        return
+    sys.stdout.write("".join(change.diff() for change in changes))
+    if dry:
+        sys.stdout.write("".join(f"{step.show()}\n" for step in plan))
+        return
+    sys.stdout.flush()
+    if not yes:
+        _confirm(len(changes))
+    applying.perform(system, plan, session.report)
+    session.report(f"{len(changes)} files changed")
+
+
+def _confirm(count: int) -> None:
+    """Raise Problem unless the user says yes; a script has to say -y."""
+    if not sys.stdin.isatty():
+        raise Misuse("there is no terminal to ask on", "look at it with -n, then say -y")
+    if not click.confirm(f"Change these {count} files?", err=True):
+        raise Problem("nothing was changed")
+
+
+@click.command()
+@click.argument("name", metavar="VM")
+@click.argument("destination", metavar="ADDRESS[:PORT]")
+@click.option("-p", "--protocol", type=click.Choice(["tcp", "udp", "icmp"]), default="tcp", show_default=True)
+@as_json
+@pass_session
+def why(session: Session, name: str, destination: str, protocol: str, json: bool) -> None:
+    """Say which rule decides whether VM reaches ADDRESS, by file and line; exit with 1 where it does not."""
+    target, port = parse_destination(destination)
+    system = System(session.places.system)
+    compiled = compile_session(session, system)
+    session.vm(name)
+    vm = compiled.find(name)
+    if vm is None:
+        raise Unknown(f"VM '{name}' is not for vmd, so pf has no rules of its own for it", "okubsd status " + name)
+    answer = explain(vm, _pf_state(system, compiled, vm), guest_packet(vm, SOME_GUEST, target, protocol, port))
+    if json:
+        print_json(vm=name, destination=destination, protocol=protocol, **_as_dict(answer))
+    else:
+        sys.stdout.write(render_why(answer))
+    if not answer.leaves:
+        sys.exit(1)
+
+
+def parse_destination(text: str) -> tuple[str, int]:
+    """Return the address and the port (443 if there is none) of ``text``.  Raises Misuse."""
+    import ipaddress
+
+    match = _DESTINATION.fullmatch(text.lower())
+    try:
+        if match is None:
+            raise ValueError(text)
+        address = str(ipaddress.ip_address(match[1].strip("[]")))
+        port = int(match[2] or 443)
+        if not 0 < port < 65536:
+            raise ValueError(text)
+    except ValueError:
+        raise Misuse(f"{quoted(text)} is no ADDRESS[:PORT]", "okubsd why browser 192.0.2.1:443") from None
+    return address, port
+
+
+def _pf_state(system: System, compiled: Compiled, vm: CompiledVm) -> PfState:
+    """Return the rules as they will be after an apply; the guest's address is a stand-in."""
+    names = {"etc/pf.conf", *(file.path for file in compiled.files if file.how is not How.RCCTL)}
+    files = wanted_files(compiled, system.read_all(sorted(names)))
+    anchors = {
+        anchor_path(other.vm.name): read_rules(
+            f"{ANCHORS}/{other.vm.name}.conf", files, SOME_GUEST if other is vm else "100.127.255.254"
+        )
+        for other in compiled.vms
+    }
+    addresses = {f"tap{vm.number}": ("100.64.1.2/31",), "lo0": ("127.0.0.1/8",)}
+    return PfState(main=read_rules("etc/pf.conf", files), anchors=anchors, addresses=addresses)
+
+
+def _as_dict(answer: Why) -> dict[str, Any]:
+    hops = [
+        {
+            "where": hop.where,
+            "passes": hop.verdict.passes,
+            "file": hop.rule.file if hop.rule else None,
+            "line": hop.rule.line if hop.rule else None,
+            "rule": hop.rule.text if hop.rule else None,
+        }
+        for hop in answer.hops
+    ]
+    return {"leaves": answer.leaves, "sentence": answer.sentence, "hops": hops}
+
+
+def render_why(answer: Why) -> str:
+    """Return the answer in words, with the deciding rules."""
+    lines = [answer.sentence]
+    for hop in answer.hops:
+        word = "passes" if hop.verdict.passes else "is blocked"
+        if hop.rule is None:
+            lines.append(f"{hop.where}: it {word}: no rule matches")
+        else:
+            lines.append(f"{hop.where}: it {word} by {hop.rule.file}:{hop.rule.line}")
+            lines.append(f"    {hop.rule.text}")
+    return "".join(f"{line}\n" for line in lines)

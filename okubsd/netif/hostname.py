@@ -1,0 +1,22 @@
+"""hostname.if(5) files: what netstart(8) does for the loopback of a VM's rdomain."""
+
+from __future__ import annotations
+
+from okubsd.model import Argv
+
+
+def loopback_file(number: int) -> str:
+    """Return hostname.loN; the rdomain comes first, since a change of it takes the addresses away.
+
+    The reject route answers a guest without a way out at once, instead of letting its packets vanish.
+    """
+    return (
+        f"rdomain {number}\n"
+        "inet 127.0.0.1/8\n"
+        f"!/sbin/route -qn -T {number} add -inet -reject -priority 60 default 127.0.0.1\n"
+    )
+
+
+def in_rdomain(number: int, argv: Argv) -> Argv:
+    """Return ``argv`` run in the routing table ``number``; any user may enter one, none can leave it (route(8))."""
+    return ("route", "-T", str(number), "exec", *argv)

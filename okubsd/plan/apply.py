@@ -1,0 +1,330 @@
+"""Decide how an OpenBSD host gets from what it is now to what the description says: `apply` and `unapply`.
+
+The order never opens a hole: candidates are judged before anything is replaced; what the new rules forbid is shut
+and its flows ended; then files change and are read anew; what may pass is opened last.
+"""
+
+from __future__ import annotations
+
+import difflib
+import shlex
+from collections.abc import Iterable, Mapping
+from pathlib import PurePosixPath
+
+import msgspec
+
+from okubsd.config.marked import with_block, without_block
+from okubsd.errors import Problem
+from okubsd.model import Argv
+from okubsd.pf.render import ANCHOR
+from okubsd.plan.compile import ANCHORS, PF_CONF, VM_CONF, Compiled, HostFile, How
+from okubsd.vmd.helper import RECORDS, Verb, helper_argv
+
+# Where candidates are judged and old files wait until the last step is done.
+STAGE = "var/okubsd/apply/new"
+JOURNAL = "var/okubsd/apply/journal"
+
+
+class Stat(msgspec.Struct, frozen=True):
+    """A file as it is now: its text, its permissions, its owner and group by number."""
+
+    text: str
+    mode: int
+    uid: int = 0
+    gid: int = 0
+
+
+class ApplyFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What one look at the host found.
+
+    ``files`` are those that okubsd has or is to have, by path (None: not there); ``running`` the VMs that vmd runs
+    by the numbers they were started with; ``drives`` the VMs that have theirs; ``taps`` the numbers whose device
+    node is there; ``services`` the daemons that start at boot.
+    """
+
+    files: Mapping[str, Stat | None]
+    running: Mapping[str, int]
+    drives: frozenset[str] = frozenset()
+    taps: frozenset[int] = frozenset()
+    services: frozenset[str] = frozenset()
+    forwarding: bool = False
+    unfinished: bool = False
+
+
+class ApplyStep(msgspec.Struct, frozen=True, kw_only=True):
+    """One step; ``what`` is the sentence that names it when it fails."""
+
+    what: str
+
+    def show(self) -> str:
+        """Return the step as a line of shell, or as a comment."""
+        return f"# {self.what}"
+
+
+class Call(ApplyStep, frozen=True, kw_only=True):
+    """Run a program that has to end with 0 within ``timeout`` seconds."""
+
+    argv: Argv
+    timeout: int = 60
+
+    def show(self) -> str:
+        return shlex.join(self.argv)
+
+
+class Stage(ApplyStep, frozen=True, kw_only=True):
+    """Write candidates, so that the real parsers can judge them."""
+
+    files: tuple[tuple[str, str], ...]
+
+
+class Journal(ApplyStep, frozen=True, kw_only=True):
+    """Keep the old files until the last step is done."""
+
+    files: tuple[tuple[str, Stat | None], ...]
+
+
+class Replace(ApplyStep, frozen=True, kw_only=True):
+    """Replace a file: aside, fsync, rename."""
+
+    path: str
+    stat: Stat
+
+
+class Remove(ApplyStep, frozen=True, kw_only=True):
+    """Remove a file that is okubsd's."""
+
+    path: str
+
+
+class Finish(ApplyStep, frozen=True, kw_only=True):
+    """Drop the journal and the candidates: what was begun is done."""
+
+
+ApplyPlan = tuple[ApplyStep, ...]
+
+
+class Change(msgspec.Struct, frozen=True):
+    """One file that changes: what it is and what it is to be (None: not there)."""
+
+    path: str
+    old: Stat | None
+    new: Stat | None
+
+    def diff(self) -> str:
+        """Return a unified diff."""
+        texts = [(stat.text if stat else "").splitlines(keepends=True) for stat in (self.old, self.new)]
+        before, after = (f"/{self.path}" if stat else "/dev/null" for stat in (self.old, self.new))
+        return "".join(_with_ends(difflib.unified_diff(texts[0], texts[1], before, after)))
+
+
+def _with_ends(lines: Iterable[str]) -> Iterable[str]:
+    return (line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
+
+
+def wanted_files(compiled: Compiled, files: Mapping[str, Stat | None]) -> dict[str, Stat | None]:
+    """Return every file as it is to be; a file of okubsd's that is described no more is None."""
+    wanted: dict[str, Stat | None] = {}
+    for file in compiled.files:
+        if file.how is not How.RCCTL:
+            wanted[file.path] = _wanted(file, files.get(file.path))
+    for path, stat in files.items():
+        if path not in wanted and stat is not None:
+            wanted[path] = None if is_ours(path) else _unmarked(stat)
+    return wanted
+
+
+def is_ours(path: str) -> bool:
+    """Return whether okubsd alone writes the file at ``path``."""
+    return path.startswith(("etc/okubsd/", "etc/hostname.lo"))
+
+
+def _wanted(file: HostFile, now: Stat | None) -> Stat:
+    if file.how is How.WHOLE:
+        return Stat(file.text, file.mode)
+    text = with_block(now.text if now else None, file.text, before_rules=file.how is How.BEFORE_RULES)
+    return Stat(text, now.mode, now.uid, now.gid) if now else Stat(text, file.mode)
+
+
+def _unmarked(stat: Stat) -> Stat | None:
+    text = without_block(stat.text)
+    return None if text is None else Stat(text, stat.mode, stat.uid, stat.gid)
+
+
+def changes_to(wanted: Mapping[str, Stat | None], files: Mapping[str, Stat | None]) -> tuple[Change, ...]:
+    """Return the files that differ, by path."""
+    pairs = ((path, files.get(path), wanted[path]) for path in sorted(wanted))
+    return tuple(Change(path, old, new) for path, old, new in pairs if old != new)
+
+
+def plan_apply(compiled: Compiled, facts: ApplyFacts) -> tuple[ApplyPlan, tuple[Change, ...]]:
+    """Return the steps from ``facts`` to ``compiled``, () where nothing is to be done, and the changed files.
+
+    Raises Problem where a running VM would lose its number or its description.
+    """
+    changes = changes_to(wanted_files(compiled, facts.files), facts.files)
+    _refuse_what_runs(compiled, facts)
+    services = [name for name in ("vmd", "okubsd") if name not in facts.services]
+    creations = [vm.vm.name for vm in compiled.vms if vm.vm.name not in facts.drives or vm.number not in facts.taps]
+    needs_forwarding = not facts.forwarding and any(change.path == "etc/sysctl.conf" for change in changes)
+    if not (changes or services or creations or needs_forwarding):
+        return (), ()
+    paths = {change.path for change in changes}
+    shut = [name for name in facts.running if f"{ANCHORS}/{name}.conf" in paths]
+    steps: list[ApplyStep] = []
+    staged = _staged(changes, facts)
+    if changes:
+        steps += _judge(staged)
+        steps.append(Journal(what="keep the old files until all is done", files=_old(changes)))
+        steps += [_helper(Verb.CLOSE, name, "shut") for name in shut]
+        steps += _records_first(changes)
+    steps += [_helper(Verb.CREATE, name, "make the drives of") for name in creations]
+    steps += _judge_vms(staged)
+    steps += [_replace(change) for change in changes if not _is_record(change)]
+    steps += _reread(paths, services, forwarding=needs_forwarding)
+    steps += [_helper(Verb.REMOVE, name, "forget the anchor of") for name in _removed(changes)]
+    steps += [_helper(Verb.OPEN, name, "open") for name in shut if compiled.find(name)]
+    if changes:
+        steps.append(Finish(what="drop the old files"))
+    return tuple(steps), changes
+
+
+def plan_unapply(facts: ApplyFacts) -> tuple[ApplyPlan, tuple[Change, ...]]:
+    """Return the steps that take every file and block of okubsd's away; drives, images and homes stay.
+
+    Raises Problem while one of the VMs runs.
+    """
+    nothing = Compiled(files=(), vms=(), group="")
+    if facts.running:
+        names = ", ".join(sorted(facts.running))
+        raise Problem(f"these VMs run: {names}", "okubsd stop --all")
+    changes = changes_to(wanted_files(nothing, facts.files), facts.files)
+    if not changes:
+        return (), ()
+    staged = _staged(changes, facts)
+    # The administrator's files let go of ours before ours are removed.
+    ordered = sorted(changes, key=lambda change: is_ours(change.path))
+    steps: list[ApplyStep] = [
+        *_judge(staged),
+        *_judge_vms(staged),
+        Journal(what="keep the old files until all is done", files=_old(changes)),
+        *(_helper(Verb.REMOVE, name, "forget the anchor of") for name in _removed(changes)),
+        *(_replace(change) for change in ordered),
+        *_reread({change.path for change in changes}, [], forwarding=False),
+    ]
+    if "okubsd" in facts.services:
+        steps.append(Call(what="take okubsd from the boot", argv=("rcctl", "disable", "okubsd")))
+    steps.append(Finish(what="drop the old files"))
+    return tuple(steps), changes
+
+
+def plan_restore(journal: Mapping[str, Stat | None], running: Iterable[str]) -> ApplyPlan:
+    """Return the steps back to the files of ``journal``, from whatever point an apply was cut short at.
+
+    What runs is shut first and opened last, by the rules of before.
+    """
+    running = [name for name in running if journal.get(f"{ANCHORS}/{name}.conf") is not None]
+    changes = [Change(path, None, stat) for path, stat in sorted(journal.items())]
+    return (
+        *(_helper(Verb.CLOSE, name, "shut") for name in running),
+        *(_replace(change) for change in changes),
+        *_reread(set(journal), [], forwarding=False),
+        *(_helper(Verb.OPEN, name, "open") for name in running),
+        Finish(what="drop the old files"),
+    )
+
+
+def _refuse_what_runs(compiled: Compiled, facts: ApplyFacts) -> None:
+    for name, number in facts.running.items():
+        vm = compiled.find(name)
+        if vm is None:
+            raise Problem(f"VM '{name}' runs, and is described no more", f"okubsd stop {name}")
+        if vm.number != number:
+            raise Problem(f"VM '{name}' runs with the number {number} and would get {vm.number}", f"okubsd stop {name}")
+
+
+def _helper(verb: Verb, name: str, what: str) -> Call:
+    return Call(what=f"{what} {name}", argv=helper_argv(verb, name, root=True), timeout=120)
+
+
+def _old(changes: tuple[Change, ...]) -> tuple[tuple[str, Stat | None], ...]:
+    return tuple((change.path, change.old) for change in changes)
+
+
+def _is_record(change: Change) -> bool:
+    return f"/{change.path}".startswith(f"{RECORDS}/")
+
+
+def _records_first(changes: tuple[Change, ...]) -> list[ApplyStep]:
+    """Return the replacing of the records, which the helper needs before it can make drives."""
+    return [_replace(change) for change in changes if _is_record(change)]
+
+
+def _removed(changes: tuple[Change, ...]) -> list[str]:
+    return [PurePosixPath(change.path).name for change in changes if _is_record(change) and change.new is None]
+
+
+def _replace(change: Change) -> ApplyStep:
+    if change.new is None:
+        return Remove(what=f"remove /{change.path}", path=change.path)
+    return Replace(what=f"write /{change.path}", path=change.path, stat=change.new)
+
+
+def _reread(paths: set[str], services: list[str], *, forwarding: bool) -> list[ApplyStep]:
+    """Return what makes the host read what changed, and only that."""
+    steps: list[ApplyStep] = []
+    if paths & {"etc/pf.conf", PF_CONF}:
+        steps.append(Call(what="read the pf rules", argv=("pfctl", "-f", "/etc/pf.conf")))
+    if forwarding:
+        steps.append(Call(what="forward packets", argv=("sysctl", "net.inet.ip.forwarding=1")))
+    steps += [Call(what=f"start {name} at boot", argv=("rcctl", "enable", name)) for name in services]
+    if "vmd" in services:
+        steps.append(Call(what="start vmd", argv=("rcctl", "start", "vmd")))
+    elif paths & {"etc/vm.conf", VM_CONF}:
+        # vmd forgets every VM that does not run before it reads: the candidate was judged above.
+        steps.append(Call(what="let vmd read its configuration", argv=("vmctl", "reload")))
+    return steps
+
+
+def _staged(changes: tuple[Change, ...], facts: ApplyFacts) -> dict[str, str]:
+    """Return the candidates by path: changed files, and with one of a pair also the other that reads it or is read."""
+    texts = {change.path: change.new.text for change in changes if change.new is not None}
+    gone = {change.path for change in changes if change.new is None}
+    staged = {path: text for path, text in texts.items() if path.startswith(ANCHORS) or path == "etc/doas.conf"}
+    for main, part in (("etc/pf.conf", PF_CONF), ("etc/vm.conf", VM_CONF)):
+        if main not in gone and {main, part} & {change.path for change in changes}:
+            # The candidate reads the candidate, not the file that is in force.
+            text = texts.get(main, _text(facts, main))
+            staged[main] = text.replace(f'"/{part}"', f'"/{STAGE}/{part}"')
+            staged[part] = texts.get(part, _text(facts, part))
+    return staged
+
+
+def _judge(staged: Mapping[str, str]) -> list[ApplyStep]:
+    """Return the staging of candidates, and their judging by the parsers that need no drives."""
+    steps: list[ApplyStep] = [Stage(what="write the candidates", files=tuple(sorted(staged.items())))]
+    if "etc/pf.conf" in staged:
+        steps.append(_check("pf.conf", ("pfctl", "-n", "-f", f"/{STAGE}/etc/pf.conf")))
+    for path in sorted(staged):
+        if path.startswith(ANCHORS):
+            name = PurePosixPath(path).stem
+            argv = ("pfctl", "-n", "-D", "G=100.64.0.3", "-a", f"{ANCHOR}/{name}", "-f", f"/{STAGE}/{path}")
+            steps.append(_check(f"anchor of {name}", argv))
+    if "etc/doas.conf" in staged:
+        steps.append(_check("doas.conf", ("doas", "-C", f"/{STAGE}/etc/doas.conf")))
+    return steps
+
+
+def _judge_vms(staged: Mapping[str, str]) -> list[ApplyStep]:
+    """Return the judging of vm.conf: vmd wants every drive to be there when it reads its path."""
+    if "etc/vm.conf" not in staged:
+        return []
+    return [_check("vm.conf", ("/usr/sbin/vmd", "-n", "-f", f"/{STAGE}/etc/vm.conf"))]
+
+
+def _check(what: str, argv: Argv) -> Call:
+    return Call(what=f"let OpenBSD judge the new {what}", argv=argv)
+
+
+def _text(facts: ApplyFacts, path: str) -> str:
+    stat = facts.files.get(path)
+    return stat.text if stat else ""

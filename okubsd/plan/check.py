@@ -1,0 +1,65 @@
+"""Judge compiled files on any host, by the grammar and the limits of OpenBSD as okubsd knows them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from okubsd.config.parse_y import ConfError
+from okubsd.pf.grammar import PfHost, Ruleset, parse_pf
+from okubsd.pf.grammar import traps as pf_traps
+from okubsd.plan.apply import Stat
+from okubsd.plan.compile import ANCHORS, Compiled
+from okubsd.vmd import grammar as vmd
+
+# Stands for the guest's address where a VM does not run: the first that vmd gives (vm.conf(5), local prefix).
+SOME_GUEST = "100.64.1.3"
+
+
+def compiled_mistakes(compiled: Compiled, wanted: Mapping[str, Stat | None]) -> list[str]:
+    """Return what OpenBSD would refuse of the ``wanted`` files, or take without doing what they say.
+
+    A sentence each, beginning with file and line.
+    """
+    found = _vm_conf_mistakes(wanted)
+    found += _pf_mistakes("etc/pf.conf", wanted)
+    for vm in compiled.vms:
+        found += _pf_mistakes(f"{ANCHORS}/{vm.vm.name}.conf", wanted)
+    return found
+
+
+def _reader(wanted: Mapping[str, Stat | None]) -> Callable[[str], str | None]:
+    def read(path: str) -> str | None:
+        stat = wanted.get(path.lstrip("/"))
+        return stat.text if stat else None
+
+    return read
+
+
+def _vm_conf_mistakes(wanted: Mapping[str, Stat | None]) -> list[str]:
+    stat = wanted.get("etc/vm.conf")
+    if stat is None:
+        return []
+    try:
+        conf = vmd.parse_conf(stat.text, vmd.Host(read=_reader(wanted)))
+    except ConfError as error:
+        return [f"/etc/vm.conf:{error}"]
+    found = [f"/etc/vm.conf:{mistake}" for mistake in vmd.load_errors(conf)]
+    return found + [f"/etc/vm.conf: {trap}" for trap in vmd.traps(conf)]
+
+
+def _pf_mistakes(path: str, wanted: Mapping[str, Stat | None]) -> list[str]:
+    if wanted.get(path) is None:
+        return []
+    try:
+        ruleset = read_rules(path, wanted)
+    except ConfError as error:
+        return [f"/{path}:{error}"]
+    return [f"/{path}:{trap}" for trap in pf_traps(ruleset)]
+
+
+def read_rules(path: str, files: Mapping[str, Stat | None], guest: str = SOME_GUEST) -> Ruleset:
+    """Return the rules of the file at ``path``; ``guest`` is what an anchor's $G stands for.  Raises ConfError."""
+    stat = files.get(path)
+    text = stat.text if stat else ""
+    macros = {"G": guest} if path.startswith(ANCHORS) else {}
+    return parse_pf(text, f"/{path}", PfHost(read=_reader(files)), macros)

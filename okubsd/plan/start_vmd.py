@@ -1,0 +1,61 @@
+"""Decide how a VM of vmd's gets from what it is now to a guest that answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from okubsd.guest.identity import Lease
+from okubsd.guest.ssh import probe_argv
+from okubsd.model import Network, Recipe, Vm
+from okubsd.netif.hostname import in_rdomain
+from okubsd.plan.facts import HostFacts, VmFacts
+from okubsd.plan.images import images_of
+from okubsd.plan.steps import (
+    MakeKeys,
+    OpenNetwork,
+    Phase,
+    Prepare,
+    Slot,
+    StartVmd,
+    Step,
+    VerifyImages,
+    WaitGuest,
+    WriteSshConfig,
+)
+from okubsd.vmd.control import start_argv, stop_argv
+from okubsd.vmd.helper import Record, Verb, helper_argv
+
+
+def boot_on_vmd(
+    vm: Vm, recipes: Mapping[str, Recipe], host: HostFacts, state: VmFacts, record: Record
+) -> tuple[list[Step], list[Step]]:
+    """Return the steps that let vmd start ``vm``, and those that wait until its guest answers."""
+    steps: list[Step] = [VerifyImages(names=images_of(vm, recipes), of_system=True, phase=Phase.IMAGES)]
+    if not state.has_keys:
+        steps.append(MakeKeys(directory=state.directory, alias=vm.name))
+    gateway = "dhcp" if vm.network is Network.NAT else ""
+    steps += [
+        Prepare(
+            vm=vm,
+            lease=Lease(address="dhcp", gateway=gateway),
+            keys=state.directory,
+            run=state.run,
+            argv=helper_argv(Verb.PREPARE, vm.name, root=host.root),
+        ),
+        StartVmd(name=vm.name, argv=start_argv(vm.name)),
+        OpenNetwork(
+            name=vm.name,
+            argv=helper_argv(Verb.OPEN, vm.name, root=host.root),
+            stop=stop_argv(vm.name, force=True),
+        ),
+    ]
+    waits: list[Step] = [
+        WriteSshConfig(vm=vm, keys=state.directory, run=state.run, address=Slot.GUEST, phase=Phase.SSH),
+        WaitGuest(
+            name=vm.name,
+            argv=in_rdomain(record.number, probe_argv(vm, state.run)),
+            run=state.run,
+            timeout=vm.boot_timeout,
+        ),
+    ]
+    return steps, waits

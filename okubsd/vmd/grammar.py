@@ -1,0 +1,512 @@
+"""What vmd(8) makes of a vm.conf(5): the parser's verdict, the loader's, and the traps that neither sees.
+
+Source: usr.sbin/vmd/parse.y, config.c, priv.c and vmd.c of OpenBSD 7.6 to 7.8.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+
+from okubsd.config.parse_y import ConfError, Lexer, Token
+
+MOST_DISKS = 4  # VM_MAX_DISKS_PER_VM
+MOST_INTERFACES = 4  # VM_MAX_NICS_PER_VM
+LONGEST_NAME = 63  # VMM_MAX_NAME_LEN less its NUL
+LARGEST_RDOMAIN = 255  # RT_TABLEID_MAX
+LARGEST_MEMORY = 128 << 30  # vmm.h
+LONGEST_GROUP = 15  # IFNAMSIZ less its NUL
+
+_WORDS = """
+add agentx allow boot cdrom context delay device disable disk down enable format group id include inet6 instance
+interface interfaces lladdr local locked memory net owner parallel path prefix rdomain sev seves size socket
+staggered start switch up vm
+"""
+KEYWORDS = frozenset(_WORDS.split())
+
+_SCALE = {"": 0, "b": 0, "k": 10, "m": 20, "g": 30, "t": 40}
+_LLADDR = re.compile(r"[0-9a-f]{1,2}(:[0-9a-f]{1,2}){5}", re.IGNORECASE)
+_LOADABLE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class Interface(msgspec.Struct, frozen=True, kw_only=True):
+    """One NIC of a VM: its tap ("" if vmd chooses), and where it is put."""
+
+    name: str = ""
+    local: bool = False
+    switch: str = ""
+    group: str = ""
+    lladdr: str = ""
+    locked: bool = False
+    rdomain: int | None = None
+    up: bool = True
+
+
+class Disk(msgspec.Struct, frozen=True):
+    """One disk: its path, its format ("" if vmd looks for itself)."""
+
+    path: str
+    format: str = ""
+
+
+class ConfVm(msgspec.Struct, frozen=True, kw_only=True):
+    """One vm block; ``memory`` in bytes, None for vmd's 512 MB."""
+
+    name: str
+    line: int
+    parent: str = ""
+    enabled: bool = True
+    memory: int | None = None
+    disks: tuple[Disk, ...] = ()
+    interfaces: tuple[Interface, ...] = ()
+    owner: str = ""
+    boot: str = ""
+    cdrom: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+class Switch(msgspec.Struct, frozen=True, kw_only=True):
+    """One switch block and the bridge it puts taps into."""
+
+    name: str
+    line: int
+    interface: str
+    rdomain: int | None = None
+    group: str = ""
+
+
+class Conf(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole vm.conf, its included files among it; ``warnings`` are what OpenBSD takes without a word."""
+
+    vms: tuple[ConfVm, ...] = ()
+    switches: tuple[Switch, ...] = ()
+    socket_owner: str = ""
+    local_prefix: str = ""
+    staggered: tuple[int, int] | None = None
+    includes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+class Host(msgspec.Struct, frozen=True):
+    """What the parser asks the host: is there such a user, group, disk?  What does an included file say?"""
+
+    has_user: Callable[[str], bool] = lambda name: True
+    has_group: Callable[[str], bool] = lambda name: True
+    has_file: Callable[[str], bool] = lambda path: True
+    read: Callable[[str], str | None] = lambda path: None
+
+
+def parse_conf(text: str, host: Host | None = None, macros: dict[str, str] | None = None) -> Conf:
+    """Return what vmd reads in ``text``.  Raises ConfError with the parser's own message for the first mistake."""
+    return _Parser(Lexer(text, KEYWORDS, macros), host or Host()).parse()
+
+
+class _Parser:
+    def __init__(self, lexer: Lexer, host: Host) -> None:
+        self.host = host
+        self.tokens = lexer.tokens()
+        self.at = 0
+        self.warnings: list[str] = []
+
+    # --- tokens -------------------------------------------------------------
+
+    @property
+    def next(self) -> Token:
+        return self.tokens[self.at]
+
+    def take(self) -> Token:
+        token = self.tokens[self.at]
+        self.at = min(self.at + 1, len(self.tokens) - 1)
+        return token
+
+    def fail(self, sentence: str = "syntax error", line: int = 0) -> ConfError:
+        return ConfError(line or self.next.line, sentence)
+
+    def is_word(self, *words: str) -> bool:
+        return self.next.kind == "word" and self.next.text in words
+
+    def word(self, *words: str) -> str:
+        if not self.is_word(*words):
+            raise self.fail()
+        return self.take().text
+
+    def accept(self, *words: str) -> bool:
+        return self.is_word(*words) and bool(self.take())
+
+    def mark(self, kind: str) -> Token:
+        if self.next.kind != kind:
+            raise self.fail()
+        return self.take()
+
+    def string(self) -> str:
+        """Return a string; neighbouring ones join, which is hardly ever meant."""
+        token = self.mark("string")
+        text, expanded = token.text, token.expanded
+        while self.next.kind == "string":
+            if not expanded and not self.next.expanded:
+                self.warnings.append(f"{self.next.line}: neighbouring strings join: {text}{self.next.text}")
+            expanded = self.next.expanded
+            text += self.take().text
+        return text
+
+    def number(self) -> int:
+        return int(self.mark("number").text)
+
+    def skip_newlines(self) -> None:
+        while self.next.kind == "newline":
+            self.take()
+
+    # --- file ---------------------------------------------------------------
+
+    def parse(self) -> Conf:
+        found = Conf()
+        self.skip_newlines()
+        while self.next.kind != "end":
+            found = self._statement(found)
+            self.mark("newline") if self.next.kind != "end" else None
+            self.skip_newlines()
+        return msgspec.structs.replace(found, warnings=(*found.warnings, *self.warnings))
+
+    def _statement(self, conf: Conf) -> Conf:
+        replace = msgspec.structs.replace
+        match self.word("include", "local", "socket", "staggered", "agentx", "switch", "vm"):
+            case "include":
+                return self._include(conf)
+            case "local":
+                return self._local(conf)
+            case "socket":
+                self.word("owner")
+                return replace(conf, socket_owner=self.owner())
+            case "staggered":
+                self.word("start"), self.word("parallel")
+                parallel = self.number()
+                self.word("delay")
+                return replace(conf, staggered=(parallel, self.number()))
+            case "agentx":
+                while self.accept("context", "path"):
+                    self.string()
+                return conf
+            case "switch":
+                return replace(conf, switches=(*conf.switches, self._switch()))
+            case _:
+                return replace(conf, vms=(*conf.vms, self._vm()))
+
+    def _include(self, conf: Conf) -> Conf:
+        line, path = self.next.line, self.string()
+        text = self.host.read(path)
+        if text is None:
+            raise self.fail(f"failed to include file {path}", line)
+        inner = parse_conf(text, self.host)
+        return msgspec.structs.replace(
+            conf,
+            vms=(*conf.vms, *inner.vms),
+            switches=(*conf.switches, *inner.switches),
+            socket_owner=inner.socket_owner or conf.socket_owner,
+            local_prefix=inner.local_prefix or conf.local_prefix,
+            staggered=inner.staggered or conf.staggered,
+            includes=(*conf.includes, path, *inner.includes),
+            warnings=(*conf.warnings, *inner.warnings),
+        )
+
+    def _local(self, conf: Conf) -> Conf:
+        line = self.next.line
+        if self.accept("inet6"):
+            if self.accept("prefix"):
+                self.string()
+            return conf
+        self.word("prefix")
+        prefix = self.string()
+        length = prefix.partition("/")[2]
+        if not length.isdigit():
+            raise self.fail(f"invalid local prefix: {prefix}", line)
+        if int(length) > 16:
+            raise self.fail("invalid local prefix: too large", line)
+        if conf.local_prefix:
+            self.warnings.append(f"{line}: a second local prefix; the last one wins")
+        return msgspec.structs.replace(conf, local_prefix=prefix)
+
+    def owner(self) -> str:
+        line = self.next.line
+        owner = self.take().text if self.next.kind == "number" else self.string()
+        user, _, group = owner.partition(":")
+        if user and not user.isdigit() and not self.host.has_user(user):
+            raise self.fail(f"failed to get user: {user}", line)
+        if group and not group.isdigit() and not self.host.has_group(group):
+            raise self.fail(f"failed to get group: {group}", line)
+        return owner
+
+    def _group(self) -> str:
+        line, group = self.next.line, self.string()
+        if len(group) > LONGEST_GROUP or group[-1:].isdigit() or not group:
+            raise self.fail(f"invalid group name: {group}", line)
+        return group
+
+    def _rdomain(self) -> int:
+        line, number = self.next.line, self.number()
+        if not 0 <= number <= LARGEST_RDOMAIN:
+            raise self.fail(f"invalid rdomain: {number}", line)
+        return number
+
+    def _options(self, option: Callable[[], None]) -> int:
+        """Read the options of a vm or switch block: the first may share its line with the braces."""
+        self.mark("{")
+        self.skip_newlines()
+        option()
+        while True:
+            separated = self.next.kind == "newline"
+            self.skip_newlines()
+            if self.next.kind == "}":
+                return self.take().line
+            if not separated:
+                raise self.fail()
+            before = self.at
+            option()
+            if self.next.kind == "}" and self.at > before:
+                raise self.fail()
+
+    # --- switch -------------------------------------------------------------
+
+    def _switch(self) -> Switch:
+        line, name = self.next.line, self.string()
+        if len(name) > LONGEST_NAME:
+            raise self.fail("switch name too long", line)
+        given: dict[str, Any] = {}
+
+        def option() -> None:
+            at = self.next.line
+            match self.word("enable", "disable", "group", "interface", "locked", "up", "down", "rdomain"):
+                case "group":
+                    given["group"] = self._group()
+                case "interface":
+                    given["interface"] = interface = self.string()
+                    if not re.fullmatch(r"(bridge|veb)\d+", interface):
+                        raise self.fail(f"invalid switch interface: {interface}", at)
+                case "locked":
+                    self.word("lladdr")
+                case "rdomain":
+                    given["rdomain"] = self._rdomain()
+                case _:
+                    pass
+
+        end = self._options(option)
+        if "interface" not in given:
+            raise self.fail(f'switch "{name}" is missing interface name', end)
+        return Switch(name=name, line=line, **given)
+
+    # --- vm -----------------------------------------------------------------
+
+    def _vm(self) -> ConfVm:
+        line, name = self.next.line, self.string()
+        parent = ""
+        if self.accept("instance"):
+            parent, name = name, self.string()
+        if len(name) > LONGEST_NAME:
+            raise self.fail("vm name too long", line)
+        block = _VmBlock(self)
+        end = self._options(block.option)
+        return ConfVm(
+            name=name, line=end, parent=parent, disks=tuple(block.disks), interfaces=tuple(block.interfaces),
+            warnings=tuple(block.warnings), **block.given,
+        )  # fmt: skip
+
+    def interface(self, *, local: bool) -> Interface:
+        """Read what follows the word `interface`."""
+        given: dict[str, Any] = {}
+        name = self.string() if self.next.kind == "string" else ""
+        if self.next.kind == "{":
+            self.take()
+            self.skip_newlines()
+            self._interface_option(given)
+            self.skip_newlines()
+            while self.next.kind != "}":
+                self._interface_option(given)
+                self.skip_newlines()
+            self.take()
+        else:
+            while self.is_word("switch", "group", "locked", "lladdr", "rdomain", "up", "down"):
+                self._interface_option(given)
+        if name and name != "tap" and not re.fullmatch(r"tap\d+", name):
+            raise self.fail(f"invalid interface: {name}", self.tokens[self.at - 1].line)
+        return Interface(name="" if name == "tap" else name, local=local, **given)
+
+    def _interface_option(self, given: dict[str, Any]) -> None:
+        line = self.next.line
+        match self.word("switch", "group", "locked", "lladdr", "rdomain", "up", "down"):
+            case "switch":
+                given["switch"] = self.string()
+            case "group":
+                given["group"] = self._group()
+            case "locked":
+                self.word("lladdr")
+                given["locked"] = True
+                self._lladdr(given, line)
+            case "lladdr":
+                self._lladdr(given, line)
+            case "rdomain":
+                given["rdomain"] = self._rdomain()
+            case word:
+                given["up"] = word == "up"
+
+    def _lladdr(self, given: dict[str, Any], line: int) -> None:
+        if self.next.kind != "string":
+            return
+        address = self.string()
+        if not _LLADDR.fullmatch(address):
+            raise self.fail(f"invalid address: {address}", line)
+        given["lladdr"] = address
+
+
+class _VmBlock:
+    """The options of one vm block as they are read."""
+
+    def __init__(self, parser: _Parser) -> None:
+        self.parser = parser
+        self.given: dict[str, Any] = {}
+        self.disks: list[Disk] = []
+        self.interfaces: list[Interface] = []
+        self.warnings: list[str] = []
+
+    def option(self) -> None:
+        parser, line = self.parser, self.parser.next.line
+        match parser.word(
+            "enable", "disable", "disk", "local", "interface", "interfaces", "boot", "cdrom", "memory", "owner",
+            "allow", "sev", "seves",
+        ):  # fmt: skip
+            case "disable":
+                self.given["enabled"] = False
+            case "disk":
+                self._disk(line)
+            case "local":
+                parser.word("interface")
+                self._interface(line, local=True)
+            case "interface":
+                self._interface(line, local=False)
+            case "interfaces":
+                if not 0 <= parser.number() <= MOST_INTERFACES:
+                    raise parser.fail("too many interfaces", line)
+            case word:
+                self._setting(word, line)
+
+    def _setting(self, word: str, line: int) -> None:
+        parser = self.parser
+        match word:
+            case "boot":
+                self._boot(line)
+            case "cdrom":
+                self._once("cdrom", "cdrom specified more than once", line, parser.string())
+            case "memory":
+                self._memory(line)
+            case "owner":
+                if "owner" in self.given:
+                    self.warnings.append(f"{line}: a second owner; the last one wins")
+                self.given["owner"] = parser.owner()
+            case "allow":
+                self._allow()
+            case _:
+                pass
+
+    def _once(self, key: str, sentence: str, line: int, value: object) -> None:
+        if key in self.given:
+            raise self.parser.fail(sentence, line)
+        self.given[key] = value
+
+    def _disk(self, line: int) -> None:
+        parser = self.parser
+        path, kind = parser.string(), ""
+        if parser.accept("format"):
+            kind = parser.string()
+            if kind not in ("raw", "qcow2"):
+                raise parser.fail(f"unrecognized disk format {kind}", line)
+        if len(self.disks) >= MOST_DISKS or not parser.host.has_file(path):
+            raise parser.fail(f"failed to parse disks: {path}", line)
+        self.disks.append(Disk(path, kind))
+
+    def _interface(self, line: int, *, local: bool) -> None:
+        self.interfaces.append(self.parser.interface(local=local))
+        if len(self.interfaces) > MOST_INTERFACES:
+            raise self.parser.fail(f"too many interfaces: {len(self.interfaces)}", line)
+
+    def _boot(self, line: int) -> None:
+        if self.parser.accept("device"):
+            self.parser.word("disk", "cdrom", "net")
+            return
+        self._once("boot", "kernel specified more than once", line, self.parser.string())
+
+    def _memory(self, line: int) -> None:
+        parser = self.parser
+        text = parser.take().text if parser.next.kind == "number" else parser.string()
+        size = scan_scaled(text)
+        if size is None or not 1 << 20 <= size <= LARGEST_MEMORY:
+            raise parser.fail(f"failed to parse size: {text}", line)
+        self._once("memory", "argument specified more than once", line, size)
+
+    def _allow(self) -> None:
+        """Read `allow instance { ... }`: words divided by commas or newlines."""
+        parser = self.parser
+        parser.word("instance")
+        braces = parser.next.kind == "{"
+        if braces:
+            parser.take()
+        while True:
+            parser.skip_newlines() if braces else None
+            if braces and parser.next.kind == "}":
+                parser.take()
+                return
+            if parser.word("boot", "memory", "interface", "disk", "cdrom", "instance", "owner") == "owner":
+                parser.owner()
+            if parser.next.kind == ",":
+                parser.take()
+            elif not braces:
+                return
+
+
+def scan_scaled(text: str) -> int | None:
+    """Return the bytes that scan_scaled(3) reads in ``text``, or None."""
+    match = re.fullmatch(r"(\d+)(?:\.(\d+))?([bkmgt]?)", text, re.IGNORECASE)
+    if match is None:
+        return None
+    unit: int = 1 << _SCALE[match[3].lower()]
+    digits = match[2] or "0"
+    fraction = int(int(digits) * unit / 10 ** len(digits))
+    return int(match[1]) * unit + fraction
+
+
+def load_errors(conf: Conf) -> list[str]:
+    """Return what vmd refuses only when it loads ``conf``, though `vmd -n` is content with it."""
+    known = {vm.name for vm in conf.vms}
+    found = []
+    for vm in conf.vms:
+        if not _LOADABLE_NAME.fullmatch(vm.name):
+            found.append(f'{vm.line}: vm "{vm.name}" failed: Invalid argument (invalid VM name)')
+        elif vm.parent and vm.parent not in known:
+            found.append(f'{vm.line}: vm "{vm.name}" failed: Unknown error 1007')
+        elif not vm.parent and not (vm.disks or vm.boot or vm.cdrom):
+            found.append(f'{vm.line}: vm "{vm.name}" failed: Invalid argument (no kernel or disk/cdrom specified)')
+    return found
+
+
+def traps(conf: Conf) -> list[str]:
+    """Return what OpenBSD takes without a word, and what is never meant: doubled names, taps, addresses, disks."""
+    found = [*conf.warnings, *(warning for vm in conf.vms for warning in vm.warnings)]
+    taps = [interface for vm in conf.vms for interface in vm.interfaces]
+    switches = {switch.name for switch in conf.switches}
+    found += _doubled("vm", (vm.name for vm in conf.vms))
+    found += _doubled("switch", (switch.name for switch in conf.switches))
+    found += _doubled("disk", (disk.path for vm in conf.vms for disk in vm.disks))
+    found += _doubled("interface", (tap.name for tap in taps if tap.name))
+    found += _doubled("lladdr", (tap.lladdr for tap in taps if tap.lladdr))
+    found += [f'switch "{tap.switch}" is not defined' for tap in taps if tap.switch and tap.switch not in switches]
+    return found
+
+
+def _doubled(what: str, names: Iterable[str]) -> list[str]:
+    seen: set[str] = set()
+    found = []
+    for name in names:
+        if name in seen:
+            found.append(f"{what} {name} is used twice; vmd takes it, and one of both does not work")
+        seen.add(name)
+    return found
