@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from okubsd.errors import Problem
+from okubsd.host import door
 from okubsd.model import Network, Vm
 from okubsd.network import user
 from okubsd.qemu.argv import Machine, render_argv
@@ -66,10 +67,14 @@ def test_kvm_gets_the_hosts_cpu() -> None:
     assert argv[argv.index("-accel") + 1] == "kvm" and argv[argv.index("-cpu") + 1] == "host"
 
 
-def test_the_firmware_speaks_and_halts() -> None:
+@pytest.mark.spawns
+def test_the_firmware_goes_to_the_upper_half_speaks_and_ends(tmp_path: Path) -> None:
     rom = render_rom()
-    assert len(rom) == 65536 and rom[0xFFF0:0xFFF8].hex() == "baf803b06beefaf4"
-    assert "kvm" in probe_argv(Path("/r"), "kvm")
+    assert len(rom) == 65536
+    (tmp_path / "rom").write_bytes(rom)
+    argv = ("timeout", "--signal=KILL", "20", *probe_argv(tmp_path / "rom", "tcg"))
+    done = door.run(argv, timeout=30)
+    assert (done.out, done.code) == (b"k", 0)
 
 
 @pytest.mark.parametrize(

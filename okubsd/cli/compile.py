@@ -22,6 +22,9 @@ from okubsd.plan.check import SOME_GUEST, compiled_mistakes, read_rules
 from okubsd.plan.compile import ANCHORS, Compiled, CompiledVm, How, compile_host
 from okubsd.plan.why import PfState, Why, anchor_path, explain, guest_packet
 
+# Stands for the address of every other VM's guest.
+_OTHER_GUEST = "100.127.255.254"
+
 _DESTINATION = re.compile(r"(\d{1,3}(?:\.\d{1,3}){3}|[0-9a-f:]*:[0-9a-f:]+|\[[0-9a-f:]+\])(?::(\d{1,5}))?")
 
 
@@ -31,9 +34,13 @@ def owner_of_vms() -> str:
     return name if USER_NAME.fullmatch(name) and name != "root" else ""
 
 
-def compile_session(session: Session, system: System) -> Compiled:
-    """Return the compiled description.  Raises BadDescription where it cannot be."""
-    return compile_host(session.wish, session.recipes, applying.kept_numbers(system), owner_of_vms())
+def compile_session(session: Session, system: System, default_owner: str = "") -> Compiled:
+    """Return the compiled description.  Raises BadDescription where it cannot be.
+
+    ``default_owner`` owns the VMs that name nobody, if the user is root and called by nobody.
+    """
+    user = owner_of_vms() or default_owner
+    return compile_host(session.wish, session.recipes, applying.kept_numbers(system), user)
 
 
 def checked(compiled: Compiled, wanted: Mapping[str, Stat | None]) -> None:
@@ -185,7 +192,7 @@ def _pf_state(system: System, compiled: Compiled, vm: CompiledVm) -> PfState:
     files = wanted_files(compiled, system.read_all(sorted(names)))
     anchors = {
         anchor_path(other.vm.name): read_rules(
-            f"{ANCHORS}/{other.vm.name}.conf", files, SOME_GUEST if other is vm else "100.127.255.254"
+            f"{ANCHORS}/{other.vm.name}.conf", files, SOME_GUEST if other is vm else _OTHER_GUEST
         )
         for other in compiled.vms
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from okubsd.cli.session import Session, harmless_bytes, pass_session
-from okubsd.errors import HostLacks, Misuse, Problem
+from okubsd.errors import HostLacks, Misuse, Partial, Problem
 from okubsd.guest.ssh import remote_command
 from okubsd.host import door, facts, lifecycle
 from okubsd.model import Request, Vm
@@ -71,7 +71,33 @@ def console(session: Session, name: str) -> None:
     if not state.running:
         raise Problem(f"VM '{vm.name}' is not running", f"okubsd start {vm.name}")
     session.report(f"{vm.name}: console; '~.' after a newline leaves")
+    if state.on_vmd:
+        door.call_interactive(("vmctl", "console", vm.name))
+        return
     attach(state.run / "console", sys.stdin.fileno(), sys.stdout.fileno())
+
+
+@click.command()
+@click.argument("names", metavar="VM...", nargs=-1)
+@click.option("-a", "--all", "every", is_flag=True, help="All VMs that run.")
+@pass_session
+def clock(session: Session, names: tuple[str, ...], every: bool) -> None:
+    """Set the clocks of VMs by the host's, as is needed after the host slept."""
+    if every == bool(names):
+        raise Misuse("name the VMs whose clocks to set, or say --all", "okubsd clock --all")
+    vms = [session.vm(name) for name in names] or list(session.wish.vms)
+    failed = 0
+    for vm in vms:
+        state = facts.ask_vm(session.places, vm.name)
+        if every and not state.running:
+            continue
+        try:
+            lifecycle.set_clock(session.places, vm)
+        except Problem as problem:
+            failed += 1
+            session.report(problem.sentence)
+    if failed:
+        raise Partial(f"{failed} of {len(vms)} clocks were not set")
 
 
 @click.command()

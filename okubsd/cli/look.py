@@ -12,7 +12,7 @@ import click
 from okubsd import __version__
 from okubsd.cli.session import Session, as_json, harmless_bytes, pass_session, print_json, print_table
 from okubsd.config.sizes import render_size
-from okubsd.errors import Problem
+from okubsd.errors import Misuse, Problem
 from okubsd.host import facts
 from okubsd.model import Vm
 
@@ -30,7 +30,7 @@ def list_vms(session: Session, names_only: bool, json: bool) -> None:
     vmd_rows = facts.ask_rows(session.places)
     rows = [(name, session.wish.find(name), facts.ask_vm(session.places, name, vmd_rows)) for name in names]
     if json:
-        print_json(vms=[_summary(session, vm or Vm(name=name, image=""), state.running) for name, vm, state in rows])
+        print_json(vms=[summary(session, vm or Vm(name=name, image=""), state.running) for name, vm, state in rows])
         return
     header = ("NAME", "STATE", "IMAGE", "MEMORY", "NETWORK", "APPS")
     print_table(header, [_row(session, name, vm, state.running) for name, vm, state in rows])
@@ -47,7 +47,7 @@ def _apps(session: Session, vm: Vm) -> tuple[str, ...]:
     return vm.apps or tuple(session.recipes[vm.image].apps) if vm.image in session.recipes else ()
 
 
-def _summary(session: Session, vm: Vm, running: bool) -> dict[str, Any]:
+def summary(session: Session, vm: Vm, running: bool) -> dict[str, Any]:
     return {
         "name": vm.name,
         "state": "running" if running else "stopped",
@@ -72,7 +72,9 @@ def status(ctx: click.Context, name: str, json: bool) -> None:
     if not name:
         ctx.invoke(list_vms, names_only=False, json=json)
         return
-    details = _details(session, session.vm(name))
+    from okubsd.cli.details import details_of
+
+    details = details_of(session, session.vm(name))
     if json:
         print_json(**details)
         return
@@ -80,38 +82,6 @@ def status(ctx: click.Context, name: str, json: bool) -> None:
         shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
         if shown not in ("", None):
             print(f"{key.replace('_', ' '):<12} {shown}")
-
-
-def _details(session: Session, vm: Vm) -> dict[str, Any]:
-    """Return what there is to say about one VM, in the order it is said."""
-    from okubsd.host import lifecycle, store
-
-    state = facts.ask_vm(session.places, vm.name)
-    host = facts.ask_host(session.places, booting=True)
-    image = store.current_image(session.places, vm.image)
-    timings = lifecycle.read_timings(session.places, vm.name)
-    return {
-        **_summary(session, vm, state.running),
-        "pid": state.qemu_pid,
-        "resident_bytes": facts.memory_of(state.qemu_pid) if state.qemu_pid else None,
-        "display": f":{state.display}" if state.display is not None else None,
-        "build": image.build if image else "not built",
-        "home": str(state.directory / "home.img") if state.has_home else "made at the first start",
-        "home_bytes_used": facts.disk_use(state.directory / "home.img"),
-        "backend": f"qemu, {host.accelerator.name}: {host.accelerator.why}",
-        "weaker_walls": weaker_walls(vm, "" if state.confined else host.weakness(vm.network)),
-        "last_start_seconds": round(timings[-1].total, 2) if timings else None,
-        "last_start_phases": {k: round(v, 2) for k, v in timings[-1].phases.items()} if timings else None,
-    }
-
-
-def weaker_walls(vm: Vm, wall: str) -> list[str]:
-    """Return what is weaker than it could be for this VM here, a sentence each."""
-    found = ["QEMU runs as an ordinary process of yours; under OpenBSD's vmd it would be several confined ones"]
-    if wall:
-        reach = "can reach services on this host's loopback" if vm.network == "nat" else "relies on QEMU's restrict=on"
-        found.append(f"no network namespace ({wall}): the guest {reach}")
-    return found
 
 
 @click.command()
@@ -122,12 +92,30 @@ def weaker_walls(vm: Vm, wall: str) -> list[str]:
 def log(session: Session, name: str, previous: bool, follow: bool) -> None:
     """Print what the VM's serial console said since it was booted."""
     vm = session.vm(name)
+    if facts.ask_vm(session.places, vm.name).on_vmd:
+        _print_guest_log(session, vm, previous=previous, follow=follow)
+        return
     path = session.places.vm(vm.name) / ("console.log.1" if previous else "console.log")
     try:
         with path.open("rb") as stream:
             _print_log(stream, path, follow)
     except FileNotFoundError:
         raise Problem(f"VM '{vm.name}' has no log of {'an earlier' if previous else 'a'} boot") from None
+
+
+def _print_guest_log(session: Session, vm: Vm, *, previous: bool, follow: bool) -> None:
+    """Print the guest's own log: nothing but vmd reads the console of its VMs."""
+    from okubsd.guest.ssh import remote_command
+    from okubsd.host import door, lifecycle
+
+    if previous or follow:
+        raise Misuse(
+            "vmd keeps no console log, so there is neither --previous nor --follow", f"okubsd console {vm.name}"
+        )
+    argv = (*lifecycle.shared_ssh(session.places, vm, "-T", user="root"), remote_command(("dmesg",)))
+    code = door.filter_through(argv, harmless_bytes if sys.stdout.isatty() else bytes)
+    if code != 0:
+        raise Problem(f"VM '{vm.name}' does not tell its log", f"okubsd console {vm.name}")
 
 
 def _print_log(stream: Any, path: Path, follow: bool) -> None:
@@ -138,18 +126,6 @@ def _print_log(stream: Any, path: Path, follow: bool) -> None:
         if not follow:
             return
         time.sleep(0.2)
-
-
-@click.command()
-@as_json
-@pass_session
-def check(session: Session, json: bool) -> None:
-    """Check the description and the recipes; say every mistake at once."""
-    wish = session.wish
-    if json:
-        print_json(description=str(wish.path), vms=len(wish.vms), recipes=len(session.recipes), mistakes=[])
-    else:
-        session.report(f"{wish.path}: {len(wish.vms)} VMs and {len(session.recipes)} recipes, no mistakes")
 
 
 @click.command()

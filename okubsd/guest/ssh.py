@@ -93,9 +93,9 @@ def uptime_argv(vm: Vm, run: Path) -> Argv:
     return (*ssh_argv(vm, run), _UPTIME)
 
 
-def set_clock_argv(vm: Vm, run: Path, seconds: str) -> Argv:
-    """Return ssh that sets the guest's clock to ``seconds`` since the epoch."""
-    return (*ssh_argv(vm, run, user="root"), remote_command(("date", "-s", f"@{seconds}")))
+def clock_command(seconds: str) -> str:
+    """Return the command that sets the guest's clock to ``seconds`` since the epoch."""
+    return remote_command(("date", "-s", f"@{seconds}"))
 
 
 def disconnect_argv(vm: Vm, run: Path) -> Argv:

@@ -19,7 +19,7 @@ from okubsd.netif.numbers import parse_numbers
 from okubsd.plan import apply as steps
 from okubsd.plan.apply import JOURNAL, STAGE, ApplyFacts, ApplyPlan, ApplyStep, Stat
 from okubsd.plan.compile import ANCHORS, NUMBERS, Compiled
-from okubsd.vmd.helper import DRIVES, RECORDS
+from okubsd.vmd.helper import DRIVES, IMAGES, RECORDS
 
 Report = Callable[[str], None]
 
@@ -46,7 +46,8 @@ def ask_apply(system: System, compiled: Compiled) -> ApplyFacts:
         taps=frozenset(number for number in range(256) if system.path(f"dev/tap{number}").exists()),
         services=frozenset(name for name in ("vmd", "okubsd") if _starts_at_boot(name)),
         forwarding=vmd.sysctl("net.inet.ip.forwarding") == "1",
-        unfinished=system.path(JOURNAL).exists(),
+        vmd_runs=vmd_runs(),
+        images=frozenset(path.parts[-3] for path in system.path(IMAGES).glob("*/current/drive.qcow2")),
     )
 
 
@@ -63,6 +64,15 @@ def _our_files(system: System) -> Iterator[str]:
 def _is_users(name: str) -> bool:
     """Return whether a file below /etc/okubsd was written by the administrator: the description itself."""
     return name.endswith(".yaml")
+
+
+def vmd_runs() -> bool:
+    """Return whether vmd answers."""
+    try:
+        vmd.ask_status()
+    except Problem:
+        return False
+    return True
 
 
 def _running(numbers: Mapping[str, int]) -> dict[str, int]:
@@ -116,7 +126,7 @@ def restore(system: System, report: Report) -> bool:
         return False
     running = _running(kept_numbers(system))
     failed = []
-    for step in steps.plan_restore(journal, running):
+    for step in steps.plan_restore(journal, running, vmd_runs=vmd_runs()):
         # Going back goes on: what cannot be undone now must not keep the rest from being undone.
         try:
             perform_step(system, step)

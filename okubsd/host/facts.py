@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import subprocess
@@ -167,7 +168,9 @@ def _remembered(places: Places) -> _Remembered:
     program = door.find_program(QEMU)
     stamp = Path(program).stat().st_mtime_ns if program else 0
     readable = os.access("/dev/kvm", os.R_OK | os.W_OK)
-    key = f"{boot_id()} {stamp} {readable}"
+    # An answer holds for the probe that gave it.
+    probe = hashlib.sha256(render_rom()).hexdigest()[:8]
+    key = f"{boot_id()} {stamp} {readable} {probe}"
     try:
         answers = msgspec.json.decode((places.state / "host.json").read_bytes(), type=_Remembered)
     except (OSError, msgspec.DecodeError):
@@ -191,7 +194,7 @@ def ask_accelerator(places: Places) -> Accelerator:
 
 
 def probe_accelerator(device: Path = Path("/dev/kvm"), timeout: float = _PROBE_SECONDS) -> Accelerator:
-    """Try KVM with a guest of eight bytes, and say what came of it."""
+    """Try KVM with a guest that is nothing but a firmware, and say what came of it."""
     slow = "guests run on QEMU's software CPU, which is 10 to 30 times slower"
     if not device.exists():
         return Accelerator("tcg", f"this host has no {device}: {slow}")
@@ -209,7 +212,7 @@ def probe_accelerator(device: Path = Path("/dev/kvm"), timeout: float = _PROBE_S
 def _guest_speaks(rom: Path, timeout: float) -> bool:
     """Return whether the probe's guest says its letter in time; the probe never outlives this."""
     try:
-        # The guest halts after its letter, so a good answer also ends by the time-out.
+        # A guest that runs ends by itself after its letter.
         done = door.run(("timeout", "--signal=KILL", str(timeout), *probe_argv(rom, "kvm")), timeout=timeout + 3)
     except subprocess.TimeoutExpired:
         return False

@@ -13,7 +13,7 @@ import msgspec
 
 from okubsd.display.server import display_socket
 from okubsd.errors import DisplayGone, Problem, TimedOut
-from okubsd.guest.ssh import power_off_argv, ssh_argv
+from okubsd.guest.ssh import clock_command, power_off_argv, ssh_argv
 from okubsd.host import door, facts, vmd
 from okubsd.host.monitor import monitor
 from okubsd.host.perform import Run, Timing, perform, stop_children
@@ -252,3 +252,14 @@ def shared_ssh(places: Places, vm: Vm, *options: str, user: str = "user") -> tup
     if not (state.run / "ssh_config").exists():
         raise Problem(f"VM '{vm.name}' is still starting", "try again in a moment")
     return reach(state, ssh_argv(vm, state.run, *options, user=user), root=facts.is_root())
+
+
+def set_clock(places: Places, vm: Vm) -> None:
+    """Set the guest's clock by the host's.  Raises Problem where the VM does not run or does not do it."""
+    argv = (*shared_ssh(places, vm, "-T", user="root"), clock_command(f"{time.time():.0f}"))
+    try:
+        done = door.run(argv, timeout=_SSH_CALL)
+    except subprocess.TimeoutExpired:
+        raise TimedOut(f"{vm.name}: the guest does not answer") from None
+    if done.code != 0:
+        raise Problem(f"{vm.name}: its clock was not set: {door.reason(done)}")

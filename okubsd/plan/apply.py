@@ -39,16 +39,17 @@ class ApplyFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     ``files`` are those that okubsd has or is to have, by path (None: not there); ``running`` the VMs that vmd runs
     by the numbers they were started with; ``drives`` the VMs that have theirs; ``taps`` the numbers whose device
-    node is there; ``services`` the daemons that start at boot.
+    node is there; ``images`` those that vmd can open overlays of; ``services`` the daemons that start at boot.
     """
 
     files: Mapping[str, Stat | None]
     running: Mapping[str, int]
     drives: frozenset[str] = frozenset()
     taps: frozenset[int] = frozenset()
+    images: frozenset[str] = frozenset()
     services: frozenset[str] = frozenset()
     forwarding: bool = False
-    unfinished: bool = False
+    vmd_runs: bool = False
 
 
 class ApplyStep(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,10 +160,11 @@ def changes_to(wanted: Mapping[str, Stat | None], files: Mapping[str, Stat | Non
 def plan_apply(compiled: Compiled, facts: ApplyFacts) -> tuple[ApplyPlan, tuple[Change, ...]]:
     """Return the steps from ``facts`` to ``compiled``, () where nothing is to be done, and the changed files.
 
-    Raises Problem where a running VM would lose its number or its description.
+    Raises Problem where a running VM would lose its number or its description, or an image is missing.
     """
     changes = changes_to(wanted_files(compiled, facts.files), facts.files)
     _refuse_what_runs(compiled, facts)
+    _need_images(compiled, facts)
     services = [name for name in ("vmd", "okubsd") if name not in facts.services]
     creations = [vm.vm.name for vm in compiled.vms if vm.vm.name not in facts.drives or vm.number not in facts.taps]
     needs_forwarding = not facts.forwarding and any(change.path == "etc/sysctl.conf" for change in changes)
@@ -180,7 +182,7 @@ def plan_apply(compiled: Compiled, facts: ApplyFacts) -> tuple[ApplyPlan, tuple[
     steps += [_helper(Verb.CREATE, name, "make the drives of") for name in creations]
     steps += _judge_vms(staged)
     steps += [_replace(change) for change in changes if not _is_record(change)]
-    steps += _reread(paths, services, forwarding=needs_forwarding)
+    steps += _reread(paths, services, vmd_runs=facts.vmd_runs, forwarding=needs_forwarding)
     steps += [_helper(Verb.REMOVE, name, "forget the anchor of") for name in _removed(changes)]
     steps += [_helper(Verb.OPEN, name, "open") for name in shut if compiled.find(name)]
     if changes:
@@ -209,7 +211,7 @@ def plan_unapply(facts: ApplyFacts) -> tuple[ApplyPlan, tuple[Change, ...]]:
         Journal(what="keep the old files until all is done", files=_old(changes)),
         *(_helper(Verb.REMOVE, name, "forget the anchor of") for name in _removed(changes)),
         *(_replace(change) for change in ordered),
-        *_reread({change.path for change in changes}, [], forwarding=False),
+        *_reread({change.path for change in changes}, [], vmd_runs=facts.vmd_runs, forwarding=False),
     ]
     if "okubsd" in facts.services:
         steps.append(Call(what="take okubsd from the boot", argv=("rcctl", "disable", "okubsd")))
@@ -217,7 +219,7 @@ def plan_unapply(facts: ApplyFacts) -> tuple[ApplyPlan, tuple[Change, ...]]:
     return tuple(steps), changes
 
 
-def plan_restore(journal: Mapping[str, Stat | None], running: Iterable[str]) -> ApplyPlan:
+def plan_restore(journal: Mapping[str, Stat | None], running: Iterable[str], *, vmd_runs: bool) -> ApplyPlan:
     """Return the steps back to the files of ``journal``, from whatever point an apply was cut short at.
 
     What runs is shut first and opened last, by the rules of before.
@@ -227,7 +229,7 @@ def plan_restore(journal: Mapping[str, Stat | None], running: Iterable[str]) -> 
     return (
         *(_helper(Verb.CLOSE, name, "shut") for name in running),
         *(_replace(change) for change in changes),
-        *_reread(set(journal), [], forwarding=False),
+        *_reread(set(journal), [], vmd_runs=vmd_runs, forwarding=False),
         *(_helper(Verb.OPEN, name, "open") for name in running),
         Finish(what="drop the old files"),
     )
@@ -240,6 +242,14 @@ def _refuse_what_runs(compiled: Compiled, facts: ApplyFacts) -> None:
             raise Problem(f"VM '{name}' runs, and is described no more", f"okubsd stop {name}")
         if vm.number != number:
             raise Problem(f"VM '{name}' runs with the number {number} and would get {vm.number}", f"okubsd stop {name}")
+
+
+def _need_images(compiled: Compiled, facts: ApplyFacts) -> None:
+    missing = sorted({image for vm in compiled.vms for image in vm.images} - facts.images)
+    if missing:
+        names = ", ".join(missing)
+        hint = f"on a Linux: okubsd image export FILE {' '.join(missing)}; here: doas okubsd image import FILE"
+        raise Problem(f"these images are not on this host: {names}", hint)
 
 
 def _helper(verb: Verb, name: str, what: str) -> Call:
@@ -269,17 +279,17 @@ def _replace(change: Change) -> ApplyStep:
     return Replace(what=f"write /{change.path}", path=change.path, stat=change.new)
 
 
-def _reread(paths: set[str], services: list[str], *, forwarding: bool) -> list[ApplyStep]:
-    """Return what makes the host read what changed, and only that."""
+def _reread(paths: set[str], services: list[str], *, vmd_runs: bool, forwarding: bool) -> list[ApplyStep]:
+    """Return what makes the host read what changed, and only that; vmd is started where it does not run."""
     steps: list[ApplyStep] = []
     if paths & {"etc/pf.conf", PF_CONF}:
         steps.append(Call(what="read the pf rules", argv=("pfctl", "-f", "/etc/pf.conf")))
     if forwarding:
         steps.append(Call(what="forward packets", argv=("sysctl", "net.inet.ip.forwarding=1")))
     steps += [Call(what=f"start {name} at boot", argv=("rcctl", "enable", name)) for name in services]
-    if "vmd" in services:
+    if "vmd" in services and not vmd_runs:
         steps.append(Call(what="start vmd", argv=("rcctl", "start", "vmd")))
-    elif paths & {"etc/vm.conf", VM_CONF}:
+    elif vmd_runs and paths & {"etc/vm.conf", VM_CONF}:
         # vmd forgets every VM that does not run before it reads: the candidate was judged above.
         steps.append(Call(what="let vmd read its configuration", argv=("vmctl", "reload")))
     return steps

@@ -13,7 +13,7 @@ from okubsd.netif.hostname import loopback_file
 from okubsd.netif.numbers import give_numbers, render_numbers
 from okubsd.pf.render import GROUP, render_anchor, render_main
 from okubsd.plan.backend import HOST_MEMORY
-from okubsd.plan.images import BOOT_IMAGE
+from okubsd.plan.images import BOOT_IMAGE, images_of
 from okubsd.vmd.grammar import Disk
 from okubsd.vmd.helper import DRIVES, RECORDS, doas_line, render_record
 from okubsd.vmd.render import VmBlock, render_conf
@@ -52,6 +52,7 @@ class CompiledVm(msgspec.Struct, frozen=True, kw_only=True):
     vm: Vm
     number: int
     owner: str
+    images: tuple[str, ...] = ()
 
 
 class Compiled(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,7 +84,13 @@ def compile_host(wish: Wish, recipes: Mapping[str, Recipe], kept: Mapping[str, i
     if unowned:
         raise BadDescription([f"{wish.path}: nobody owns {', '.join(unowned)}; write 'owner' below 'host'"])
     compiled = tuple(
-        CompiledVm(vm=vm, number=numbers[vm.name], owner=vm.owner or wish.host.owner or user) for vm in vms
+        CompiledVm(
+            vm=vm,
+            number=numbers[vm.name],
+            owner=vm.owner or wish.host.owner or user,
+            images=images_of(vm, recipes),
+        )
+        for vm in vms
     )
     files = [
         *_files_of_host(wish.host, compiled, recipes),

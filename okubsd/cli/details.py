@@ -1,0 +1,84 @@
+"""Everything that okubsd status says of one VM."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from okubsd.cli.look import summary
+from okubsd.cli.session import Session
+from okubsd.errors import Problem
+from okubsd.host import facts, lifecycle, store, vmd
+from okubsd.model import Backend, Vm
+from okubsd.plan.backend import choose_backend
+from okubsd.plan.facts import HostFacts, VmFacts
+
+# A guest whose clock is off by more than this gets its time-outs wrong.
+_CLOCK_TOLERANCE = 0.1
+
+
+def details_of(session: Session, vm: Vm) -> dict[str, Any]:
+    """Return what there is to say about one VM, in the order it is said."""
+    state = facts.ask_vm(session.places, vm.name)
+    on_vmd = vmd.has_vmd() and vm.backend is not Backend.QEMU and state.qemu_pid is None
+    host = facts.ask_host(session.places, booting=True, on_vmd=on_vmd)
+    timings = lifecycle.read_timings(session.places, vm.name)
+    return {
+        **summary(session, vm, state.running),
+        "display": f":{state.display}" if state.display is not None else None,
+        **(_on_vmd(session, vm, host, state) if on_vmd else _on_qemu(session, vm, host, state)),
+        "last_start_seconds": round(timings[-1].total, 2) if timings else None,
+        "last_start_phases": {k: round(v, 2) for k, v in timings[-1].phases.items()} if timings else None,
+    }
+
+
+def _on_qemu(session: Session, vm: Vm, host: HostFacts, state: VmFacts) -> dict[str, Any]:
+    image = store.current_image(session.places, vm.image)
+    return {
+        "pid": state.qemu_pid,
+        "resident_bytes": facts.memory_of(state.qemu_pid) if state.qemu_pid else None,
+        "build": image.build if image else "not built",
+        "home": str(state.directory / "home.img") if state.has_home else "made at the first start",
+        "home_bytes_used": facts.disk_use(state.directory / "home.img"),
+        "backend": f"qemu, {host.accelerator.name}: {host.accelerator.why}",
+        "weaker_walls": weaker_walls(vm, "" if state.confined else host.weakness(vm.network)),
+    }
+
+
+def _on_vmd(session: Session, vm: Vm, host: HostFacts, state: VmFacts) -> dict[str, Any]:
+    image = store.current_image(session.places.of_system, vm.image)
+    try:
+        backend = f"vmd, since {choose_backend(vm, host, state).why}"
+    except Problem as problem:
+        backend = f"vmd: {problem.sentence}"
+    number = state.record.number if state.record else None
+    return {
+        "pid": state.vmd.pid if state.vmd else None,
+        "vmd_state": state.vmd.state if state.vmd else "not known to vmd",
+        "owner": state.record.owner if state.record else None,
+        "build": image.build if image else "not here",
+        "backend": backend,
+        "interface": f"tap{number} in rdomain {number}" if number is not None else None,
+        "clock": clock_sentence(vmd.read_clock(state.run)) if state.running else None,
+        "weaker_walls": [],
+    }
+
+
+def clock_sentence(clock: vmd.Clock | None) -> str | None:
+    """Return how fast the guest's clock runs, and what to do about a slow one; None where nobody knows."""
+    if clock is None or clock.speed is None:
+        return None
+    if abs(clock.speed - 1) <= _CLOCK_TOLERANCE:
+        return "runs with the host's"
+    return (
+        f"runs at {clock.speed:.2f} of the host's time, so its time-outs are wrong; "
+        "import the images again on this host, which then tells the guest its rate"
+    )
+
+
+def weaker_walls(vm: Vm, wall: str) -> list[str]:
+    """Return what is weaker than it could be for this VM here, a sentence each."""
+    found = ["QEMU runs as an ordinary process of yours; under OpenBSD's vmd it would be several confined ones"]
+    if wall:
+        reach = "can reach services on this host's loopback" if vm.network == "nat" else "relies on QEMU's restrict=on"
+        found.append(f"no network namespace ({wall}): the guest {reach}")
+    return found
