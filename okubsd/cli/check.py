@@ -59,8 +59,13 @@ def _check_openbsd(session: Session, wish: Wish) -> list[str]:
 
 
 def _ask_parsers(system: System, wanted: Mapping[str, Stat | None], mistakes: list[str]) -> list[str]:
-    """Let `vmd -n` and `pfctl -n` judge the ``wanted`` files; add what they say to ``mistakes``, return who was asked."""
-    top = Path(tempfile.mkdtemp(prefix="okubsd-check-"))
+    """Let `vmd -n` and `pfctl -n` judge the ``wanted`` files; return who was asked.
+
+    What they say is added to ``mistakes``.
+    """
+    scratch = system.path("tmp")
+    scratch.mkdir(exist_ok=True)
+    top = Path(tempfile.mkdtemp(prefix="okubsd-check-", dir=scratch))
     try:
         for name, stat in wanted.items():
             if stat is not None:

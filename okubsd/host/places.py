@@ -51,7 +51,8 @@ def find_places(env: Mapping[str, str] = os.environ) -> Places:
     home = Path(env.get("HOME") or Path.home())
     state = Path(env.get("OKUBSD_STATE") or Path(env.get("XDG_STATE_HOME") or home / ".local/state") / "okubsd")
     state = state.expanduser().absolute()
-    runtime = env.get("XDG_RUNTIME_DIR")
+    # OpenBSD's sessions have one or have none; a VM that was started at boot is to be found from all of them.
+    runtime = None if sys.platform.startswith("openbsd") else env.get("XDG_RUNTIME_DIR")
     base = Path(runtime) / "okubsd" if runtime else Path(f"/tmp/okubsd-{os.geteuid()}")
     system = Path(env.get("OKUBSD_ROOT") or "/").absolute()
     # Unix sockets have short names (104 bytes on BSD), and each state directory has VMs of its own.

@@ -226,7 +226,7 @@ def close_network(places: Places, name: str, *, root: bool, report: Callable[[st
 
 
 def _clock_of(begin: float, done: door.Done) -> Clock | None:
-    """Return both clocks at the moment that a look at the guest's, begun at ``begin``, tells of; None if it does not."""
+    """Return both clocks at the moment that the look ``done``, begun at ``begin``, tells of; None if it does not."""
     try:
         return Clock((begin + time.monotonic()) / 2, float(done.out.split()[0]))
     except (ValueError, IndexError):

@@ -24,15 +24,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from okubsd.pf.grammar import PfHost
+    from okubsd.vmd.grammar import Conf, ConfVm, Host
 
 HERE = Path(__file__).resolve()
 sys.path.insert(0, str(HERE.parents[2]))
-
-from okubsd.config.parse_y import ConfError  # noqa: E402
-from okubsd.pf.grammar import PfHost, parse_pf  # noqa: E402
-from okubsd.vmd.grammar import Conf, ConfVm, Host, load_errors, parse_conf  # noqa: E402
-from okubsd.vmd.qcow2 import chain_mistakes, parse_header  # noqa: E402
 
 ROOT = Path(os.environ["SIM_ROOT"])
 USER = os.environ.get("SIM_USER", "root")
@@ -94,6 +93,8 @@ def running(s: dict[str, Any]) -> dict[str, Any]:
 
 
 def conf_host() -> Host:
+    from okubsd.vmd.grammar import Host
+
     return Host(
         has_user=lambda name: name in USERS,
         has_group=lambda name: name in GROUPS,
@@ -105,6 +106,9 @@ def conf_host() -> Host:
 def vmd(args: list[str]) -> None:
     if args[:2] != ["-n", "-f"] or len(args) != 3:
         undocumented(f"vmd {args}")
+    from okubsd.config.parse_y import ConfError
+    from okubsd.vmd.grammar import parse_conf
+
     path = place(args[2])
     if not path.exists():
         fail(f"vmd: failed to open {args[2]}: No such file or directory\nconfiguration OK", 0)
@@ -116,6 +120,8 @@ def vmd(args: list[str]) -> None:
 
 
 def read_conf() -> Conf:
+    from okubsd.vmd.grammar import Conf, parse_conf
+
     path = place("/etc/vm.conf")
     return parse_conf(path.read_text(), conf_host()) if path.exists() else Conf()
 
@@ -124,6 +130,9 @@ def load_vms(s: dict[str, Any]) -> bool:
     """Register the VMs of /etc/vm.conf; what does not run is forgotten first.  Return whether all was well."""
     kept = {name: vm for name, vm in s["vms"].items() if name in running(s)}
     s["vms"] = kept
+    from okubsd.config.parse_y import ConfError
+    from okubsd.vmd.grammar import Conf, load_errors
+
     if s["faults"].get("reload"):
         return False
     try:
@@ -256,6 +265,8 @@ def refuse_start(s: dict[str, Any], vm: dict[str, Any]) -> None:
 
 
 def bad_drives(vm: dict[str, Any]) -> list[str]:
+    from okubsd.vmd.qcow2 import chain_mistakes
+
     def head(path: str) -> bytes | None:
         return place(path).read_bytes()[: 1 << 16] if place(path).is_file() else None
 
@@ -333,6 +344,8 @@ def create_overlay(base: str, target: str, path: Path, *, qcow2: bool) -> None:
         fail("vmctl: base images require qcow2 disk format")
     if not place(base).is_file():
         fail("vmctl: failure to read base image header")
+    from okubsd.vmd.qcow2 import parse_header
+
     try:
         parse_header(place(base).read_bytes()[: 1 << 16])
     except ValueError:
@@ -387,12 +400,11 @@ VIRTIO = {
     "legacy": "disable-modern=on,disable-legacy=off,vectors=0",
     "modern": "disable-legacy=on,disable-modern=off,modern-pio-notify=on,vectors=0",
 }
-NO_OFFLOAD = ",".join(
-    f"{name}=off"
-    for name in "csum guest_csum gso guest_tso4 guest_tso6 host_tso4 host_tso6 mrg_rxbuf ctrl_vq ctrl_rx ctrl_vlan "
-    "ctrl_rx_extra ctrl_mac_addr ctrl_guest_offloads guest_announce mq host_ecn guest_ecn host_ufo guest_ufo "
-    "event_idx indirect_desc".split()  # noqa: SIM905
-)
+_OFFLOADS = """
+csum guest_csum gso guest_tso4 guest_tso6 host_tso4 host_tso6 mrg_rxbuf ctrl_vq ctrl_rx ctrl_vlan ctrl_rx_extra
+ctrl_mac_addr ctrl_guest_offloads guest_announce mq host_ecn guest_ecn host_ufo guest_ufo event_idx indirect_desc
+"""
+NO_OFFLOAD = ",".join(f"{name}=off" for name in _OFFLOADS.split())
 
 
 def device(args: list[str]) -> None:
@@ -532,6 +544,9 @@ def parse_options(args: list[str], valued: str, plain: str) -> dict[str, list[st
 
 
 def load_rules(s: dict[str, Any], options: dict[str, list[str]]) -> None:
+    from okubsd.config.parse_y import ConfError
+    from okubsd.pf.grammar import parse_pf
+
     file, anchor = options["f"][0], options.get("a", [""])[0]
     if file == "-":
         text = sys.stdin.read()
@@ -556,6 +571,8 @@ def load_rules(s: dict[str, Any], options: dict[str, list[str]]) -> None:
 
 
 def pf_host(s: dict[str, Any]) -> PfHost:
+    from okubsd.pf.grammar import PfHost
+
     tables = {0, *(int(name[2:]) for name in s["interfaces"] if name.startswith("lo"))}
     return PfHost(
         interfaces={"lo0": ("127.0.0.1/8",), "em0": ("192.0.2.10/24",), "egress": ("192.0.2.10/24",)},

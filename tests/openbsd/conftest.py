@@ -1,0 +1,29 @@
+"""Fixtures of the OpenBSD tests."""
+
+from __future__ import annotations
+
+import grp
+from pathlib import Path
+
+import pytest
+
+from tests.openbsd.world import World
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """A fresh simulated host with images, before any apply; short paths, since sockets lie below."""
+    made = World(tmp_path)
+    made.fake_images()
+    return made
+
+
+@pytest.fixture(autouse=True, scope="session")
+def okubsd_group() -> None:
+    """The group that apply asks the real system for."""
+    try:
+        grp.getgrnam("okubsd")
+    except KeyError:
+        import subprocess
+
+        subprocess.run(["groupadd", "--system", "okubsd"], check=True)

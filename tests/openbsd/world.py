@@ -1,0 +1,119 @@
+"""A simulated OpenBSD host for one test."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import CHECKOUT
+
+SIM = CHECKOUT / "tests/openbsd/sim.py"
+
+DESCRIPTION = """\
+host:
+  owner: alice
+vms:
+  term:
+    image: term
+    memory: 192M
+    home: 64M
+  vault:
+    image: term
+    memory: 192M
+    network: none
+    disposable: yes
+"""
+
+
+class World:
+    """The tree of one simulated host, and ways to run programs on it as one of its users."""
+
+    def __init__(self, root: Path, shell: str = "/bin/mksh") -> None:
+        self.root = root
+        self.description = root / "okubsd.yaml"
+        env = {**os.environ, "SIM_ROOT": str(root)}
+        code = (
+            f"from pathlib import Path; from tests.openbsd.sim import install; install(Path({str(root)!r}), {shell!r})"
+        )
+        subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, env=env, check=True)
+        (root / "xdg").mkdir(exist_ok=True)
+        self.write(DESCRIPTION)
+
+    def env(self, user: str = "root", **extra: str) -> dict[str, str]:
+        """Return the environment of a program that ``user`` runs."""
+        kept = {name: os.environ[name] for name in ("HOME", "TERM", "LANG") if name in os.environ}
+        return kept | {
+            "PATH": f"{self.root}/bin:{os.environ['PATH']}:/usr/sbin:/sbin",
+            "PYTHONPATH": str(CHECKOUT),
+            "SIM_ROOT": str(self.root),
+            "SIM_USER": user,
+            "SIM_TSC": "2600000000",
+            "OKUBSD_ROOT": str(self.root),
+            "OKUBSD_CONFIG": str(self.description),
+            "OKUBSD_STATE": str(self.root / f"home/{user}"),
+            "XDG_RUNTIME_DIR": str(self.root / "xdg"),
+            **extra,
+        }
+
+    def write(self, description: str) -> None:
+        """Write okubsd.yaml."""
+        self.description.write_text(description)
+
+    def run(
+        self, *argv: str, user: str = "root", data: str = "", timeout: int = 300
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a program of the host as ``user``."""
+        return subprocess.run(
+            argv, env=self.env(user), cwd=self.root, input=data, capture_output=True, text=True, timeout=timeout, check=False
+        )  # fmt: skip
+
+    def okubsd(self, *args: str, user: str = "root", timeout: int = 300) -> subprocess.CompletedProcess[str]:
+        """Run okubsd as ``user``: one who is not root does not take itself for root."""
+        module = "okubsd" if user == "root" else "tests.openbsd.as_user"
+        return self.run(sys.executable, "-m", module, *args, user=user, timeout=timeout)
+
+    def must(self, *args: str, user: str = "root", timeout: int = 300) -> str:
+        """Run okubsd and return what it printed; it has to end with 0."""
+        done = self.okubsd(*args, user=user, timeout=timeout)
+        assert done.returncode == 0, f"okubsd {args}: {done.stderr}"
+        return done.stdout
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """Return the state of the simulator."""
+        path = self.root / "sim/state.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def change(self, **values: Any) -> None:
+        """Put ``values`` into the simulator's state."""
+        path = self.root / "sim/state.json"
+        path.write_text(json.dumps(self.state | values))
+
+    def faults(self, **faults: Any) -> None:
+        """Let the simulator fail in the named ways; no name takes all faults away."""
+        self.change(faults=faults)
+
+    def fake_images(self, *names: str) -> None:
+        """Lay images that vmd could open overlays of, without anything in them."""
+        for name in names or ("boot", "base", "term"):
+            directory = self.root / f"var/okubsd/images/{name}/0123456789ab"
+            directory.mkdir(parents=True)
+            subprocess.run(
+                ["qemu-img", "create", "-q", "-f", "qcow2", "-o", "compat=1.1", str(directory / "drive.qcow2"), "1M"],
+                check=True,
+            )  # fmt: skip
+            (directory.parent / "current").symlink_to(directory.name)
+
+    def tree(self, *tops: str) -> dict[str, tuple[str, int]]:
+        """Return the text and mode of every file below ``tops`` (etc and var/okubsd/apply)."""
+        found = {}
+        for top in tops or ("etc", "var/okubsd/apply"):
+            for path in sorted((self.root / top).rglob("*")):
+                if path.is_file() and path.name != "lock":
+                    name = str(path.relative_to(self.root))
+                    found[name] = (path.read_text(errors="replace"), path.stat().st_mode & 0o777)
+        return found
