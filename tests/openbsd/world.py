@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -106,7 +107,34 @@ class World:
                 ["qemu-img", "create", "-q", "-f", "qcow2", "-o", "compat=1.1", str(directory / "drive.qcow2"), "1M"],
                 check=True,
             )  # fmt: skip
+            data = f"the tree of {name}".encode()
+            (directory / "drive.squashfs").write_bytes(data)
+            part = {"name": "drive.squashfs", "sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+            manifest = {"name": name, "kind": {"boot": "boot", "base": "base"}.get(name, "app"), "recipe": "", "base": "",
+                        "build": directory.name, "built": 0, "parts": [part]}  # fmt: skip
+            (directory / "manifest.json").write_text(json.dumps(manifest))
             (directory.parent / "current").symlink_to(directory.name)
+
+    def lay(self) -> None:
+        """Lay the files of the description without an apply, and let vmd read them: quicker, where apply is not meant."""
+        from okubsd.config.description import parse_description
+        from okubsd.host.places import find_places
+        from okubsd.host.reading import read_recipes
+        from okubsd.host.system import System
+        from okubsd.plan.apply import wanted_files
+        from okubsd.plan.compile import compile_host
+
+        recipes = read_recipes(find_places(self.env()))
+        wish = parse_description(self.description, self.description.read_text(), [], recipes)
+        system = System(self.root)
+        compiled = compile_host(wish, recipes, {}, "alice")
+        for name, stat in wanted_files(compiled, {"etc/pf.conf": system.read("etc/pf.conf")}).items():
+            if stat is not None:
+                system.write(name, stat)
+        for vm in compiled.vms:
+            done = self.run("sh", "-c", f"exec {self.root}/usr/local/libexec/okubsd-helper create {vm.vm.name}")
+            assert done.returncode == 0, done.stderr
+        assert self.run("rcctl", "start", "vmd").returncode == 0
 
     def tree(self, *tops: str) -> dict[str, tuple[str, int]]:
         """Return the text and mode of every file below ``tops`` (etc and var/okubsd/apply)."""

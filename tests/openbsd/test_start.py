@@ -1,0 +1,123 @@
+"""Starts on vmd that go wrong: every message of vmctl's, every thing that may be missing."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from tests.openbsd.world import DESCRIPTION, World
+
+pytestmark = pytest.mark.spawns
+
+
+@pytest.fixture
+def applied(world: World) -> World:
+    """A host on which the description was applied, with images that verify."""
+    world.lay()
+    return world
+
+
+def start(world: World, *more: str, user: str = "alice") -> str:
+    """Start a VM that cannot be started, and return what was said."""
+    done = world.okubsd("start", "term", "--no-app", *more, user=user)
+    assert done.returncode not in (0, 99), done.stderr
+    assert "Traceback" not in done.stderr and "simulator" not in done.stderr, done.stderr
+    return done.stderr
+
+
+# What the simulated vmctl says, and what the user is told of it: the meaning, and the next step.
+MESSAGES = {
+    "denied": ("refused", "another user's VM"),
+    "disk": ("a drive cannot be opened", "doas okubsd apply"),
+    "firmware": ("the firmware is missing", "doas fw_update vmm"),
+    "chain": ("a drive is not what vmd takes", "/var/log/daemon"),
+    "tap": ("the tap device is missing", "doas okubsd apply makes /dev/tapN"),
+    "memory": ("there is not enough memory", "stop another VM"),
+    "pipe": ("vmd is not running", "doas rcctl check vmd"),
+    "unheard-of": ("failed: start vm command failed: Device busy", "/var/log/daemon"),
+    # vmd said "started", and the VM is gone before its tap can be looked at.
+    "dies": ("tap100 is not there", ""),
+}
+
+
+@pytest.mark.parametrize("fault", MESSAGES)
+def test_every_message_of_vmctl_is_understood(fault: str, applied: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    applied.faults(start=fault)
+    said = start(applied)
+    meaning, hint = MESSAGES[fault]
+    if fault == "dies":
+        # Nothing is there for the helper to look at.
+        assert "tap100 is not there" in said
+    else:
+        assert meaning in said and hint in said
+    assert applied.state["anchors"]["okubsd/term"]["text"] == "block drop quick on tap100\n", (
+        "the network is shut again"
+    )
+    assert applied.state["running"] == {}
+
+
+def test_vmd_is_down(applied: World) -> None:
+    applied.change(vmd=False)
+    assert "vmd is not running" in start(applied)
+    assert "doas rcctl start vmd" in start(applied)
+    listed = applied.okubsd("list", user="alice")
+    assert listed.returncode == 1 and "vmd is not running" in listed.stderr
+
+
+def test_the_socket_is_refused(applied: World) -> None:
+    said = start(applied, user="carol")
+    assert "the control socket may not be opened" in said and "usermod -G okubsd" in said
+
+
+def test_somebody_elses_vm(applied: World) -> None:
+    assert "it belongs to alice, not to bob" in start(applied, user="bob")
+
+
+def test_a_vm_that_was_not_applied_does_not_fall_to_qemu(applied: World) -> None:
+    applied.write(DESCRIPTION + "  new: {image: term}\n")
+    done = applied.okubsd("start", "new", "--no-app", user="alice")
+    assert done.returncode == 1 and "was not installed on this host yet" in done.stderr
+    assert "doas okubsd apply" in done.stderr
+
+
+def test_an_image_is_gone(applied: World) -> None:
+    shutil.rmtree(applied.root / "var/okubsd/images/term")
+    assert "image 'term'" in start(applied)
+
+
+def test_a_damaged_drive_is_seen_before_vmd(applied: World) -> None:
+    base = applied.root / "var/okubsd/images/base/0123456789ab/drive.qcow2"
+    data = bytearray(base.read_bytes())
+    data[7] = 2
+    base.write_bytes(data)
+    said = start(applied)
+    assert "version 2, vmd takes version 3" in said
+
+
+def test_a_key_that_others_can_read(applied: World) -> None:
+    applied.faults(start="denied")
+    start(applied)
+    (applied.root / "home/alice/vms/term/id_ed25519").chmod(0o644)
+    assert "can be read by others" in start(applied)
+
+
+def test_memory_is_not_overcommitted(applied: World) -> None:
+    applied.change(sysctl={"hw.usermem": str(1600 << 20)})
+    said = start(applied)
+    assert "would not leave it 1536" in said and "stop another VM" in said
+
+
+def test_stopping_what_does_not_run_is_no_failure(applied: World) -> None:
+    done = applied.okubsd("stop", "term", user="alice")
+    assert done.returncode == 0 and "is not running" in done.stderr
+
+
+def test_a_plan_shows_the_calls(applied: World) -> None:
+    shown = applied.must("start", "-n", "term", "--headless", user="alice")
+    lines = shown.splitlines()
+    assert "doas -n /usr/local/libexec/okubsd-helper prepare term  # its input: the identity of term" in lines
+    assert lines.index("vmctl start term") < lines.index(
+        "doas -n /usr/local/libexec/okubsd-helper open term || vmctl stop -fw term"
+    )
+    assert any(line.startswith("route -T 100 exec ssh ") for line in lines)
