@@ -56,7 +56,7 @@ def test_the_same_identity_gives_the_same_bytes_and_holds_no_more_than_it_says()
     secrets = Secrets(bytes(32), bytes(range(32)), "ssh-ed25519 AAAA", b"c" * 16)
     archive = render_identity(VM, Lease(), secrets)
     assert archive == render_identity(VM, Lease(), secrets)
-    for name in (b"cfg/settings", b"cfg/host_key", b"cfg/authorized_keys", b"cfg/Xauthority"):
+    for name in (b"run/okubsd/settings", b"run/okubsd/host_key", b"ssh/authorized_keys", b"okubsd/Xauthority"):
         assert archive.count(name) == 1
 
 

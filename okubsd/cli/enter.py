@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from okubsd.cli.session import Session, harmless_bytes, pass_session
+from okubsd.config.names import quoted
 from okubsd.errors import HostLacks, Misuse, Partial, Problem
 from okubsd.guest.ssh import remote_command
 from okubsd.host import door, facts, lifecycle
@@ -35,6 +36,8 @@ def run(session: Session, name: str, command: tuple[str, ...], root: bool) -> in
 
     Each word is passed as it is.  On a terminal, escape codes are taken out of what the guest prints.
     """
+    if command and command[0].startswith("-") and command[0] != "--":
+        raise Misuse(f"the option {quoted(command[0])} stands before the VM", f"okubsd run {command[0]} {name} -- ...")
     words = command[1:] if command[:1] == ("--",) else command
     if not words:
         raise Misuse("say what to run", f"okubsd run {name} -- ls")
@@ -56,7 +59,9 @@ def shell(session: Session, name: str, root: bool) -> int:
     """
     vm = _reachable(session, name)
     options = ("-t",) if sys.stdin.isatty() else ("-T",)
-    return door.call_interactive(lifecycle.shared_ssh(session.places, vm, *options, user="root" if root else "user"))
+    argv = lifecycle.shared_ssh(session.places, vm, *options, user="root" if root else "user")
+    # The login shell is a small one, for the many commands that nobody sees.
+    return door.call_interactive((*argv, "exec bash -l"))
 
 
 @click.command()

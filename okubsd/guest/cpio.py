@@ -12,25 +12,31 @@ import msgspec
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One member: path without leading slash, mode with type bits as in stat(2), and its bytes."""
+    """One member: path without leading slash, mode with type bits as in stat(2), its bytes, and whose it is."""
 
     path: str
     mode: int
     data: bytes = b""
+    owner: int = 0
 
 
-def file(path: str, data: bytes, mode: int = 0o600) -> Entry:
-    """Return the Entry of a regular file."""
-    return Entry(path, stat.S_IFREG | mode, data)
+def file(path: str, data: bytes, mode: int = 0o600, owner: int = 0) -> Entry:
+    """Return the Entry of a regular file; ``owner`` is both its user and its group, by number."""
+    return Entry(path, stat.S_IFREG | mode, data, owner)
 
 
-def directory(path: str, mode: int = 0o755) -> Entry:
+def directory(path: str, mode: int = 0o755, owner: int = 0) -> Entry:
     """Return the Entry of a directory."""
-    return Entry(path, stat.S_IFDIR | mode)
+    return Entry(path, stat.S_IFDIR | mode, b"", owner)
+
+
+def fifo(path: str, mode: int) -> Entry:
+    """Return the Entry of a named pipe."""
+    return Entry(path, stat.S_IFIFO | mode)
 
 
 def render_cpio(entries: Iterable[Entry]) -> bytes:
-    """Return the archive of ``entries``: owned by root, dated 0, padded to 512 bytes.
+    """Return the archive of ``entries``: dated 0, padded to 512 bytes.
 
     The same entries give the same bytes.
     """
@@ -44,6 +50,6 @@ def _member(inode: int, entry: Entry) -> bytes:
     name = entry.path.encode() + b"\0"
     links = 2 if stat.S_ISDIR(entry.mode) else 1
     # ino mode uid gid nlink mtime filesize devmajor devminor rdevmajor rdevminor namesize check
-    numbers = (inode, entry.mode, 0, 0, links, 0, len(entry.data), 0, 0, 0, 0, len(name), 0)
+    numbers = (inode, entry.mode, entry.owner, entry.owner, links, 0, len(entry.data), 0, 0, 0, 0, len(name), 0)
     header = b"070701" + b"".join(b"%08X" % number for number in numbers) + name
     return header + bytes(-len(header) % 4) + entry.data + bytes(-len(entry.data) % 4)

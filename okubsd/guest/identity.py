@@ -1,16 +1,20 @@
-"""Everything the host tells one guest at boot, as the cpio archive that becomes /cfg."""
+"""Everything the host tells one guest at boot, as the cpio archive that becomes its /run."""
 
 from __future__ import annotations
 
 import base64
+import ipaddress
 import shlex
 import struct
 
 import msgspec
 
 from okubsd.config.names import host_name
-from okubsd.guest.cpio import directory, file, render_cpio
+from okubsd.guest.cpio import directory, fifo, file, render_cpio
 from okubsd.model import Vm
+
+# The unprivileged user of every guest (images/tree.py).
+USER_ID = 1000
 
 
 class Lease(msgspec.Struct, frozen=True):
@@ -44,27 +48,44 @@ def render_identity(vm: Vm, lease: Lease, secrets: Secrets, off: str = "reboot")
     """
     return render_cpio(
         [
-            directory("cfg", 0o700),
-            file("cfg/settings", render_settings(vm, lease, off).encode()),
-            file("cfg/host_key", dropbear_key(secrets.host_seed, secrets.host_public)),
-            file("cfg/authorized_keys", f"{secrets.client_public}\n".encode()),
-            file("cfg/Xauthority", render_xauthority(secrets.cookie)),
+            directory("run"),
+            directory("run/okubsd"),
+            file("run/okubsd/settings", render_settings(vm, lease, off).encode()),
+            file("run/okubsd/host_key", dropbear_key(secrets.host_seed, secrets.host_public)),
+            directory("run/okubsd/ssh"),
+            file("run/okubsd/ssh/authorized_keys", f"{secrets.client_public}\n".encode(), 0o644),
+            file("run/okubsd/Xauthority", render_xauthority(secrets.cookie), owner=USER_ID),
+            directory("run/okubsd/apps", 0o700, owner=USER_ID),
+            # Anybody may say that a window was closed; only PID 1 hears it.
+            fifo("run/okubsd/request", 0o622),
+            directory("run/user"),
+            directory(f"run/user/{USER_ID}", 0o700, owner=USER_ID),
         ]
     )
 
 
 def render_settings(vm: Vm, lease: Lease, off: str = "reboot") -> str:
     """Return the settings as assignments that a POSIX shell reads."""
+    address, netmask = _split(lease.address)
     values = {
         "name": host_name(vm.name),
         "home": "tmpfs" if vm.disposable else "drive",
         "keep": "yes" if vm.keep else "no",
-        "address": lease.address,
+        "address": address,
+        "netmask": netmask,
         "gateway": lease.gateway,
         "resolver": lease.resolver,
         "off": off,
     }
     return "".join(f"{key}={shlex.quote(value)}\n" for key, value in values.items())
+
+
+def _split(address: str) -> tuple[str, str]:
+    """Return an address in CIDR notation as ifconfig(8) of busybox wants it: apart from its netmask."""
+    if "/" not in address:
+        return address, ""
+    interface = ipaddress.IPv4Interface(address)
+    return str(interface.ip), str(interface.netmask)
 
 
 def dropbear_key(seed: bytes, public: bytes) -> bytes:

@@ -98,9 +98,9 @@ def clock_command(seconds: str) -> str:
     return remote_command(("date", "-s", f"@{seconds}"))
 
 
-def disconnect_argv(vm: Vm, run: Path) -> Argv:
-    """Return ssh that ends the shared connection, and with it what it forwards."""
-    return ssh_argv(vm, run, "-O", "exit")
+def disconnect_argv(vm: Vm, run: Path, user: str = USER) -> Argv:
+    """Return ssh that ends the shared connection of ``user``, and with it what it forwards."""
+    return ssh_argv(vm, run, "-O", "exit", user=user)
 
 
 def power_off_argv(vm: Vm, run: Path) -> Argv:

@@ -86,7 +86,8 @@ def _first_build(places: Places, vm: Vm, recipes: dict[str, Recipe], rows: Rows,
 
 
 def _okubsd(*args: str) -> Argv:
-    return (sys.executable, "-m", "okubsd", *args)
+    # -P: what is installed is measured, with its compiled modules, not a checkout that we may stand in.
+    return (sys.executable, "-P", "-m", "okubsd", *args)
 
 
 def _seconds(argv: Argv, *, code: int = 0) -> float:

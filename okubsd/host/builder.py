@@ -103,7 +103,7 @@ def _build_in(made: Path, places: Places, recipe: Recipe, report: Report) -> Ima
     else:
         index = packer.read_index(store.part_path(places, base, INDEX)) if base else {}
         whole = packer.pack_tree(tar, recipe, directory, index, made / "drive.tar")
-        _pack(made / "drive.tar", made / DRIVE)
+        _pack(made / "drive.tar", made / DRIVE, recipe.kind)
         names = (DRIVE,)
         if recipe.kind is Kind.BASE:
             (made / INDEX).write_bytes(msgspec.json.encode(whole, order="sorted"))
@@ -179,9 +179,9 @@ def _host_codename() -> str:
     return codename
 
 
-def _pack(tar: Path, drive: Path) -> None:
+def _pack(tar: Path, drive: Path, kind: Kind) -> None:
     with tar.open("rb") as stream:
-        door.must(_with_us(commands.pack_argv(drive)), "packing the drive", stdin=stream)
+        door.must(_with_us(commands.pack_argv(drive, kind)), "packing the drive", stdin=stream)
 
 
 def _describe(made: Path, recipe: Recipe, base: Image | None, names: Argv, packages: tuple[str, ...]) -> Image:

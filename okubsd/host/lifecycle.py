@@ -13,7 +13,7 @@ import msgspec
 
 from okubsd.display.server import display_socket
 from okubsd.errors import DisplayGone, Problem, TimedOut
-from okubsd.guest.ssh import clock_command, power_off_argv, ssh_argv
+from okubsd.guest.ssh import clock_command, disconnect_argv, power_off_argv, ssh_argv
 from okubsd.host import door, facts, vmd
 from okubsd.host.monitor import monitor
 from okubsd.host.perform import Run, Timing, perform, stop_children
@@ -229,9 +229,10 @@ def _clean_up(places: Places, name: str) -> None:
     """End the VM's ssh connections and X server, and empty its run directory."""
     run = places.vm_run(name)
     for who in ("user", "root"):
-        pid = listener_pid(run / f"ssh-{who}") if (run / f"ssh-{who}").exists() else None
-        if pid is not None:
-            door.kill(pid, signal.SIGTERM)
+        # Whoever listens there may have forked since it began to, so it is asked rather than killed by its pid.
+        if (run / f"ssh-{who}").exists() and listener_pid(run / f"ssh-{who}") is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                door.run(disconnect_argv(Vm(name=name, image=""), run, user=who), timeout=_SSH_CALL)
     pid = facts.live_server(run)
     if pid is not None:
         door.kill(pid, signal.SIGTERM)

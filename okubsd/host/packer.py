@@ -121,12 +121,13 @@ def pack_boot(source: Path, recipe: Recipe, directory: Path, made: Path) -> None
         busybox = next((path for path in ("bin/busybox", "usr/bin/busybox") if path in members), None)
         if not kernels or busybox is None:
             raise Problem("the boot recipe has no kernel or no busybox", "name both in its 'packages'")
-        below = [path for path in members if f"/modules/{kernels[-1].removeprefix('boot/vmlinuz-')}/" in path]
+        release = kernels[-1].removeprefix("boot/vmlinuz-")
+        below = [path for path in members if f"/modules/{release}/" in path]
         builtin = next((path for path in below if path.endswith("/modules.builtin")), None)
         files = [path for path in below if module_name(path) and ".ko" in path]
         needed = needed_modules(recipe.modules, files, read(builtin).decode() if builtin else "")
         initrd = render_initrd(
-            (directory / "init").read_bytes(), read(busybox), {name: read(path) for name, path in needed}
+            (directory / "init").read_bytes(), read(busybox), {name: read(path) for name, path in needed}, release
         )
         (made / "vmlinuz").write_bytes(read(kernels[-1]))
         (made / "initrd").write_bytes(initrd)

@@ -241,6 +241,7 @@ def _(step: steps.StartDisplay, run: Run) -> None:
 
 @perform_step.register
 def _(step: steps.WaitReady, run: Run) -> None:
+    window.preload()
     end = time.monotonic() + step.timeout
     while not _says_ready(step.console_log):
         if run.qemu is not None and run.qemu.poll() is not None:
@@ -294,6 +295,7 @@ def _(step: steps.OpenNetwork, run: Run) -> None:
 
 @perform_step.register
 def _(step: steps.WaitGuest, run: Run) -> None:
+    window.preload()
     vmd.wait_for_guest(step.name, step.argv, step.run, step.timeout)
 
 

@@ -139,7 +139,7 @@ def stock_vm(directory: Path) -> Iterator[tuple[float, int]]:
             qemu.wait()
 
 
-SHOWN = ("xterm", "-fa", "DejaVuSansMono", "-fs", "11")
+SHOWN = ("xterm", "-fa", "DejaVuSansMono", "-fs", "11", "-xrm", "*iconHint:none")
 
 
 def stock_ssh(directory: Path, port: int) -> Argv:

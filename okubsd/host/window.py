@@ -21,6 +21,11 @@ from okubsd.guest.identity import FAMILY_LOCAL, render_xauthority
 _SMALLEST = 32
 
 
+def preload() -> None:
+    """Import what looking at a display takes, while there is something to wait for anyway."""
+    import Xlib.display  # noqa: F401
+
+
 @contextlib.contextmanager
 def _authority(number: int, cookie: bytes) -> Iterator[None]:
     """Let python-xlib find ``cookie``: it only knows the file that XAUTHORITY names, and only exact entries."""

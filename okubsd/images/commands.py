@@ -56,11 +56,15 @@ def unpack_hook(base: Path) -> str:
     return f'unsquashfs -no-progress -quiet -force -dest "$1" {shlex.quote(str(base))} >/dev/null'
 
 
-def pack_argv(image: Path, level: int = 5) -> Argv:
-    """Return mksquashfs(1) that packs the tar on its standard input as ``image``."""
+# Every start reads the base, which unpacks quickest by lz4; an app is read once and large, and zstd makes it small.
+_COMPRESSION = {Kind.BASE: ("lz4", "-Xhc"), Kind.APP: ("zstd", "-Xcompression-level", "5")}
+
+
+def pack_argv(image: Path, kind: Kind) -> Argv:
+    """Return mksquashfs(1) that packs the tar on its standard input as ``image``, the drive of a ``kind``."""
     return (
         *("mksquashfs", "-", str(image), "-tar"),
-        *("-comp", "zstd", "-Xcompression-level", str(level), "-b", "128K"),
+        *("-comp", *_COMPRESSION[kind], "-b", "128K"),
         *("-mkfs-time", str(EPOCH), "-all-time", str(EPOCH)),
         *("-no-xattrs", "-quiet", "-no-progress", "-noappend"),
     )

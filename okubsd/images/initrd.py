@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from okubsd.errors import Problem
 from okubsd.guest.cpio import Entry, directory, file, render_cpio
 
-_DIRECTORIES = ("app", "base", "bin", "dev", "modules", "over", "proc", "root", "sys")
+_DIRECTORIES = ("app", "base", "bin", "dev", "lib", "lib/modules", "over", "proc", "root", "sys")
 
 
 def module_name(path: str) -> str:
@@ -34,11 +34,19 @@ def needed_modules(wanted: Iterable[str], files: Iterable[str], builtin: str) ->
     return found
 
 
-def render_initrd(init: bytes, busybox: bytes, modules: Mapping[str, bytes]) -> bytes:
-    """Return the initramfs; ``modules`` maps names to contents in the order they are to be loaded."""
+def render_initrd(init: bytes, busybox: bytes, modules: Mapping[str, bytes], release: str) -> bytes:
+    """Return the initramfs of the kernel ``release``.
+
+    ``modules`` maps names to contents in the order they are to be loaded; modules.dep(5) says that none needs
+    another, since that order is all there is to know.
+    """
+    below = f"lib/modules/{release}"
     entries: list[Entry] = [directory(name) for name in _DIRECTORIES]
     entries.append(file("init", init, 0o755))
     entries.append(file("bin/busybox", busybox, 0o755))
-    entries.append(file("modules/order", "".join(f"{name}\n" for name in modules).encode()))
-    entries += [file(f"modules/{name}.ko", data) for name, data in modules.items()]
+    entries.append(file("modules", (" ".join(modules) + "\n").encode()))
+    entries.append(directory(below))
+    entries.append(file(f"{below}/modules.dep", "".join(f"{name}.ko:\n" for name in modules).encode()))
+    entries += [file(f"{below}/{name}", b"") for name in ("modules.alias", "modules.symbols")]
+    entries += [file(f"{below}/{name}.ko", data) for name, data in modules.items()]
     return render_cpio(entries)

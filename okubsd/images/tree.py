@@ -92,7 +92,7 @@ def follow_links(path: str, nodes: Index) -> str:
 def add_user(passwd: str, name: str = "user", uid: int = 1000) -> str:
     """Return passwd(5) with the unprivileged user at its end, once."""
     kept = [line for line in passwd.splitlines() if not line.startswith(f"{name}:")]
-    return "\n".join([*kept, f"{name}:x:{uid}:{uid}::/home/{name}:/bin/bash", ""])
+    return "\n".join([*kept, f"{name}:x:{uid}:{uid}::/home/{name}:/bin/sh", ""])
 
 
 def add_group(group: str, name: str = "user", gid: int = 1000) -> str:

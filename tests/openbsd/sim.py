@@ -294,27 +294,32 @@ def vm_stop(args: list[str]) -> None:
         undocumented(f"vmctl stop {args}")
     with state() as s:
         need_socket(s)
-        live = running(s)
-        for name in names or list(live):
-            stop_one(s, name, wait="w" in flags)
+        chosen = names or list(running(s))
+        ended = [(name, s["ids"].get(name), stop_one(s, name)) for name in chosen]
+    # vmd goes on while a client of it waits.
+    for name, number, pid in ended:
+        while "w" in flags and alive(pid):
+            time.sleep(0.02)
+        print(
+            f"stopping vm {name}: {'terminated' if 'w' in flags else 'requested to shutdown'} vm {number}",
+            file=sys.stderr,
+        )
 
 
-def stop_one(s: dict[str, Any], name: str, *, wait: bool) -> None:
+def stop_one(s: dict[str, Any], name: str) -> int:
+    """Cut the power of one VM and return the pid that ends; its guest has no vmmci driver to be asked by."""
     say = f"stopping vm {name}: "
     if name not in s["vms"] and name not in s["running"]:
         fail(f"{say}vm not found")
     if not may(s["vms"].get(name) or s["running"][name]["vm"]):
         fail(f"{say}failed: Operation not permitted")
-    if name not in s["running"]:
+    if name not in running(s):
         fail(f"{say}failed: Invalid argument")
-    pid, number = s["running"][name]["pid"], s["ids"][name]
     if s["faults"].get("stop") == "hangs":
         time.sleep(60)
+    pid = int(s["running"][name]["pid"])
     os.kill(pid, signal.SIGTERM)
-    if wait:
-        while alive(pid):
-            time.sleep(0.02)
-    print(f"{say}{'terminated' if wait else 'requested to shutdown'} vm {number}", file=sys.stderr)
+    return pid
 
 
 def vm_create(args: list[str]) -> None:

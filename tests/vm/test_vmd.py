@@ -1,0 +1,204 @@
+"""The whole OpenBSD path on real guests: apply, start as an ordinary user, a window, and back.
+
+vmd, pf, doas and the rest are simulated (tests/openbsd/sim.py); the guests are real, on a machine of vmd's shape:
+SeaBIOS from the boot drive, one CPU, no ACPI, no APIC, qcow2 overlays, DHCP on a tap in a namespace of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from okubsd.host.store import hash_file
+from tests.openbsd.world import World as Host
+from tests.vm.world import World
+
+DESCRIPTION = """\
+host: {owner: alice}
+defaults: {image: term, memory: 192M, home: 64M, display: 800x600}
+vms:
+  term: {image: term}
+  kept: {image: term, keep: yes, network: none}
+  gone: {image: term, keep: yes, disposable: yes}
+"""
+
+
+@pytest.fixture(scope="module")
+def openbsd(built: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """A simulated OpenBSD with real images imported and the description applied."""
+    host = Host(tmp_path_factory.mktemp("ob"))
+    host.write(DESCRIPTION.replace("image: term, ", "", 1))
+    archive = host.root / "images.tar"
+    built.ok("image", "export", str(archive), "boot", "base", "term")
+    host.must("image", "import", str(archive))
+    host.must("apply", "-y")
+    archive.unlink()
+    yield host
+    end_all(host)
+
+
+def end_all(host: Host) -> None:
+    for vm in host.state.get("running", {}).values():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(vm["pid"], signal.SIGTERM)
+
+
+@pytest.fixture
+def ob(openbsd: Host) -> Iterator[Host]:
+    """The host, with nothing running before and nothing left after."""
+    openbsd.faults()
+    yield openbsd
+    openbsd.okubsd("stop", "--all", "--force", user="alice")
+    openbsd.faults()
+    left = [line for line in processes() if str(openbsd.root) in line]
+    assert left == [], "processes are left behind"
+    assert all(a["text"].startswith("block drop quick on tap") for n, a in openbsd.state["anchors"].items() if n)
+
+
+def processes() -> list[str]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    return found
+
+
+def guest(ob: Host, name: str, *command: str) -> str:
+    """Run a command in the guest and return what it printed."""
+    return ob.must("run", name, "--", *command, user="alice").strip()
+
+
+def test_a_window_through_the_whole_path(ob: Host, tmp_path: Path) -> None:
+    done = ob.okubsd("start", "term", "--headless", "--timing", user="alice")
+    assert done.returncode == 0, done.stderr
+    assert "term: on vmd, since this host has one" in done.stderr
+    picture = tmp_path / "term.png"
+    ob.must("screenshot", "term", str(picture), user="alice")
+    assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and picture.stat().st_size > 1000
+    status = json.loads(ob.must("status", "term", "--json", user="alice"))
+    assert status["state"] == "running" and status["weaker_walls"] == [] and status["clock"] == "runs with the host's"
+    # The network was opened only after the tap was looked at, for the guest's own address.
+    anchor = ob.state["anchors"]["okubsd/term"]
+    assert anchor["macros"] == {"G": "100.64.1.3"} and "rdr-to 9.9.9.9" in anchor["text"]
+    again = ob.okubsd("start", "term", user="alice")
+    assert again.returncode == 0 and "the app is shown already" in again.stderr
+    ob.must("stop", "term", user="alice")
+    assert "stopped" in ob.run("vmctl", "status", "term").stdout
+
+
+@pytest.mark.parametrize("virtio", ["legacy", "modern"])
+def test_the_guest_takes_vmds_machine(virtio: str, ob: Host) -> None:
+    ob.change(virtio=virtio)
+    ob.must("start", "kept", "--no-app", user="alice")
+    interrupts = guest(ob, "kept", "cat", "/proc/interrupts")
+    assert "XT-PIC" in interrupts and "APIC-edge" not in interrupts and "MSI" not in interrupts
+    assert guest(ob, "kept", "sh", "-c", "ls -d /sys/firmware/acpi 2>/dev/null || echo none") == "none"
+    clock = guest(ob, "kept", "cat", "/sys/devices/system/clocksource/clocksource0/current_clocksource")
+    assert clock == "tsc"
+    words = guest(ob, "kept", "cat", "/proc/cmdline")
+    for word in ("reboot=t", "console=ttyS0,115200", "tsc_early_khz=2600000", "tsc=reliable"):
+        assert word in words
+    features = guest(ob, "kept", "sh", "-c", "cat /sys/bus/virtio/devices/*/features | cut -c33")
+    # Bit 32 is VIRTIO_F_VERSION_1.
+    assert set(features.split()) == {"1" if virtio == "modern" else "0"}
+    assert guest(ob, "kept", "cat", "/sys/class/net/eth0/address") == "fe:e1:bb:01:65:01"
+    assert re.fullmatch(r"\S+ \S+ \S+ \S+ \S+", guest(ob, "kept", "sh", "-c", "echo vd a b c d"))
+    assert guest(ob, "kept", "sh", "-c", "ls /dev/vd?").split() == [f"/dev/vd{letter}" for letter in "abcd"]
+
+
+def test_what_a_guest_writes_is_in_its_home_or_gone(ob: Host) -> None:
+    images = {path: hash_file(path) for path in (ob.root / "var/okubsd/images").glob("*/current/drive.qcow2")}
+    assert len(images) == 3
+    for name in ("kept", "gone"):
+        ob.must("start", name, "--no-app", user="alice")
+        guest(ob, name, "sh", "-c", "echo mine >~/kept; echo x >/tmp/x; sync")
+        ob.must("run", "--root", name, "--", "sh", "-c", "echo x >/usr/bin/planted", user="alice")
+        ob.must("restart", name, "--headless", user="alice")
+        assert guest(ob, name, "sh", "-c", "cat ~/kept 2>/dev/null || echo none") == (
+            "mine" if name == "kept" else "none"
+        )
+        assert guest(ob, name, "sh", "-c", "ls /tmp/x /usr/bin/planted 2>/dev/null | wc -l") == "0"
+        ob.must("stop", name, user="alice")
+    assert {path: hash_file(path) for path in images} == images, "the shared images are as they were"
+
+
+def test_only_nat_has_a_way_out(ob: Host) -> None:
+    ob.must("start", "kept", "--no-app", user="alice")
+    ob.must("start", "term", "--no-app", user="alice")
+    shown = "cat /proc/net/route | grep -c '^eth0.00000000'; cat /etc/resolv.conf 2>/dev/null | wc -l"
+    assert guest(ob, "kept", "sh", "-c", shown).split() == ["0", "0"]
+    assert guest(ob, "term", "sh", "-c", shown).split() == ["1", "1"]
+    rows = [line.split()[-1] for line in ob.run("vmctl", "status", "-r").stdout.splitlines()[1:]]
+    assert sorted(rows) == ["kept", "term"]
+
+
+@pytest.mark.parametrize(
+    ("faults", "words"),
+    [
+        ({"tap_rdomain": 0}, "tap100 is not in rdomain 100"),
+        ({"tap_rdomain": 101}, "tap100 is not in rdomain 100"),
+        ({"tap_group": "other"}, "tap100 is not in the group okubsd"),
+        ({"tap": "missing"}, "tap100 is not there"),
+    ],
+)
+def test_a_tap_that_is_not_in_its_place_stops_the_vm(faults: dict[str, object], words: str, ob: Host) -> None:
+    ob.faults(**faults)
+    done = ob.okubsd("start", "term", "--no-app", user="alice")
+    assert done.returncode == 1 and words in done.stderr and "it was stopped" in done.stderr
+    assert ob.run("vmctl", "status", "-r").stdout.count("\n") == 1
+
+
+def test_two_starts_make_one_vm_and_a_killed_one_is_begun_anew(ob: Host) -> None:
+    import subprocess
+    import sys
+
+    argv = [sys.executable, "-m", "tests.openbsd.as_user", "start", "kept", "--no-app"]
+    both = [subprocess.Popen(argv, env=ob.env("alice"), cwd=ob.root, stderr=subprocess.PIPE) for _ in range(2)]
+    assert [process.wait(120) for process in both] == [0, 0]
+    assert ob.run("vmctl", "status", "-r").stdout.count("kept") == 1
+    ob.must("stop", "kept", user="alice")
+    killed = subprocess.Popen(argv, env=ob.env("alice"), cwd=ob.root, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 60
+    while "kept" not in ob.state.get("running", {}) and time.monotonic() < end:
+        time.sleep(0.05)
+    killed.kill()
+    killed.wait()
+    ob.must("start", "kept", "--no-app", user="alice")
+    assert guest(ob, "kept", "echo", "here") == "here"
+
+
+def test_a_guest_that_does_not_power_off_is_ended(ob: Host) -> None:
+    ob.must("start", "kept", "--no-app", user="alice")
+    ob.must("run", "--root", "kept", "--", "rm", "/usr/lib/okubsd/poweroff", user="alice")
+    done = ob.okubsd("stop", "kept", "-t", "2", user="alice")
+    assert done.returncode == 0 and "does not power off by itself" in done.stderr
+
+
+def test_the_clock_is_set_after_a_sleep(ob: Host) -> None:
+    ob.must("start", "kept", "--no-app", user="alice")
+    ob.must("run", "--root", "kept", "--", "date", "-s", "2020-01-01", user="alice")
+    ob.must("clock", "--all", user="alice")
+    assert abs(int(guest(ob, "kept", "date", "+%s")) - time.time()) < 5
+
+
+def test_apply_while_it_runs_shuts_and_opens(ob: Host) -> None:
+    ob.must("start", "kept", "--no-app", user="alice")
+    before = ob.description.read_text()
+    ob.write(before.replace("keep: yes, network: none", "keep: yes"))
+    try:
+        ob.must("apply", "-y")
+        anchor = ob.state["anchors"]["okubsd/kept"]
+        assert "rdr-to" in anchor["text"] and anchor["macros"]["G"].startswith("100.64.")
+        assert guest(ob, "kept", "echo", "still here") == "still here"
+    finally:
+        ob.write(before)
+        ob.must("apply", "-y")
+    assert "rdr-to" not in ob.state["anchors"]["okubsd/kept"]["text"]
