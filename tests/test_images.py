@@ -96,7 +96,7 @@ def test_bootstrapping_is_pinned(golden: object) -> None:
 
 
 def test_packing_dates_everything_alike() -> None:
-    argv = commands.pack_argv(Path("/i"), Kind.APP)
+    argv = commands.pack_argv(Path("/i"), Kind.APP, 1 << 30)
     assert argv[argv.index("-all-time") + 1] == argv[argv.index("-mkfs-time") + 1] == str(commands.EPOCH)
 
 

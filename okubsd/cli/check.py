@@ -49,7 +49,7 @@ def _check_openbsd(session: Session, wish: Wish) -> list[str]:
         # Only root may read pf.conf and doas.conf; then ours are judged as on a fresh host.
         files = {}
     wanted = wanted_files(compiled, files)
-    mistakes = compiled_mistakes(compiled, wanted) + memory_mistakes(wish, vmd.usable_memory())
+    mistakes = compiled_mistakes(compiled, wanted) + memory_mistakes(wish, vmd.usable_memory() if vmd.has_vmd() else 0)
     judges = ["okubsd"]
     if not mistakes and vmd.has_vmd():
         judges += _ask_parsers(system, wanted, mistakes)

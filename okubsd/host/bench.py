@@ -101,8 +101,12 @@ def _seconds(argv: Argv, *, code: int = 0) -> float:
 
 def _round_of_starts(places: Places, vm: Vm, recipes: dict[str, Recipe], rows: Rows) -> None:
     """Start the VM by okubsd, then by its very commands without okubsd."""
-    rows["cold start to window (s)"].append(_seconds(_okubsd("-q", "start", vm.name, "--headless")))
-    for phase, spent in lifecycle.read_timings(places, vm.name)[-1].phases.items():
+    asked = time.time()
+    rows["okubsd start, until it returns (s)"].append(_seconds(_okubsd("-q", "start", vm.name, "--headless")))
+    timing = lifecycle.read_timings(places, vm.name)[-1]
+    # Until the window is mapped, as the stock VM is measured: interpreter and imports count, the cleaning up does not.
+    rows["cold start to window (s)"].append(timing.began + timing.total - asked)
+    for phase, spent in timing.phases.items():
         rows[f"  of that: {phase} (s)"].append(spent)
     time.sleep(5)
     pid = facts.ask_vm(places, vm.name).qemu_pid

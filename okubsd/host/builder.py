@@ -181,7 +181,7 @@ def _host_codename() -> str:
 
 def _pack(tar: Path, drive: Path, kind: Kind) -> None:
     with tar.open("rb") as stream:
-        door.must(_with_us(commands.pack_argv(drive, kind)), "packing the drive", stdin=stream)
+        door.must(_with_us(commands.pack_argv(drive, kind, tar.stat().st_size)), "packing the drive", stdin=stream)
 
 
 def _describe(made: Path, recipe: Recipe, base: Image | None, names: Argv, packages: tuple[str, ...]) -> Image:

@@ -251,10 +251,13 @@ def make_private(path: Path) -> None:
         path.chmod(0o700)
 
 
-def write(path: Path, data: bytes, mode: int = 0o600, *, owner: tuple[int, int] | None = None) -> None:
+def write(
+    path: Path, data: bytes, mode: int = 0o600, *, owner: tuple[int, int] | None = None, lasting: bool = True
+) -> None:
     """Write ``data`` to ``path`` whole or not at all: aside, fsync, rename.
 
-    ``owner`` is a user and a group by number; None leaves the file to whoever writes it.
+    ``owner`` is a user and a group by number; None leaves the file to whoever writes it.  What is of no use after
+    a power cut need not be ``lasting``: it is not waited for until the disk has it.
     """
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -264,7 +267,8 @@ def write(path: Path, data: bytes, mode: int = 0o600, *, owner: tuple[int, int] 
             os.fchmod(stream.fileno(), mode)
             stream.write(data)
             stream.flush()
-            os.fsync(stream.fileno())
+            if lasting:
+                os.fsync(stream.fileno())
         Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)

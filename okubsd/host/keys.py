@@ -61,8 +61,8 @@ def check_keys(directory: Path) -> None:
 def make_cookie(run: Path) -> bytes:
     """Return a fresh X11 cookie, after writing it as an Xauthority file for the VM's own server."""
     cookie = secrets.token_bytes(16)
-    door.write(run / COOKIE, cookie)
-    door.write(run / "Xauthority", render_xauthority(cookie))
+    door.write(run / COOKIE, cookie, lasting=False)
+    door.write(run / "Xauthority", render_xauthority(cookie), lasting=False)
     return cookie
 
 

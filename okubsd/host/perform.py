@@ -171,7 +171,7 @@ def _(step: steps.WriteInitrd, run: Run) -> None:
     _leave_nothing(step.run)
     cookie = keys.make_cookie(step.run)
     identity = render_identity(step.vm, step.lease, keys.read_secrets(step.keys, cookie))
-    door.write(step.run / "initrd", identity + step.boot.read_bytes())
+    door.write(step.run / "initrd", identity + step.boot.read_bytes(), lasting=False)
 
 
 def _leave_nothing(run: Path) -> None:
@@ -250,7 +250,7 @@ def _(step: steps.WaitReady, run: Run) -> None:
         if time.monotonic() > end:
             said = last_lines(step.console_log)
             raise TimedOut(f"the guest was not ready within {step.timeout} seconds{said}")
-        time.sleep(0.01)
+        time.sleep(0.003)
 
 
 def _says_ready(console_log: Path) -> bool:
@@ -271,7 +271,8 @@ def _(step: steps.WriteSshConfig, run: Run) -> None:
     keys.check_keys(step.keys)
     # QEMU has read it, and it holds the guest's host key.
     (step.run / "initrd").unlink(missing_ok=True)
-    door.write(step.run / "ssh_config", render_ssh_config(step.vm, address, port, step.keys, step.run).encode())
+    config = render_ssh_config(step.vm, address, port, step.keys, step.run)
+    door.write(step.run / "ssh_config", config.encode(), lasting=False)
 
 
 @perform_step.register

@@ -94,7 +94,7 @@ def wait_for_window(opened: Any, known: set[int], timeout: float, still: Any) ->
         if app_windows(opened) - known:
             return True
         still()
-        time.sleep(0.02)
+        time.sleep(0.005)
     return False
 
 

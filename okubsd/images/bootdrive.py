@@ -27,7 +27,8 @@ _SLOT = 1024
 # otherwise clears the screen, on a serial line with escape codes.
 _KERNEL = (
     "vga=current console=ttyS0,115200 quiet loglevel=3 acpi=off reboot=t panic=1 no_timer_check "
-    "cryptomgr.notests lsm=lockdown,yama,landlock drive_base=/dev/vdb drive_app=/dev/vdc drive_home=/dev/vdd"
+    "cryptomgr.notests lsm=lockdown,yama,landlock audit=0 8250.nr_uarts=1 "
+    "drive_base=/dev/vdb drive_app=/dev/vdc drive_home=/dev/vdd"
 )
 
 # mtools and syslinux date what they write; the same input is to give the same bytes.

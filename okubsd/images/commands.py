@@ -56,15 +56,19 @@ def unpack_hook(base: Path) -> str:
     return f'unsquashfs -no-progress -quiet -force -dest "$1" {shlex.quote(str(base))} >/dev/null'
 
 
-# Every start reads the base, which unpacks quickest by lz4; an app is read once and large, and zstd makes it small.
-_COMPRESSION = {Kind.BASE: ("lz4", "-Xhc"), Kind.APP: ("zstd", "-Xcompression-level", "5")}
+# Every start reads the base and whatever is small, and lz4 unpacks quickest; a large app gets much smaller by zstd.
+_QUICK, _SMALL = ("lz4", "-Xhc"), ("zstd", "-Xcompression-level", "5")
+LARGE_APP = 32 << 20
 
 
-def pack_argv(image: Path, kind: Kind) -> Argv:
-    """Return mksquashfs(1) that packs the tar on its standard input as ``image``, the drive of a ``kind``."""
+def pack_argv(image: Path, kind: Kind, size: int) -> Argv:
+    """Return mksquashfs(1) that packs the tar on its standard input as ``image``.
+
+    It is the drive of a ``kind``, and the tar has ``size`` bytes.
+    """
     return (
         *("mksquashfs", "-", str(image), "-tar"),
-        *("-comp", *_COMPRESSION[kind], "-b", "128K"),
+        *("-comp", *(_SMALL if kind is Kind.APP and size > LARGE_APP else _QUICK), "-b", "128K"),
         *("-mkfs-time", str(EPOCH), "-all-time", str(EPOCH)),
         *("-no-xattrs", "-quiet", "-no-progress", "-noappend"),
     )

@@ -19,10 +19,11 @@ _FIRMWARE = "qboot.rom"
 
 # reboot=t: a triple fault is the one way to end that every hypervisor sees.
 # panic=1: a guest that panics ends instead of hanging.
-# lsm: no guest has a policy for the other security modules.
+# lsm, audit: no guest has a policy for the other security modules, or a daemon to log to.
+# nr_uarts: there is one serial line, and looking for more takes time.
 _KERNEL = (
     "console=ttyS0 quiet loglevel=3 reboot=t panic=1 tsc=reliable no_timer_check cryptomgr.notests "
-    "lsm=lockdown,yama,landlock"
+    "lsm=lockdown,yama,landlock audit=0 8250.nr_uarts=1"
 )
 
 
