@@ -13,7 +13,8 @@ def tree(top: str, below: str) -> list[tuple[str, list[str]]]:
     """Return the data_files rows that install the directory ``top`` as ``below``."""
     rows: dict[str, list[str]] = {}
     for path in sorted((HERE / top).rglob("*")):
-        if path.is_file():
+        # The port is made from a release; it is not part of one.
+        if path.is_file() and "port" not in path.relative_to(HERE).parts:
             target = Path(below) / path.parent.relative_to(HERE / top)
             rows.setdefault(str(target), []).append(str(path.relative_to(HERE)))
     return list(rows.items())
@@ -32,8 +33,11 @@ setup(
     data_files=[
         *tree("images", "share/okubsd/images"),
         *tree("etc", "share/okubsd/etc"),
+        ("libexec", ["libexec/okubsd-helper"]),
+        ("share/okubsd/rc.d", ["rc.d/okubsd"]),
         ("share/man/man1", ["man/okubsd.1"]),
         ("share/man/man5", ["man/okubsd.yaml.5", "man/okubsd-image.5"]),
+        ("share/man/man8", ["man/okubsd.8"]),
     ],
     entry_points={"console_scripts": ["okubsd = okubsd.cli.main:main"]},
     install_requires=[

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from okubsd.errors import BadDescription, HostLacks, Problem, Unknown
-from okubsd.host import builder, door, facts, keys, store
+from okubsd.host import builder, door, facts, keys, locks, programs, store
 from okubsd.host.console import EscapeFilter
 from okubsd.host.places import Places, description_candidates, find_places
 from okubsd.host.reading import read_recipes, read_text, read_wish
@@ -211,23 +211,23 @@ def test_a_lock_dies_with_its_holder(tmp_path: Path) -> None:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         holder.send_signal(signal.SIGKILL)
         holder.wait()
-        with door.locked(path, lambda: pytest.fail("waited for the dead")):
+        with locks.locked(path, lambda: pytest.fail("waited for the dead")):
             pass
 
 
 @pytest.mark.spawns
 def test_a_program_lives_from_before_it_runs_until_it_is_gone(tmp_path: Path) -> None:
     life = tmp_path / "life"
-    assert not door.is_alive(life)
+    assert not locks.is_alive(life)
     process = door.spawn(("sleep", "60"), tmp_path / "log", life=life)
-    assert door.is_alive(life) and door.is_alive(life)
+    assert locks.is_alive(life) and locks.is_alive(life)
     process.kill()
     process.wait()
-    assert not door.is_alive(life)
+    assert not locks.is_alive(life)
 
 
 def test_a_lock_is_not_passed_on_to_children(tmp_path: Path) -> None:
-    with door.locked(tmp_path / "lock"):
+    with locks.locked(tmp_path / "lock"):
         descriptors = [int(path.name) for path in Path("/proc/self/fd").iterdir()]
         held = [fd for fd in descriptors if _target(fd) == str(tmp_path / "lock")]
         assert held and not any(os.get_inheritable(fd) for fd in held)
@@ -256,7 +256,7 @@ def test_a_missing_program_is_a_lack_of_the_host(monkeypatch: pytest.MonkeyPatch
         door.run(("nosuchprogram",))
     assert "doctor" in caught.value.hint
     monkeypatch.setenv("PATH", "/nonexistent")
-    monkeypatch.setattr(door, "_EXTRA_PATH", ())
+    monkeypatch.setattr(programs, "_EXTRA_PATH", ())
     with pytest.raises(HostLacks, match="Xephyr") as caught:
         door.run(("Xephyr",))
     assert caught.value.hint == "sudo apt-get install xserver-xephyr"

@@ -12,15 +12,22 @@ from okubsd.errors import Misuse
 
 
 @click.command()
-@click.argument("name", metavar="[VM]", default="term")
+@click.argument("name", metavar="[VM | compile]", default="term")
 @click.option("--rounds", default=5, show_default=True, help="How often each is started.")
 @click.option("--against", type=click.Choice(["stock"]), help="Measure a stock Debian VM in the same rounds.")
+@click.option("--vms", default=500, show_default=True, help="With 'compile': of how many VMs.")
 @click.option("-j", "--json", "json", is_flag=True, help="Print JSON.")
 @pass_session
-def bench(session: Session, name: str, rounds: int, against: str | None, json: bool) -> None:
-    """Start VM (term) again and again on a display nobody sees, and print medians and spreads."""
-    if rounds < 1:
-        raise Misuse("--rounds takes a whole number, at least 1")
+def bench(session: Session, name: str, rounds: int, against: str | None, vms: int, json: bool) -> None:
+    """Start VM (term) again and again on a display nobody sees, and print medians and spreads.
+
+    'bench compile' measures how long it takes to compile a description of many VMs instead.
+    """
+    if rounds < 1 or vms < 1:
+        raise Misuse("--rounds and --vms take a whole number, at least 1")
+    if name == "compile":
+        _bench_compile(vms, rounds, json=json)
+        return
     from okubsd.host import bench as measuring
 
     vm = session.vm(name)
@@ -29,6 +36,17 @@ def bench(session: Session, name: str, rounds: int, against: str | None, json: b
         print_json(vm=vm.name, rounds=rounds, host=measuring.describe_host(), figures=rows)
         return
     print(measuring.describe_host())
+    sys.stdout.write(render_rows(rows))
+
+
+def _bench_compile(vms: int, rounds: int, *, json: bool) -> None:
+    from okubsd.host import bench_compile
+
+    rows = bench_compile.measure(vms, rounds)
+    if json:
+        print_json(vms=vms, rounds=rounds, host=bench_compile.describe_host(), figures=rows)
+        return
+    print(bench_compile.describe_host())
     sys.stdout.write(render_rows(rows))
 
 

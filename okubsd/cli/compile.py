@@ -63,10 +63,10 @@ def render(session: Session, target: Path) -> None:
     tree = System(target)
     for path, stat in wanted.items():
         if stat is not None:
-            tree.write(path, stat)
+            tree.write(path, stat, lasting=False)
     for file in compiled.files:
         if file.how is How.RCCTL:
-            tree.write(file.path, Stat(file.text, file.mode))
+            tree.write(file.path, Stat(file.text, file.mode), lasting=False)
     session.report(f"{len(compiled.files)} files for {len(compiled.vms)} VMs are in {target}")
 
 

@@ -9,7 +9,7 @@ import click
 
 from okubsd.cli.session import Session, as_json, pass_session, print_json
 from okubsd.errors import HostLacks
-from okubsd.host import door, facts
+from okubsd.host import facts, programs
 from okubsd.needs import NEEDS, Need, install_command
 
 _GIB = 1 << 30
@@ -20,12 +20,12 @@ _GIB = 1 << 30
 @pass_session
 def doctor(session: Session, json: bool) -> None:
     """Say what this host has and lacks, and the command that installs it."""
-    lacking = [need for need in NEEDS if door.find_program(need.program) is None]
-    if not facts.is_root() and sys.platform == "linux" and door.find_program("newuidmap") is None:
+    lacking = [need for need in NEEDS if programs.find_program(need.program) is None]
+    if not facts.is_root() and sys.platform == "linux" and programs.find_program("newuidmap") is None:
         lacking.append(Need("newuidmap", "builds images without root", "uidmap", ""))
     names = [need.openbsd if sys.platform.startswith("openbsd") else need.debian for need in lacking]
     command = install_command([name for name in names if name], sys.platform) if any(names) else ""
-    accelerator = facts.ask_accelerator(session.places) if door.find_program("qemu-system-x86_64") else None
+    accelerator = facts.ask_accelerator(session.places) if programs.find_program("qemu-system-x86_64") else None
     wall = facts.ask_wall(session.places) or facts.ask_uplink()
     free = shutil.disk_usage(_existing(session)).free
     if json:

@@ -13,8 +13,8 @@ from okubsd.config.names import did_you_mean, quoted
 from okubsd.config.sizes import render_megabytes
 from okubsd.errors import Misuse, Problem, Unknown
 from okubsd.host import builder, facts, store
-from okubsd.host.door import locked
 from okubsd.host.lifecycle import interruptible
+from okubsd.host.locks import locked
 from okubsd.model import Image
 from okubsd.plan.images import BOOT_IMAGE, stale_images
 

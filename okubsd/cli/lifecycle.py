@@ -8,7 +8,7 @@ import click
 
 from okubsd.cli.session import Session, dry_run, pass_session
 from okubsd.errors import Misuse, Partial, Problem
-from okubsd.host import facts, lifecycle
+from okubsd.host import facts, lifecycle, running
 from okubsd.host.perform import Timing
 from okubsd.model import Request, Vm
 from okubsd.plan.steps import Phase, render_plan
@@ -120,9 +120,9 @@ def stop(session: Session, names: tuple[str, ...], every: bool, force: bool, tim
 
 def _running(session: Session) -> list[Vm]:
     """Return the VMs that run, also those that the description no longer has."""
-    names = facts.known_vm_names(session.places, session.wish.vms)
-    running = [name for name in names if facts.ask_vm(session.places, name).running]
-    return [session.wish.find(name) or Vm(name=name, image="") for name in running]
+    names = running.known_vm_names(session.places, session.wish.vms)
+    live = running.ask_running(session.places)
+    return [session.wish.find(name) or Vm(name=name, image="") for name in names if name in live]
 
 
 @click.command()

@@ -13,7 +13,7 @@ from okubsd import __version__
 from okubsd.cli.session import Session, as_json, harmless_bytes, pass_session, print_json, print_table
 from okubsd.config.sizes import render_size
 from okubsd.errors import Misuse, Problem
-from okubsd.host import facts
+from okubsd.host import running
 from okubsd.model import Vm
 
 
@@ -23,17 +23,18 @@ from okubsd.model import Vm
 @pass_session
 def list_vms(session: Session, names_only: bool, json: bool) -> None:
     """List the VMs of the description, and those that still run without being in it."""
-    names = facts.known_vm_names(session.places, session.wish.vms)
+    names = running.known_vm_names(session.places, session.wish.vms)
     if names_only:
         print("\n".join(names))
         return
-    vmd_rows = facts.ask_rows(session.places)
-    rows = [(name, session.wish.find(name), facts.ask_vm(session.places, name, vmd_rows)) for name in names]
+    live = running.ask_running(session.places)
+    by_name = {vm.name: vm for vm in session.wish.vms}
+    rows = [(name, by_name.get(name), name in live) for name in names]
     if json:
-        print_json(vms=[summary(session, vm or Vm(name=name, image=""), state.running) for name, vm, state in rows])
+        print_json(vms=[summary(session, vm or Vm(name=name, image=""), runs) for name, vm, runs in rows])
         return
     header = ("NAME", "STATE", "IMAGE", "MEMORY", "NETWORK", "APPS")
-    print_table(header, [_row(session, name, vm, state.running) for name, vm, state in rows])
+    print_table(header, [_row(session, name, vm, runs) for name, vm, runs in rows])
 
 
 def _row(session: Session, name: str, vm: Vm | None, running: bool) -> tuple[str, ...]:
@@ -91,6 +92,8 @@ def status(ctx: click.Context, name: str, json: bool) -> None:
 @pass_session
 def log(session: Session, name: str, previous: bool, follow: bool) -> None:
     """Print what the VM's serial console said since it was booted."""
+    from okubsd.host import facts
+
     vm = session.vm(name)
     if facts.ask_vm(session.places, vm.name).on_vmd:
         _print_guest_log(session, vm, previous=previous, follow=follow)

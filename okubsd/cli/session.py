@@ -96,9 +96,8 @@ def print_json(**fields: object) -> None:
 def print_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     """Print columns as wide as they need to be, one header line, no frames."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    for row in [header, *rows]:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print("  ".join(cells).rstrip())
+    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in [header, *rows])
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
 
 
 def ago(seconds_since_epoch: float) -> str:

@@ -149,15 +149,14 @@ def _build_vm(name: str, tree: Value, defaults: dict[str, Any], recipes: Mapping
 def _check_image(tree: Value, given: dict[str, Any], recipes: Mapping[str, Recipe]) -> None:
     """Note an image that has no recipe, and apps that the image does not have."""
     image = given["image"]
-    apps = {name: recipe for name, recipe in recipes.items() if recipe.base}
     where = f"{tree.key}.image".lstrip(".")
-    if image not in apps:
-        allowed = ", ".join(sorted(apps))
-        hint = did_you_mean(image, apps)
+    if image not in recipes or not recipes[image].base:
+        apps = sorted(name for name, recipe in recipes.items() if recipe.base)
+        allowed, hint = ", ".join(apps), did_you_mean(image, apps)
         tree.mistakes.add(tree.line, where, f"no recipe for an app image '{image}', there are {allowed}{hint}")
         return
     for app in given.get("apps", ()):
-        known = apps[image].apps
+        known = recipes[image].apps
         if app not in known:
             sentence = f"image '{image}' has no app '{app}', it has {', '.join(known)}{did_you_mean(app, known)}"
             tree.mistakes.add(tree.line, f"{tree.key}.apps".lstrip("."), sentence)

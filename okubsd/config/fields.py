@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import ipaddress
 import re
 from collections.abc import Callable, Collection
 from typing import TypeVar
@@ -118,6 +117,8 @@ def list_of(parser: Parser[T], what: str) -> Parser[tuple[T, ...]]:
 
 def ipv4(value: Value) -> str | None:
     """Parse an IPv4 address that a host may have."""
+    import ipaddress
+
     try:
         address = ipaddress.IPv4Address(value.scalar() or "")
     except ValueError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable
 
@@ -12,7 +11,7 @@ from collections.abc import Iterable
 VM_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,31}")
 VM_NAME_RULE = "a letter, then at most 31 letters, digits, '.', '_' or '-'"
 # Names that a command line or a pf anchor already means something else by.
-RESERVED = frozenset({"all", "host", "okubsd", "self", "any"})
+RESERVED = frozenset({"all", "any", "compile", "host", "okubsd", "self"})
 
 IMAGE_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 IMAGE_NAME_RULE = "a small letter, then at most 31 small letters, digits or '-'"
@@ -30,6 +29,8 @@ PACKAGE_NAME = re.compile(r"[a-z0-9][a-z0-9.+-]+(:[a-z0-9]+)?")
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return "; did you mean 'x'?" for the nearest of ``known``, or ""."""
+    import difflib  # only who mistypes pays for it
+
     near = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.6)
     return f"; did you mean '{near[0]}'?" if near else ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,13 @@ from okubsd.config.names import did_you_mean, quoted
 # A description of 500 VMs is about 100 kB; nothing honest is larger than this.
 LARGEST_FILE = 4 << 20
 _DEEPEST = 8
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+# What an alias or deep nesting cannot do without; a file that has none of it is not looked through for them.
+_SUSPICIOUS = re.compile(r"[&*]|[\[{]\s*[\[{]|^ {17}|^(?:\s*- ?){4}", re.MULTILINE)
+
+# Nodes are all that is wanted: what a scalar means is for the parser of its key to say.
+_Loader: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
+_NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 
 
 class Mistakes:
@@ -57,9 +64,10 @@ class Value:
 
     def scalar(self) -> str | None:
         """Return the text of a scalar that is not null, or None."""
-        if not isinstance(self.node, yaml.ScalarNode) or self.node.tag.endswith(":null"):
+        node = self.node
+        if not isinstance(node, yaml.ScalarNode) or (node.value in _NULLS and not node.style):
             return None
-        return str(self.node.value)
+        return str(node.value)
 
     def items(self) -> Iterator[tuple[str, Value]] | None:
         """Return the pairs of a mapping, noting doubled and odd keys; None where it is none."""
@@ -118,9 +126,12 @@ def read_tree(text: str, mistakes: Mistakes) -> Value | None:
         if len(text) > LARGEST_FILE:
             mistakes.add(1, "", f"the file is larger than {LARGEST_FILE >> 20} MiB")
             return None
-        if not _is_flat(text, mistakes):
+        if _SUSPICIOUS.search(text) and not _is_flat(text, mistakes):
             return None
         node = yaml.compose(text, Loader=_Loader)
+    except RecursionError:
+        mistakes.add(1, "", f"nested deeper than {_DEEPEST} levels")
+        return None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         what = quoted(getattr(error, "problem", None) or str(error).split("\n")[0], 120).strip("'")

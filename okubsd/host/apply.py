@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from okubsd.errors import HostLacks, Problem
-from okubsd.host import door, vmd
+from okubsd.host import door, locks, programs, vmd
 from okubsd.host.system import System
 from okubsd.netif.numbers import parse_numbers
 from okubsd.plan import apply as steps
@@ -88,7 +88,7 @@ def _starts_at_boot(service: str) -> bool:
 
 def need_openbsd() -> None:
     """Raise HostLacks where the programs of an OpenBSD host are not there."""
-    missing = [name for name in ("vmd", "vmctl", "pfctl", "rcctl") if door.find_program(name) is None]
+    missing = [name for name in ("vmd", "vmctl", "pfctl", "rcctl") if programs.find_program(name) is None]
     if missing:
         raise HostLacks(f"this host has no {', '.join(missing)}", "okubsd render DIR writes the files on any host")
 
@@ -100,7 +100,7 @@ def applying(system: System, report: Report) -> Iterator[None]:
         raise Problem("apply changes files of root's", "doas okubsd apply")
     lock = system.path(_LOCK)
     lock.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with door.locked(lock, lambda: report("waiting for another okubsd apply")):
+    with locks.locked(lock, lambda: report("waiting for another okubsd apply")):
         yield
 
 

@@ -18,7 +18,7 @@ import msgspec
 
 from okubsd.errors import Problem, TimedOut
 from okubsd.guest.ssh import remote_command
-from okubsd.host import builder, door, facts, keys, lifecycle, store, window
+from okubsd.host import builder, door, facts, keys, lifecycle, programs, store, window
 from okubsd.host import stock as stock_vms
 from okubsd.host.monitor import monitor
 from okubsd.host.perform import Run, perform_step
@@ -85,11 +85,6 @@ def _first_build(places: Places, vm: Vm, recipes: dict[str, Recipe], rows: Rows,
     rows["  fetching lists and packages (s)"] = [fetching]
 
 
-def _okubsd(*args: str) -> Argv:
-    # -P: what is installed is measured, with its compiled modules, not a checkout that we may stand in.
-    return (sys.executable, "-P", "-m", "okubsd", *args)
-
-
 def _seconds(argv: Argv, *, code: int = 0) -> float:
     """Return how long ``argv`` takes.  Raises Problem unless it exits with ``code``."""
     start = time.monotonic()
@@ -102,7 +97,9 @@ def _seconds(argv: Argv, *, code: int = 0) -> float:
 def _round_of_starts(places: Places, vm: Vm, recipes: dict[str, Recipe], rows: Rows) -> None:
     """Start the VM by okubsd, then by its very commands without okubsd."""
     asked = time.time()
-    rows["okubsd start, until it returns (s)"].append(_seconds(_okubsd("-q", "start", vm.name, "--headless")))
+    rows["okubsd start, until it returns (s)"].append(
+        _seconds(programs.okubsd_argv("-q", "start", vm.name, "--headless"))
+    )
     timing = lifecycle.read_timings(places, vm.name)[-1]
     # Until the window is mapped, as the stock VM is measured: interpreter and imports count, the cleaning up does not.
     rows["cold start to window (s)"].append(timing.began + timing.total - asked)
@@ -146,10 +143,10 @@ def _by_hand(places: Places, vm: Vm, recipes: dict[str, Recipe]) -> float:
 
 def _round_of_commands(rows: Rows) -> None:
     rows["python -c 'import msgspec, yaml, click' (s)"].append(_seconds((sys.executable, "-c", _IMPORTS)))
-    rows["okubsd list (s)"].append(_seconds(_okubsd("list")))
-    rows["okubsd status (s)"].append(_seconds(_okubsd("status")))
-    rows["okubsd --help (s)"].append(_seconds(_okubsd("--help")))
-    rows["okubsd image build, nothing to do (s)"].append(_seconds(_okubsd("image", "build", "term")))
+    rows["okubsd list (s)"].append(_seconds(programs.okubsd_argv("list")))
+    rows["okubsd status (s)"].append(_seconds(programs.okubsd_argv("status")))
+    rows["okubsd --help (s)"].append(_seconds(programs.okubsd_argv("--help")))
+    rows["okubsd image build, nothing to do (s)"].append(_seconds(programs.okubsd_argv("image", "build", "term")))
 
 
 def _second_app(places: Places, vm: Vm, recipes: dict[str, Recipe], rows: Rows, rounds: int) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from okubsd.errors import HostLacks, Problem
-from okubsd.host import bootdrive, door, facts, packer, store
+from okubsd.host import bootdrive, door, facts, locks, packer, store
 from okubsd.host.places import Places
 from okubsd.host.reading import read_text, recipe_directories
 from okubsd.images import commands
@@ -36,7 +36,7 @@ def build(places: Places, recipe: Recipe, report: Report, *, force: bool = False
     """
     door.make_private(places.state)
     places.images.mkdir(exist_ok=True)
-    with door.locked(places.images / ".lock", lambda: report("waiting for another build to end")):
+    with locks.locked(places.images / ".lock", lambda: report("waiting for another build to end")):
         ready = store.current_image(places, recipe.name)
         if ready is not None and ready.recipe == recipe.digest and not force:
             return ready

@@ -7,7 +7,6 @@ import fcntl
 import os
 import resource
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
@@ -21,11 +20,9 @@ import msgspec
 
 from okubsd.config.names import quoted
 from okubsd.errors import HostLacks, Problem
+from okubsd.host import programs
 from okubsd.model import Argv
 from okubsd.needs import package_hint
-
-# Administrators' tools that a user's PATH may not reach: mke2fs(8), ip(8).
-_EXTRA_PATH = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
 # How much of a failed program's stderr goes into the sentence.
 _LAST_LINES = 3
@@ -45,19 +42,9 @@ class Verbosity:
     show_argv = False
 
 
-def search_path() -> str:
-    """Return the PATH that programs are looked up in."""
-    return os.pathsep.join([os.environ.get("PATH", os.defpath), *_EXTRA_PATH])
-
-
-def find_program(name: str) -> str | None:
-    """Return the path of program ``name``, or None."""
-    return shutil.which(name, path=search_path())
-
-
 def _environment(extra: Mapping[str, str] | None) -> dict[str, str]:
     # Messages that we match must not depend on the user's language.
-    return {**os.environ, "PATH": search_path(), "LC_ALL": "C.UTF-8", **(extra or {})}
+    return {**os.environ, "PATH": programs.search_path(), "LC_ALL": "C.UTF-8", **(extra or {})}
 
 
 def _show(argv: Sequence[str]) -> None:
@@ -66,7 +53,7 @@ def _show(argv: Sequence[str]) -> None:
 
 
 def _resolve(argv: Argv) -> list[str]:
-    program = find_program(argv[0])
+    program = programs.find_program(argv[0])
     if program is None:
         raise HostLacks(f"the program '{argv[0]}' is not on this host", package_hint(argv[0], sys.platform))
     return [program, *argv[1:]]
@@ -186,30 +173,6 @@ def spawn(
     return process
 
 
-def is_alive(life: Path) -> bool:
-    """Return whether the program that was spawned with the lock file ``life`` lives.
-
-    The lock was taken before the program began and came to it open: there is no moment at which a program
-    lives and this does not say so (flock(2)).
-    """
-    try:
-        with life.open() as stream:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
-
-
-def living_pid(life: Path) -> int | None:
-    """Return the pid of the program that holds the lock file ``life``; None where it is gone, or not yet known."""
-    if not is_alive(life):
-        return None
-    text = life.read_text().strip()
-    return int(text) if text.isdigit() else None
-
-
 def call_interactive(argv: Argv) -> int:
     """Run ``argv`` on the user's own terminal and return its exit code."""
     _show(argv)
@@ -281,22 +244,6 @@ def point(link: Path, target: str) -> None:
     aside.unlink(missing_ok=True)
     aside.symlink_to(target)
     aside.replace(link)
-
-
-@contextlib.contextmanager
-def locked(path: Path, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
-    """Hold the lock file ``path``; the kernel drops it when the holder dies.
-
-    ``on_wait`` is called once if somebody else holds it.
-    """
-    with path.open("a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if on_wait is not None:
-                on_wait()
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
 
 
 def kill(pid: int, sign: signal.Signals) -> None:

@@ -20,7 +20,7 @@ import msgspec
 
 from okubsd.config.names import IMAGE_NAME, quoted
 from okubsd.errors import Problem
-from okubsd.host import bootdrive, door, store, vmd
+from okubsd.host import bootdrive, door, locks, store, vmd
 from okubsd.host.builder import DRIVE
 from okubsd.host.places import Places
 from okubsd.images.bootdrive import render_config, with_config
@@ -76,7 +76,7 @@ def import_images(places: Places, source: Path, report: Report, *, for_vmd: bool
     places.images.mkdir(mode=0o755, parents=True, exist_ok=True)
     taken: list[Image] = []
     waiting = "waiting for another import to end"
-    with door.locked(places.images / ".lock", lambda: report(waiting)), _opened(source) as archive:
+    with locks.locked(places.images / ".lock", lambda: report(waiting)), _opened(source) as archive:
         members = iter(archive)
         member = next(members, None)
         while member is not None:

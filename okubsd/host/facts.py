@@ -8,32 +8,26 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
-from okubsd.display.server import display_socket, parse_display_number
-from okubsd.host import door, keys, store, vmd
+from okubsd.host import door, keys, programs, store, vmd
 from okubsd.host.places import Places
+from okubsd.host.running import ask_rows, live_display, live_qemu
 from okubsd.host.sockets import listener_pid
-from okubsd.model import Accelerator, Vm
+from okubsd.model import Accelerator
 from okubsd.needs import package_hint
 from okubsd.plan.facts import HostFacts, VmFacts
 from okubsd.qemu.argv import QEMU
 from okubsd.qemu.rom import SIGN, probe_argv, render_rom
 from okubsd.vmd.control import VmStatus
-from okubsd.vmd.helper import RECORDS, Record
+from okubsd.vmd.helper import Record
 
 # A probe that works answers within 0.2 s; one that hangs is not worth more than this.
 _PROBE_SECONDS = 2.0
 
 _NEEDED = (QEMU, "ssh", "mke2fs", "Xephyr", "Xvfb")
-
-
-# A program that was just started gets this long to listen.
-_GRACE_SECONDS = 5.0
 
 
 def ask_vm(places: Places, name: str, rows: tuple[VmStatus, ...] | None = None) -> VmFacts:
@@ -63,53 +57,6 @@ def _status_of(name: str, record: Record | None, rows: tuple[VmStatus, ...] | No
     if record is None or not vmd.has_vmd():
         return None
     return next((row for row in (vmd.ask_status(name) if rows is None else rows) if row.name == name), None)
-
-
-def ask_rows(places: Places) -> tuple[VmStatus, ...]:
-    """Return what vmd says of all VMs in one answer; () where there is no vmd or nothing was applied."""
-    return vmd.ask_status() if vmd.has_vmd() and (places.system / RECORDS[1:]).is_dir() else ()
-
-
-def live_qemu(run: Path) -> int | None:
-    """Return the pid of the VM's QEMU, or None; one that has just begun is given time to listen."""
-    life = run / "qemu.life"
-    return _while_alive(life, lambda: door.living_pid(life) or listener_pid(run / "qmp"))
-
-
-def live_display(run: Path) -> int | None:
-    """Return the number of the VM's X server, which the server itself wrote down, or None."""
-    return _while_alive(run / "display.life", lambda: display_number(run))
-
-
-def live_server(run: Path) -> int | None:
-    """Return the pid of the VM's X server, or None."""
-
-    def answer() -> int | None:
-        number = display_number(run)
-        listener = None if number is None else listener_pid(display_socket(number))
-        return door.living_pid(run / "display.life") or listener
-
-    return _while_alive(run / "display.life", answer)
-
-
-def _while_alive(life: Path, answer: Callable[[], int | None]) -> int | None:
-    end = time.monotonic() + _GRACE_SECONDS
-    while door.is_alive(life):
-        found = answer()
-        if found is not None:
-            return found
-        if time.monotonic() > end:
-            return None
-        time.sleep(0.02)
-    return None
-
-
-def display_number(run: Path) -> int | None:
-    """Return the display number that the X server last started for the VM has told, or None."""
-    try:
-        return parse_display_number((run / "display").read_text())
-    except (OSError, UnicodeDecodeError):
-        return None
 
 
 def is_root() -> bool:
@@ -144,7 +91,7 @@ def ask_host(places: Places, *, booting: bool, on_vmd: bool = False) -> HostFact
         vmd=vmd.has_vmd(),
         usable_memory=vmd.usable_memory() if rows or on_vmd else 0,
         taken_memory=sum(row.memory for row in rows if row.running),
-        missing={name: package_hint(name, sys.platform) for name in _NEEDED if door.find_program(name) is None},
+        missing={name: package_hint(name, sys.platform) for name in _NEEDED if programs.find_program(name) is None},
     )
 
 
@@ -165,7 +112,7 @@ class _Remembered(msgspec.Struct, frozen=True):
 
 
 def _remembered(places: Places) -> _Remembered:
-    program = door.find_program(QEMU)
+    program = programs.find_program(QEMU)
     stamp = Path(program).stat().st_mtime_ns if program else 0
     readable = os.access("/dev/kvm", os.R_OK | os.W_OK)
     # An answer holds for the probe that gave it.
@@ -234,7 +181,7 @@ def _try_wall() -> str:
     if not sys.platform.startswith("linux"):
         return "this system has no network namespaces"
     for program in ("unshare", "nsenter", "setpriv", "ip"):
-        if door.find_program(program) is None:
+        if programs.find_program(program) is None:
             return f"the program '{program}' is not on this host"
     user = () if is_root() else ("--user", "--map-root-user")
     done = door.run(("unshare", *user, "--net", "--", "true"), timeout=10)
@@ -243,14 +190,14 @@ def _try_wall() -> str:
 
 def ask_uplink(device: Path = Path("/dev/net/tun")) -> str:
     """Return "" where a namespace can be let out by slirp4netns(1), otherwise why not."""
-    if door.find_program("slirp4netns") is None:
+    if programs.find_program("slirp4netns") is None:
         return "the program 'slirp4netns' is not on this host"
     return "" if os.access(device, os.R_OK | os.W_OK) else f"{device} may not be opened by you"
 
 
 def ask_addresses() -> tuple[str, ...]:
     """Return the host's own IPv4 addresses, loopback left out."""
-    if door.find_program("ip") is None:
+    if programs.find_program("ip") is None:
         return ()
     done = door.run(("ip", "-4", "-oneline", "address", "show", "scope", "global"), timeout=10)
     return tuple(re.findall(r"\sinet (\d+\.\d+\.\d+\.\d+)", done.out.decode(errors="replace")))
@@ -271,10 +218,3 @@ def memory_of(pid: int) -> int:
     except OSError:
         return 0
     return int(match[1]) << 10 if match else 0
-
-
-def known_vm_names(places: Places, vms: tuple[Vm, ...]) -> list[str]:
-    """Return the described VMs, then those that still run without being described."""
-    described = [vm.name for vm in vms]
-    running = sorted(path.parent.name for path in places.run.glob("*/qmp")) if places.run.is_dir() else []
-    return described + [name for name in running if name not in described]

@@ -14,7 +14,7 @@ import msgspec
 from okubsd.display.server import display_socket
 from okubsd.errors import DisplayGone, Problem, TimedOut
 from okubsd.guest.ssh import clock_command, disconnect_argv, power_off_argv, ssh_argv
-from okubsd.host import door, facts, vmd
+from okubsd.host import door, facts, locks, running, vmd
 from okubsd.host.monitor import monitor
 from okubsd.host.perform import Run, Timing, perform, stop_children
 from okubsd.host.places import Places
@@ -47,7 +47,7 @@ def holding(places: Places, name: str, report: Report) -> Iterator[None]:
     for directory in (places.state, places.state / "vms", places.vm(name), places.run.parent, places.run):
         door.make_private(directory)
     door.make_private(places.vm_run(name))
-    with door.locked(places.vm(name) / "lock", lambda: report(f"{name}: waiting for another okubsd")):
+    with locks.locked(places.vm(name) / "lock", lambda: report(f"{name}: waiting for another okubsd")):
         yield
 
 
@@ -181,7 +181,7 @@ def _power_off(vm: Vm, state: VmFacts, patience: int) -> bool:
 
 def _gone(life: Path, seconds: float) -> bool:
     end = time.monotonic() + seconds
-    while door.is_alive(life):
+    while locks.is_alive(life):
         if time.monotonic() > end:
             return False
         time.sleep(0.02)
@@ -207,7 +207,7 @@ def end_hard(
     record = vmd.read_record(places, name) if vmd.has_vmd() else None
     if record is not None:
         _end_on_vmd(places, name, report)
-    pid = facts.live_qemu(run)
+    pid = running.live_qemu(run)
     if pid is not None:
         with contextlib.suppress(Problem), monitor(run / "qmp", timeout=2) as qemu:
             qemu.execute("quit")
@@ -233,7 +233,7 @@ def _clean_up(places: Places, name: str) -> None:
         if (run / f"ssh-{who}").exists() and listener_pid(run / f"ssh-{who}") is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 door.run(disconnect_argv(Vm(name=name, image=""), run, user=who), timeout=_SSH_CALL)
-    pid = facts.live_server(run)
+    pid = running.live_server(run)
     if pid is not None:
         door.kill(pid, signal.SIGTERM)
         if not _gone(run / "display.life", _KILL):

@@ -21,7 +21,7 @@ from okubsd.display.server import display_socket
 from okubsd.errors import DisplayGone, Problem, TimedOut, Unreachable
 from okubsd.guest.identity import render_identity
 from okubsd.guest.ssh import render_ssh_config
-from okubsd.host import builder, door, facts, keys, store, vmd, window
+from okubsd.host import builder, door, facts, keys, running, store, vmd, window
 from okubsd.host.monitor import monitor
 from okubsd.host.places import Places
 from okubsd.host.sockets import listener_pid
@@ -176,7 +176,7 @@ def _(step: steps.WriteInitrd, run: Run) -> None:
 
 def _leave_nothing(run: Path) -> None:
     """Remove what an earlier boot left in the run directory; a display that lives keeps its cookie."""
-    kept = {"display", "display.life", "Xauthority", keys.COOKIE} if facts.live_display(run) is not None else set()
+    kept = {"display", "display.life", "Xauthority", keys.COOKIE} if running.live_display(run) is not None else set()
     for path in run.iterdir():
         if path.name not in kept:
             path.unlink()
@@ -308,7 +308,7 @@ def _(step: steps.CompareClocks, run: Run) -> None:
 @perform_step.register
 def _(step: steps.WaitDisplay, run: Run) -> None:
     end = time.monotonic() + 15
-    while (number := facts.display_number(step.run)) is None:
+    while (number := running.display_number(step.run)) is None:
         run.check_alive(step.log)
         if time.monotonic() > end:
             raise TimedOut("the X server did not tell its display within 15 seconds")
@@ -338,7 +338,7 @@ def _(step: steps.Connect, run: Run) -> None:
 
 @perform_step.register
 def _(step: steps.ShowApp, run: Run) -> None:
-    number, cookie = facts.live_display(step.run), keys.read_cookie(step.run)
+    number, cookie = running.live_display(step.run), keys.read_cookie(step.run)
     if number is None or cookie is None:
         raise DisplayGone(f"{step.vm.name}: its display is gone")
     with window.display(number, cookie) as opened:

@@ -55,12 +55,12 @@ class System(msgspec.Struct, frozen=True):
         """Return the files ``names``."""
         return {name: self.read(name) for name in names}
 
-    def write(self, name: str, wanted: Stat) -> None:
-        """Write the file ``name`` whole or not at all, with its owner and permissions."""
+    def write(self, name: str, wanted: Stat, *, lasting: bool = True) -> None:
+        """Write the file ``name`` whole or not at all, with its owner and permissions (door.write)."""
         path = self.path(name)
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         owner = (wanted.uid, wanted.gid) if os.geteuid() == 0 else None
-        door.write(path, wanted.text.encode(), wanted.mode, owner=owner)
+        door.write(path, wanted.text.encode(), wanted.mode, owner=owner, lasting=lasting)
 
     def remove(self, name: str) -> None:
         """Remove the file ``name`` if it is there."""

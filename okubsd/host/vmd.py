@@ -12,7 +12,7 @@ import msgspec
 
 from okubsd.errors import Problem, TimedOut, Unreachable
 from okubsd.guest.identity import Lease, render_identity
-from okubsd.host import door, keys
+from okubsd.host import door, keys, programs
 from okubsd.host.places import Places
 from okubsd.host.system import System
 from okubsd.model import Argv, Vm
@@ -41,7 +41,7 @@ class Clock(msgspec.Struct, frozen=True):
 
 def has_vmd() -> bool:
     """Return whether this host has vmctl(8)."""
-    return door.find_program("vmctl") is not None
+    return programs.find_program("vmctl") is not None
 
 
 def read_record(places: Places, name: str) -> Record | None:
@@ -88,7 +88,7 @@ def tsc_khz() -> int | None:
 
 def sysctl(name: str) -> str:
     """Return the value of a sysctl(8), "" where there is none."""
-    if door.find_program("sysctl") is None:
+    if programs.find_program("sysctl") is None:
         return ""
     done = door.run(("sysctl", "-n", name), timeout=10)
     return done.out.decode(errors="replace").strip() if done.code == 0 else ""

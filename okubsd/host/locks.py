@@ -1,0 +1,48 @@
+"""Lock files that die with their holder: who lives, and who waits."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+
+def is_alive(life: Path) -> bool:
+    """Return whether the program that was spawned with the lock file ``life`` lives.
+
+    The lock was taken before the program began and came to it open: there is no moment at which a program
+    lives and this does not say so (flock(2)).
+    """
+    try:
+        with life.open() as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def living_pid(life: Path) -> int | None:
+    """Return the pid of the program that holds the lock file ``life``; None where it is gone, or not yet known."""
+    if not is_alive(life):
+        return None
+    text = life.read_text().strip()
+    return int(text) if text.isdigit() else None
+
+
+@contextlib.contextmanager
+def locked(path: Path, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold the lock file ``path``; the kernel drops it when the holder dies.
+
+    ``on_wait`` is called once if somebody else holds it.
+    """
+    with path.open("a") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if on_wait is not None:
+                on_wait()
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield

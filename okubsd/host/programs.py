@@ -1,0 +1,29 @@
+"""Where programs are found."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from okubsd.model import Argv
+
+# Administrators' tools that a user's PATH may not reach: mke2fs(8), ip(8).
+_EXTRA_PATH = ("/usr/local/sbin", "/usr/sbin", "/sbin")
+
+
+def search_path() -> str:
+    """Return the PATH that programs are looked up in."""
+    return os.pathsep.join([os.environ.get("PATH", os.defpath), *_EXTRA_PATH])
+
+
+def find_program(name: str) -> str | None:
+    """Return the path of program ``name``, or None."""
+    return shutil.which(name, path=search_path())
+
+
+def okubsd_argv(*args: str) -> Argv:
+    """Return okubsd as a user calls it: the installed command, or else the module without a checkout in the way."""
+    script = Path(sys.executable).with_name("okubsd")
+    return (str(script), *args) if script.is_file() else (sys.executable, "-P", "-m", "okubsd", *args)

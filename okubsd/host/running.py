@@ -1,0 +1,93 @@
+"""Which VMs and X servers live; what `okubsd list` needs of a look at the host, and no more."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from okubsd.display.server import display_socket, parse_display_number
+from okubsd.host import locks, programs
+from okubsd.host.places import Places
+from okubsd.model import Vm
+
+if TYPE_CHECKING:
+    from okubsd.vmd.control import VmStatus
+
+# A program that was just started gets this long to listen.
+_GRACE_SECONDS = 5.0
+
+
+def live_qemu(run: Path) -> int | None:
+    """Return the pid of the VM's QEMU, or None; one that has just begun is given time to listen."""
+    life = run / "qemu.life"
+    return _while_alive(life, lambda: locks.living_pid(life) or _listener(run / "qmp"))
+
+
+def _listener(path: Path) -> int | None:
+    """Return the pid that listens at ``path``; only where something lives sockets are needed."""
+    from okubsd.host.sockets import listener_pid
+
+    return listener_pid(path)
+
+
+def live_display(run: Path) -> int | None:
+    """Return the number of the VM's X server, which the server itself wrote down, or None."""
+    return _while_alive(run / "display.life", lambda: display_number(run))
+
+
+def live_server(run: Path) -> int | None:
+    """Return the pid of the VM's X server, or None."""
+
+    def answer() -> int | None:
+        number = display_number(run)
+        listener = None if number is None else _listener(display_socket(number))
+        return locks.living_pid(run / "display.life") or listener
+
+    return _while_alive(run / "display.life", answer)
+
+
+def _while_alive(life: Path, answer: Callable[[], int | None]) -> int | None:
+    end = time.monotonic() + _GRACE_SECONDS
+    while locks.is_alive(life):
+        found = answer()
+        if found is not None:
+            return found
+        if time.monotonic() > end:
+            return None
+        time.sleep(0.02)
+    return None
+
+
+def display_number(run: Path) -> int | None:
+    """Return the display number that the X server last started for the VM has told, or None."""
+    try:
+        return parse_display_number((run / "display").read_text())
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def ask_running(places: Places) -> set[str]:
+    """Return the names of the VMs that run, without a look at those that do not."""
+    directories = places.run.iterdir() if places.run.is_dir() else ()
+    on_qemu = {path.name for path in directories if live_qemu(path) is not None}
+    return on_qemu | {row.name for row in ask_rows(places) if row.running}
+
+
+def ask_rows(places: Places) -> tuple[VmStatus, ...]:
+    """Return what vmd says of all VMs in one answer; () where there is no vmd or nothing was applied."""
+    if programs.find_program("vmctl") is None or not (places.system / "etc/okubsd/vms").is_dir():
+        return ()
+    # Only a host with vmd pays for it.
+    from okubsd.host.vmd import ask_status
+
+    return ask_status()
+
+
+def known_vm_names(places: Places, vms: tuple[Vm, ...]) -> list[str]:
+    """Return the described VMs, then those that still run without being described."""
+    described = [vm.name for vm in vms]
+    running = sorted(path.parent.name for path in places.run.glob("*/qmp")) if places.run.is_dir() else []
+    known = set(described)
+    return described + [name for name in running if name not in known]
