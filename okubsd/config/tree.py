@@ -32,7 +32,8 @@ class Mistakes:
 
     def add(self, line: int, key: str, sentence: str) -> None:
         """Note ``sentence`` about the value at ``key`` ("vms.browser.memory") on ``line``."""
-        where = f"{self.path}:{line}: " + (f"{key}: " if key else "")
+        # A key is whatever somebody wrote there.
+        where = f"{self.path}:{line}: " + (f"{quoted(key, 120)[1:-1]}: " if key else "")
         self.found.append(where + sentence)
 
 

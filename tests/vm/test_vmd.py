@@ -58,7 +58,9 @@ def ob(openbsd: Host) -> Iterator[Host]:
     yield openbsd
     openbsd.okubsd("stop", "--all", "--force", user="alice")
     openbsd.faults()
-    left = [line for line in processes() if str(openbsd.root) in line]
+    end = time.monotonic() + 5
+    while (left := [line for line in processes() if str(openbsd.root) in line]) and time.monotonic() < end:
+        time.sleep(0.1)
     assert left == [], "processes are left behind"
     assert all(a["text"].startswith("block drop quick on tap") for n, a in openbsd.state["anchors"].items() if n)
 
