@@ -159,7 +159,7 @@ def why(session: Session, name: str, destination: str, protocol: str, json: bool
     session.vm(name)
     vm = compiled.find(name)
     if vm is None:
-        raise Unknown(f"VM '{name}' is not for vmd, so pf has no rules of its own for it", "okubsd status " + name)
+        raise Unknown(f"there is no VM {quoted(name)} in {session.wish.path}", "okubsd list")
     answer = explain(vm, _pf_state(system, compiled, vm), guest_packet(vm, SOME_GUEST, target, protocol, port))
     if json:
         print_json(vm=name, destination=destination, protocol=protocol, **_as_dict(answer))

@@ -40,7 +40,10 @@ def _on_qemu(session: Session, vm: Vm, host: HostFacts, state: VmFacts) -> dict[
         "home": str(state.directory / "home.img") if state.has_home else "made at the first start",
         "home_bytes_used": facts.disk_use(state.directory / "home.img"),
         "backend": f"qemu, {host.accelerator.name}: {host.accelerator.why}",
-        "weaker_walls": weaker_walls(vm, "" if state.confined else host.weakness(vm.network)),
+        "weaker_walls": [
+            *weaker_walls(vm, "" if state.confined or host.vmd else host.weakness(vm.network)),
+            *([] if host.seccomp else [_NO_SECCOMP]),
+        ],
     }
 
 
@@ -73,6 +76,9 @@ def clock_sentence(clock: vmd.Clock | None) -> str | None:
         f"runs at {clock.speed:.2f} of the host's time, so its time-outs are wrong; "
         "import the images again on this host, which then tells the guest its rate"
     )
+
+
+_NO_SECCOMP = "QEMU's system calls are not filtered on this system"
 
 
 def weaker_walls(vm: Vm, wall: str) -> list[str]:

@@ -37,16 +37,22 @@ def kept_numbers(system: System) -> dict[str, int]:
 
 def ask_apply(system: System, compiled: Compiled) -> ApplyFacts:
     """Look at the host: every file that okubsd has or is to have, what runs, what is there."""
-    names = {*_EDITED, *_our_files(system), *(file.path for file in compiled.files if file.path != "etc/rc.conf.local")}
+    wanted = {file.path for file in compiled.files if file.path != "etc/rc.conf.local"}
+    interfaces = {f"etc/hostname.{kind}{vm.number}" for vm in compiled.vms for kind in ("lo", "tap")}
+    # A hostname.if that is the administrator's is only looked at: it is refused to be replaced.
+    names = {*_EDITED, *_our_files(system), *wanted}
+    foreign = {name for name in interfaces - names if system.path(name).exists()}
     numbers = kept_numbers(system)
     return ApplyFacts(
-        files=system.read_all(sorted(names)),
+        files=system.read_all(sorted(names | foreign)),
         running=_running(numbers),
         drives=frozenset(path.parent.name for path in system.path(DRIVES).glob("*/home.img")),
         taps=frozenset(number for number in range(256) if system.path(f"dev/tap{number}").exists()),
         services=frozenset(name for name in ("vmd", "okubsd") if _starts_at_boot(name)),
         forwarding=vmd.sysctl("net.inet.ip.forwarding") == "1",
+        numbers=frozenset(kept_numbers(system).values()),
         vmd_runs=vmd_runs(),
+        pf_enabled=_pf_enabled(),
         images=frozenset(path.parts[-3] for path in system.path(IMAGES).glob("*/current/drive.qcow2")),
     )
 
@@ -59,11 +65,17 @@ def _our_files(system: System) -> Iterator[str]:
                 yield name
     for number in kept_numbers(system).values():
         yield f"etc/hostname.lo{number}"
+        yield f"etc/hostname.tap{number}"
 
 
 def _is_users(name: str) -> bool:
     """Return whether a file below /etc/okubsd was written by the administrator: the description itself."""
     return name.endswith(".yaml")
+
+
+def _pf_enabled() -> bool:
+    done = door.run(("pfctl", "-s", "info"), timeout=20)
+    return done.out.startswith(b"Status: Enabled")
 
 
 def vmd_runs() -> bool:

@@ -54,7 +54,7 @@ def ask_vm(places: Places, name: str, rows: tuple[VmStatus, ...] | None = None) 
 
 def _status_of(name: str, record: Record | None, rows: tuple[VmStatus, ...] | None) -> VmStatus | None:
     """Return what vmd says of a VM that root wrote down; vmd is not asked for any other."""
-    if record is None or not vmd.has_vmd():
+    if record is None or record.backend != "vmd" or not vmd.has_vmd():
         return None
     return next((row for row in (vmd.ask_status(name) if rows is None else rows) if row.name == name), None)
 
@@ -89,6 +89,7 @@ def ask_host(places: Places, *, booting: bool, on_vmd: bool = False) -> HostFact
         uplink=ask_uplink() if on_qemu else "",
         addresses=ask_addresses() if on_qemu else (),
         vmd=vmd.has_vmd(),
+        seccomp=sys.platform == "linux",
         usable_memory=vmd.usable_memory() if rows or on_vmd else 0,
         taken_memory=sum(row.memory for row in rows if row.running),
         missing={name: package_hint(name, sys.platform) for name in _NEEDED if programs.find_program(name) is None},

@@ -188,9 +188,9 @@ def _gone(life: Path, seconds: float) -> bool:
     return True
 
 
-def _end_on_vmd(places: Places, name: str, report: Report) -> None:
+def _end_on_vmd(places: Places, name: str, report: Report, *, vmd_runs_it: bool) -> None:
     """End a VM of vmd's, and shut its network whatever became of it."""
-    status = vmd.status_of(name)
+    status = vmd.status_of(name) if vmd_runs_it else None
     if status is not None and status.running and not vmd.end(name, _KILL):
         raise TimedOut(f"{name}: vmd does not end it, not even by force", "doas rcctl check vmd")
     vmd.close_network(places, name, root=facts.is_root(), report=report)
@@ -206,7 +206,7 @@ def end_hard(
     run = places.vm_run(name)
     record = vmd.read_record(places, name) if vmd.has_vmd() else None
     if record is not None:
-        _end_on_vmd(places, name, report)
+        _end_on_vmd(places, name, report, vmd_runs_it=record.backend == "vmd")
     pid = running.live_qemu(run)
     if pid is not None:
         with contextlib.suppress(Problem), monitor(run / "qmp", timeout=2) as qemu:

@@ -282,8 +282,13 @@ def _(step: steps.Prepare, run: Run) -> None:
 
 
 @perform_step.register
+def _(step: steps.Link, run: Run) -> None:
+    vmd.link(run.places, step.name, step.argv)
+
+
+@perform_step.register
 def _(step: steps.StartVmd, run: Run) -> None:
-    vmd.start(step.name, step.argv)
+    vmd.start(run.places, step.name, step.argv)
 
 
 @perform_step.register
@@ -297,7 +302,7 @@ def _(step: steps.OpenNetwork, run: Run) -> None:
 @perform_step.register
 def _(step: steps.WaitGuest, run: Run) -> None:
     window.preload()
-    vmd.wait_for_guest(step.name, step.argv, step.run, step.timeout)
+    vmd.wait_for_guest(run.places, step.name, step.argv, step.run, step.timeout)
 
 
 @perform_step.register

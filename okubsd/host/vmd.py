@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import time
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from okubsd.config.names import quoted
 from okubsd.errors import Problem, TimedOut, Unreachable
 from okubsd.guest.identity import Lease, render_identity
 from okubsd.host import door, keys, programs
@@ -29,6 +31,9 @@ _NOT_IN_PLACE = 3
 _TAP_GRACE = 3.0
 
 _CLOCK = "clock.json"
+
+# How much of the end of vmd's log is looked through, in bytes.
+_LOG_TAIL = 1 << 16
 
 
 class Clock(msgspec.Struct, frozen=True):
@@ -112,6 +117,13 @@ def prepare(places: Places, vm: Vm, lease: Lease, directory: Path, run: Path, ar
     _check_drives(places, vm.name)
 
 
+def link(places: Places, name: str, argv: Argv) -> None:
+    """Have the tap and the loopback of a VM of QEMU's set up.  Raises Problem where that fails."""
+    done = call_helper(places, argv, name)
+    if done.code != 0:
+        raise Problem(f"{name}: its tap was not set up: {door.reason(done)}", "doas okubsd apply")
+
+
 def _check_drives(places: Places, name: str) -> None:
     """Look at the overlays where we may: of what is wrong with them vmd says nothing but "started"."""
     system = System(places.system)
@@ -133,7 +145,19 @@ def _check_drives(places: Places, name: str) -> None:
         return
 
 
-def start(name: str, argv: Argv) -> None:
+def log_says(places: Places, name: str) -> str:
+    """Return "; its log says: ..." with the last line of vmd's about the VM, "" where there is none or we may not."""
+    try:
+        with System(places.system).path("var/log/daemon").open("rb") as stream:
+            stream.seek(max(0, os.fstat(stream.fileno()).st_size - _LOG_TAIL))
+            lines = stream.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    about = [line for line in lines if f"vm/{name}" in line or f'vm "{name}"' in line or f"start vm {name}" in line]
+    return f"; its log says: {quoted(about[-1].strip(), 200)[1:-1]}" if about else ""
+
+
+def start(places: Places, name: str, argv: Argv) -> None:
     """Have vmd start the VM.  Raises Problem in words of what vmctl's message means."""
     try:
         done = door.run(argv, timeout=_CALL)
@@ -141,7 +165,8 @@ def start(name: str, argv: Argv) -> None:
         raise Problem(f"{name}: vmctl start did not end within {_CALL} seconds", "doas rcctl check vmd") from None
     answer = parse_answer(done.code, done.err.decode(errors="replace"))
     if not answer.good:
-        raise Problem(f"{name}: vmd did not start it: {answer.outcome}: {answer.words}", answer.hint)
+        said = log_says(places, name)
+        raise Problem(f"{name}: vmd did not start it: {answer.outcome}: {answer.words}{said}", answer.hint)
 
 
 def open_network(places: Places, name: str, argv: Argv, stop: Argv) -> str:
@@ -157,8 +182,10 @@ def open_network(places: Places, name: str, argv: Argv, stop: Argv) -> str:
         if done.code != _NOT_IN_PLACE or time.monotonic() > end:
             break
         time.sleep(0.2)
-    _try(stop)
-    raise Problem(f"{name}: it was stopped, for its network is not as it should be: {door.reason(done)}")
+    if stop:
+        _try(stop)
+    said = log_says(places, name)
+    raise Problem(f"{name}: it was stopped, for its network is not as it should be: {door.reason(done)}{said}")
 
 
 def _try(argv: Argv) -> Outcome:
@@ -170,7 +197,7 @@ def _try(argv: Argv) -> Outcome:
     return parse_answer(done.code, done.err.decode(errors="replace")).outcome
 
 
-def wait_for_guest(name: str, argv: Argv, run: Path, timeout: float) -> None:
+def wait_for_guest(places: Places, name: str, argv: Argv, run: Path, timeout: float) -> None:
     """Wait until ssh by ``argv`` reaches the guest, and keep in ``run`` what its clock says then.
 
     Raises Problem where the VM ends before, TimedOut where it does not answer within ``timeout`` seconds.
@@ -191,7 +218,8 @@ def wait_for_guest(name: str, argv: Argv, run: Path, timeout: float) -> None:
             raise Unreachable(f"{name}: the guest cannot be reached by ssh: {door.reason(done)}")
         status = status_of(name)
         if status is None or not status.running:
-            raise Problem(f"{name}: vmd said 'started', and the VM ended at once", "the reason is in /var/log/daemon")
+            said = log_says(places, name)
+            raise Problem(f"{name}: vmd said 'started', and the VM ended at once{said}", "see /var/log/daemon")
         if time.monotonic() > end:
             raise TimedOut(f"the guest did not answer within {timeout:.0f} seconds: {door.reason(done)}")
         time.sleep(0.1)

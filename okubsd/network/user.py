@@ -28,6 +28,11 @@ def netdev_option(network: Network) -> str:
     return f"user,id=net0,ipv6=off,restrict={restrict},hostfwd=tcp:127.0.0.1:0-:22"
 
 
+def tap_option(number: int) -> str:
+    """Return the value of QEMU's -netdev for the prepared tap of ``number``."""
+    return f"tap,id=net0,ifname=tap{number},script=no,downscript=no"
+
+
 def lease_for(network: Network, *, confined: bool) -> Lease:
     """Return the guest's static addresses; ``confined`` says whether QEMU has its own namespace."""
     if network is Network.NONE:

@@ -17,7 +17,7 @@ from okubsd.config.marked import with_block, without_block
 from okubsd.errors import Problem
 from okubsd.model import Argv
 from okubsd.pf.render import ANCHOR
-from okubsd.plan.compile import ANCHORS, PF_CONF, VM_CONF, Compiled, HostFile, How
+from okubsd.plan.compile import ANCHORS, PF_CONF, VM_CONF, Compiled, CompiledVm, HostFile, How
 from okubsd.vmd.helper import RECORDS, Verb, helper_argv
 
 # Where candidates are judged and old files wait until the last step is done.
@@ -39,17 +39,20 @@ class ApplyFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     ``files`` are those that okubsd has or is to have, by path (None: not there); ``running`` the VMs that vmd runs
     by the numbers they were started with; ``drives`` the VMs that have theirs; ``taps`` the numbers whose device
-    node is there; ``images`` those that vmd can open overlays of; ``services`` the daemons that start at boot.
+    node is there, ``numbers`` those that VMs have already; ``images`` those that vmd can open overlays of;
+    ``services`` the daemons that start at boot.
     """
 
     files: Mapping[str, Stat | None]
     running: Mapping[str, int]
     drives: frozenset[str] = frozenset()
     taps: frozenset[int] = frozenset()
+    numbers: frozenset[int] = frozenset()
     images: frozenset[str] = frozenset()
     services: frozenset[str] = frozenset()
     forwarding: bool = False
     vmd_runs: bool = False
+    pf_enabled: bool = True
 
 
 class ApplyStep(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,7 +139,7 @@ def wanted_files(compiled: Compiled, files: Mapping[str, Stat | None]) -> dict[s
 
 def is_ours(path: str) -> bool:
     """Return whether okubsd alone writes the file at ``path``."""
-    return path.startswith(("etc/okubsd/", "etc/hostname.lo"))
+    return path.startswith(("etc/okubsd/", "etc/hostname.lo", "etc/hostname.tap"))
 
 
 def _wanted(file: HostFile, now: Stat | None) -> Stat:
@@ -164,9 +167,12 @@ def plan_apply(compiled: Compiled, facts: ApplyFacts) -> tuple[ApplyPlan, tuple[
     """
     changes = changes_to(wanted_files(compiled, facts.files), facts.files)
     _refuse_what_runs(compiled, facts)
+    _refuse_foreign_files(compiled, facts)
     _need_images(compiled, facts)
+    if not facts.pf_enabled:
+        raise Problem("pf is not enabled, so nothing would keep a guest from this host", "rcctl enable pf && pfctl -e")
     services = [name for name in ("vmd", "okubsd") if name not in facts.services]
-    creations = [vm.vm.name for vm in compiled.vms if vm.vm.name not in facts.drives or vm.number not in facts.taps]
+    creations = [vm.vm.name for vm in compiled.vms if _lacks_devices(vm, facts)]
     needs_forwarding = not facts.forwarding and any(change.path == "etc/sysctl.conf" for change in changes)
     if not (changes or services or creations or needs_forwarding):
         return (), ()
@@ -235,6 +241,10 @@ def plan_restore(journal: Mapping[str, Stat | None], running: Iterable[str], *, 
     )
 
 
+def _lacks_devices(vm: CompiledVm, facts: ApplyFacts) -> bool:
+    return vm.number not in facts.taps or (vm.on_vmd and vm.vm.name not in facts.drives)
+
+
 def _refuse_what_runs(compiled: Compiled, facts: ApplyFacts) -> None:
     for name, number in facts.running.items():
         vm = compiled.find(name)
@@ -242,6 +252,16 @@ def _refuse_what_runs(compiled: Compiled, facts: ApplyFacts) -> None:
             raise Problem(f"VM '{name}' runs, and is described no more", f"okubsd stop {name}")
         if vm.number != number:
             raise Problem(f"VM '{name}' runs with the number {number} and would get {vm.number}", f"okubsd stop {name}")
+
+
+def _refuse_foreign_files(compiled: Compiled, facts: ApplyFacts) -> None:
+    """Raise Problem where a number is taken by an interface of the administrator's."""
+    for vm in compiled.vms:
+        for kind in ("lo", "tap"):
+            path = f"etc/hostname.{kind}{vm.number}"
+            if vm.number not in facts.numbers and facts.files.get(path) is not None:
+                hint = "give the VM another 'number', or 'numbers' below 'host' another range"
+                raise Problem(f"/{path} is not okubsd's, and VM '{vm.vm.name}' would get the number {vm.number}", hint)
 
 
 def _need_images(compiled: Compiled, facts: ApplyFacts) -> None:

@@ -27,9 +27,9 @@ def choose_backend(vm: Vm, host: HostFacts, state: VmFacts) -> Choice:
     Raises HostLacks where the description asks for a vmd that is not there, Problem where there is one that
     does not know the VM yet: it does not fall to a weaker wall by itself.
     """
-    if vm.backend is Backend.QEMU:
-        return Choice(Backend.QEMU, "the description says so")
     if not host.vmd:
+        if vm.backend is Backend.QEMU:
+            return Choice(Backend.QEMU, "the description says so")
         if vm.backend is Backend.VMD:
             raise HostLacks(
                 f"VM '{vm.name}' is for vmd, and this host has none", "say 'backend: auto' or 'backend: qemu'"
@@ -37,12 +37,14 @@ def choose_backend(vm: Vm, host: HostFacts, state: VmFacts) -> Choice:
         return Choice(Backend.QEMU, "this host has no vmd")
     if state.record is None:
         raise Problem(f"VM '{vm.name}' was not installed on this host yet", "doas okubsd apply")
+    if vm.backend is Backend.QEMU:
+        return Choice(Backend.QEMU, "the description says so")
     return Choice(Backend.VMD, "the description says so" if vm.backend is Backend.VMD else "this host has one")
 
 
 def reach(state: VmFacts, argv: Argv, *, root: bool) -> Argv:
     """Return ``argv`` run where the guest of a running VM can be reached from."""
-    if state.on_vmd and state.record is not None:
+    if state.record is not None:
         return in_rdomain(state.record.number, argv)
     return enter_argv(str(state.qemu_pid), argv, root=root) if state.confined else argv
 

@@ -9,7 +9,7 @@ import msgspec
 
 from okubsd.errors import BadDescription
 from okubsd.model import Backend, HostWish, Network, Recipe, Vm, Wish
-from okubsd.netif.hostname import loopback_file
+from okubsd.netif.hostname import loopback_file, tap_file
 from okubsd.netif.numbers import give_numbers, render_numbers
 from okubsd.pf.render import GROUP, render_anchor, render_main
 from okubsd.plan.backend import HOST_MEMORY
@@ -54,6 +54,11 @@ class CompiledVm(msgspec.Struct, frozen=True, kw_only=True):
     owner: str
     images: tuple[str, ...] = ()
 
+    @property
+    def on_vmd(self) -> bool:
+        """Return whether vmd runs it, where there is a vmd."""
+        return self.vm.backend is not Backend.QEMU
+
 
 class Compiled(msgspec.Struct, frozen=True, kw_only=True):
     """All of it: the files in the order of their paths, and the VMs in the order they were written."""
@@ -67,18 +72,13 @@ class Compiled(msgspec.Struct, frozen=True, kw_only=True):
         return next((vm for vm in self.vms if vm.vm.name == name), None)
 
 
-def vmd_vms(wish: Wish) -> tuple[Vm, ...]:
-    """Return the VMs that vmd is to run where there is a vmd."""
-    return tuple(vm for vm in wish.vms if vm.backend is not Backend.QEMU)
-
-
 def compile_host(wish: Wish, recipes: Mapping[str, Recipe], kept: Mapping[str, int], user: str) -> Compiled:
     """Return the files of an OpenBSD host for ``wish``.
 
     ``kept`` are the numbers of before, ``user`` owns the VMs that name nobody.
     Raises BadDescription where the numbers do not suffice or nobody owns a VM.
     """
-    vms = vmd_vms(wish)
+    vms = wish.vms
     numbers = _numbers(wish, vms, kept)
     unowned = [vm.name for vm in vms if not (vm.owner or wish.host.owner or user)]
     if unowned:
@@ -88,7 +88,7 @@ def compile_host(wish: Wish, recipes: Mapping[str, Recipe], kept: Mapping[str, i
             vm=vm,
             number=numbers[vm.name],
             owner=vm.owner or wish.host.owner or user,
-            images=images_of(vm, recipes),
+            images=images_of(vm, recipes) if vm.backend is not Backend.QEMU else (),
         )
         for vm in vms
     )
@@ -108,7 +108,7 @@ def _numbers(wish: Wish, vms: tuple[Vm, ...], kept: Mapping[str, int]) -> dict[s
 
 
 def _files_of_host(host: HostWish, vms: tuple[CompiledVm, ...], recipes: Mapping[str, Recipe]) -> Iterable[HostFile]:
-    conf = render_conf((_block(vm, host) for vm in vms), host.group, host.staggered)
+    conf = render_conf((_block(vm) for vm in vms if vm.on_vmd), host.group, host.staggered)
     numbers = render_numbers({vm.vm.name: vm.number for vm in vms})
     autostart = "".join(f"{vm.owner} {vm.vm.name}\n" for vm in vms if vm.vm.autostart)
     yield HostFile(path=VM_CONF, text=conf)
@@ -126,11 +126,14 @@ def _files_of_host(host: HostWish, vms: tuple[CompiledVm, ...], recipes: Mapping
 def _files_of(vm: CompiledVm, host: HostWish, recipes: Mapping[str, Recipe]) -> Iterable[HostFile]:
     anchor = render_anchor(vm.vm.name, vm.number, vm.vm.network, host.resolver)
     yield HostFile(path=f"{ANCHORS}/{vm.vm.name}.conf", text=anchor, mode=0o600)
-    yield HostFile(path=f"{RECORDS[1:]}/{vm.vm.name}", text=render_record(_record(vm, host, recipes)))
+    yield HostFile(path=f"{RECORDS[1:]}/{vm.vm.name}", text=render_record(_record(vm, recipes)))
     yield HostFile(path=f"etc/hostname.lo{vm.number}", text=loopback_file(vm.number), mode=0o640)
+    if not vm.on_vmd:
+        tap = tap_file(vm.number, GROUP, vm.owner)
+        yield HostFile(path=f"etc/hostname.tap{vm.number}", text=tap, mode=0o640)
 
 
-def _record(vm: CompiledVm, host: HostWish, recipes: Mapping[str, Recipe]) -> dict[str, str | int]:
+def _record(vm: CompiledVm, recipes: Mapping[str, Recipe]) -> dict[str, str | int]:
     return {
         "name": vm.vm.name,
         "owner": vm.owner,
@@ -141,6 +144,7 @@ def _record(vm: CompiledVm, host: HostWish, recipes: Mapping[str, Recipe]) -> di
         "app": vm.vm.image,
         # A disposable VM has no home; its last drive only carries who it is.
         "home": 0 if vm.vm.disposable else vm.vm.home >> 20,
+        "backend": "vmd" if vm.on_vmd else "qemu",
     }
 
 
@@ -151,7 +155,7 @@ def drives_of(vm: Vm) -> tuple[Disk, ...]:
     return (*shared, Disk(f"{top}/home.img", "raw"))
 
 
-def _block(vm: CompiledVm, host: HostWish) -> VmBlock:
+def _block(vm: CompiledVm) -> VmBlock:
     return VmBlock(
         name=vm.vm.name,
         memory=vm.vm.memory >> 20,

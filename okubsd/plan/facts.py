@@ -48,8 +48,9 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     ``images`` are the current ones by name, ``image_files`` the directory they lie in, ``wall`` is
     "" where VMs can have network namespaces, otherwise why not, and ``uplink`` the same of a way out of them.
-    ``vmd`` says whether the host has one, ``usable_memory`` how many bytes it has for programs (0: not known)
-    and ``taken_memory`` how many of them the VMs of vmd that run may take.
+    ``vmd`` says whether the host has one, ``seccomp`` whether QEMU can filter its system calls, ``usable_memory``
+    how many bytes there are for programs (0: not known), ``taken_memory`` how many of them the VMs of vmd that run
+    may take.
     ``missing`` maps a program that is not there to the command that installs it.
     """
 
@@ -62,6 +63,7 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     uplink: str = ""
     addresses: tuple[str, ...] = ()
     vmd: bool = False
+    seccomp: bool = True
     usable_memory: int = 0
     taken_memory: int = 0
     missing: dict[str, str] = {}

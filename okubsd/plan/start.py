@@ -8,10 +8,11 @@ from pathlib import Path
 from okubsd.config.names import did_you_mean, quoted
 from okubsd.display.server import server_argv
 from okubsd.errors import HostLacks, Unknown
+from okubsd.guest.identity import Lease
 from okubsd.guest.ssh import connect_argv, disconnect_argv, show_app_argv, uptime_argv
 from okubsd.images.commands import make_home_argv
-from okubsd.model import Backend, Recipe, Request, Vm
-from okubsd.netif.hostname import in_rdomain
+from okubsd.model import Backend, Network, Recipe, Request, Vm
+from okubsd.netif.hostname import guest_of_qemu, in_rdomain
 from okubsd.network import user
 from okubsd.plan.backend import choose_backend, refuse_without_memory
 from okubsd.plan.facts import HostFacts, VmFacts
@@ -22,8 +23,10 @@ from okubsd.plan.steps import (
     CompareClocks,
     Connect,
     Disconnect,
+    Link,
     MakeHome,
     MakeKeys,
+    OpenNetwork,
     Phase,
     Plan,
     ShowApp,
@@ -39,6 +42,7 @@ from okubsd.plan.steps import (
     WriteSshConfig,
 )
 from okubsd.qemu.argv import QEMU, Machine, render_argv
+from okubsd.vmd.helper import Verb, helper_argv
 
 # Past this a console log does not grow, whatever the guest prints; a home drive may.
 _LARGEST_LOG = 64 << 20
@@ -77,23 +81,25 @@ def plan_start(vm: Vm, recipes: Mapping[str, Recipe], host: HostFacts, state: Vm
     )
     steps: list[Step] = []
     waits: list[Step] = []
+    # On a host with vmd every guest is reached in its own rdomain, whatever runs it.
+    number = state.record.number if state.record and (on_vmd or host.vmd) else None
     if not state.running and on_vmd and state.record is not None:
         refuse_without_memory(vm, host.usable_memory, host.taken_memory)
         steps, waits = boot_on_vmd(vm, recipes, host, state, state.record)
     elif not state.running:
         steps = _boot(vm, recipes, host, state)
+        address = Slot.GUEST.value if number is not None else ""
         waits = [
             WaitReady(console_log=state.directory / "console.log", timeout=vm.boot_timeout),
-            WriteSshConfig(vm=vm, keys=state.directory, run=state.run, phase=Phase.SSH),
+            WriteSshConfig(vm=vm, keys=state.directory, run=state.run, address=address, phase=Phase.SSH),
         ]
     if needs_display:
         server = server_argv(vm, state.run / "Xauthority", Slot.REPORT_FD, headless=request.headless)
         steps.append(StartDisplay(argv=server, log=state.directory / "display.log", run=state.run, phase=Phase.BOOT))
     steps += waits
-    number = state.record.number if on_vmd and state.record else None
     if windowed:
         steps += _show(vm, host, state, app, request, number=number, needs_display=needs_display)
-    if waits and number is not None:
+    if waits and on_vmd and number is not None:
         clock = in_rdomain(number, uptime_argv(vm, state.run))
         steps.append(CompareClocks(argv=clock, run=state.run, phase=Phase.WINDOW))
     return tuple(steps)
@@ -126,12 +132,13 @@ def _boot(vm: Vm, recipes: Mapping[str, Recipe], host: HostFacts, state: VmFacts
     if home and not state.has_home:
         made = home.with_name("home.new")
         steps.append(MakeHome(path=home, size=vm.home, argv=make_home_argv(made)))
-    confined = not host.weakness(vm.network)
+    prepared = state.record if host.vmd else None
+    confined = prepared is None and not host.weakness(vm.network)
     boot, base, app = (host.image_files / name / "current" for name in names)
     steps.append(
         WriteInitrd(
             vm=vm,
-            lease=user.lease_for(vm.network, confined=confined),
+            lease=_lease_on_tap(vm, prepared.number) if prepared else user.lease_for(vm.network, confined=confined),
             keys=state.directory,
             run=state.run,
             boot=boot / "initrd",
@@ -146,18 +153,30 @@ def _boot(vm: Vm, recipes: Mapping[str, Recipe], host: HostFacts, state: VmFacts
         run=state.run,
         console_log=state.directory / "console.log",
         accelerator=host.accelerator.name,
-        netdev=user.netdev_option(vm.network),
+        sandbox=host.seccomp,
+        netdev=user.tap_option(prepared.number) if prepared else user.netdev_option(vm.network),
     )
     argv = render_argv(vm, machine)
     if confined:
         argv = user.confine_argv(argv, root=host.root)
+    if prepared:
+        steps.append(Link(name=vm.name, argv=helper_argv(Verb.PREPARE, vm.name, root=host.root)))
     largest = max(_LARGEST_LOG, vm.home if home else 0)
     steps.append(
         StartQemu(argv=argv, log=state.directory / "qemu.log", life=state.run / "qemu.life", largest_file=largest)
     )
     if confined:
         steps.append(_uplink(vm, host, state.directory))
+    if prepared:
+        steps.append(OpenNetwork(name=vm.name, argv=helper_argv(Verb.OPEN, vm.name, root=host.root)))
     return steps
+
+
+def _lease_on_tap(vm: Vm, number: int) -> Lease:
+    """Return the guest's addresses on a prepared tap, where nobody answers DHCP; pf sends its DNS to the resolver."""
+    there, here = guest_of_qemu(number)
+    nat = vm.network is Network.NAT
+    return Lease(address=f"{here}/31", gateway=there if nat else "", resolver=there if nat else "")
 
 
 def _uplink(vm: Vm, host: HostFacts, directory: Path) -> StartUplink:

@@ -177,6 +177,16 @@ class Prepare(Step, frozen=True, kw_only=True):
         return f"{shlex.join(self.argv)}  # its input: the identity of {self.vm.name}"
 
 
+class Link(Step, frozen=True, kw_only=True):
+    """Let the helper set up the tap and the loopback of a VM that QEMU runs beside vmd; nothing passes yet."""
+
+    name: str
+    argv: Argv
+
+    def show(self) -> str:
+        return shlex.join(self.argv)
+
+
 class StartVmd(Step, frozen=True, kw_only=True):
     """Let vmd start the VM."""
 
@@ -192,14 +202,17 @@ class StartVmd(Step, frozen=True, kw_only=True):
 
 
 class OpenNetwork(Step, frozen=True, kw_only=True):
-    """Let the helper see that the tap is where it has to be, and open the VM's network; ``stop`` it otherwise."""
+    """Let the helper see that the tap is where it has to be, and open the VM's network.
+
+    Otherwise vmd is to ``stop`` the VM; () where ending the start does that.
+    """
 
     name: str
     argv: Argv
-    stop: Argv
+    stop: Argv = ()
 
     def show(self) -> str:
-        return f"{shlex.join(self.argv)} || {shlex.join(self.stop)}"
+        return shlex.join(self.argv) + (f" || {shlex.join(self.stop)}" if self.stop else "")
 
 
 class WaitGuest(Step, frozen=True, kw_only=True):

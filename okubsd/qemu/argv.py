@@ -27,10 +27,14 @@ _KERNEL = (
 )
 
 
+_SANDBOX = ("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
+
+
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """The files and choices that turn a Vm into a running QEMU.
 
-    ``home`` is None for a disposable VM; ``run`` is the directory of its sockets.
+    ``home`` is None for a disposable VM; ``run`` is the directory of its sockets; ``sandbox`` says whether QEMU can
+    filter its own system calls here, which takes seccomp(2) of Linux.
     """
 
     kernel: Path
@@ -42,6 +46,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     console_log: Path
     accelerator: str
     netdev: str
+    sandbox: bool = True
 
 
 def render_argv(vm: Vm, machine: Machine) -> Argv:
@@ -54,7 +59,7 @@ def render_argv(vm: Vm, machine: Machine) -> Argv:
         *("-m", f"{vm.memory >> 20}M"),
         *("-smp", str(vm.cpus)),
         *("-nodefaults", "-no-user-config", "-display", "none", "-vga", "none", "-no-reboot"),
-        *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
+        *(_SANDBOX if machine.sandbox else ()),
         *("-kernel", str(machine.kernel)),
         *("-initrd", str(machine.initrd)),
         *("-append", _command_line(vm, machine.accelerator)),

@@ -42,7 +42,7 @@ def doas_line(group: str) -> str:
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """What root wrote down of one VM: ``home`` in MB, 0 for a disposable one."""
+    """What root wrote down of one VM: ``home`` in MB, 0 for a disposable one; ``backend`` is "vmd" or "qemu"."""
 
     name: str
     owner: str
@@ -52,6 +52,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     base: str
     app: str
     home: int
+    backend: str = "vmd"
 
 
 def parse_record(text: str) -> Record | None:

@@ -598,6 +598,10 @@ def flush(s: dict[str, Any], options: dict[str, list[str]]) -> None:
 
 
 def show(s: dict[str, Any], options: dict[str, list[str]]) -> None:
+    if options["s"][0] == "info":
+        enabled = "Disabled" if s["faults"].get("pf") == "off" else "Enabled"
+        print(f"Status: {enabled} for 0 days 00:00:39              Debug: err")
+        return
     if options["s"][0] != "rules":
         undocumented(f"pfctl -s {options['s']}")
     anchor = options.get("a", [""])[0]
@@ -614,6 +618,9 @@ def ifconfig(args: list[str]) -> None:
         undocumented(f"ifconfig {args}")
     with state() as s:
         vm = next((vm for vm in running(s).values() if vm["vm"]["tap"] == args[0]), None)
+        if vm is None and args[0].startswith("tap") and args[0] in s["interfaces"]:
+            show_prepared(args[0], s["interfaces"][args[0]])
+            return
         if vm is None or s["faults"].get("tap") == "missing":
             fail(f"{args[0]}: no such interface")
         rdomain = f" rdomain {vm['rdomain']}" if vm["rdomain"] else ""
@@ -622,6 +629,20 @@ def ifconfig(args: list[str]) -> None:
               f"\tlladdr fe:e1:ba:d0:55:56\n\tdescription: vm{number}-if0-{vm['vm']['name']}\n"
               f"\tindex 3 priority 0 llprio 3\n\tgroups: tap {vm['group']}\n\tstatus: active\n"
               f"\tinet {vm['host']} netmask 0xfffffffe")  # fmt: skip
+
+
+def show_prepared(name: str, lines: list[str]) -> None:
+    """Print a tap that hostname.if made, as it looks while somebody has opened it."""
+    words = dict(line.split(" ", 1) for line in lines if " " in line and not line.startswith("!"))
+    address, mask = words["inet"].split()
+    print(f"{name}: flags=8843<UP,BROADCAST,RUNNING,SIMPLEX,MULTICAST> rdomain {words['rdomain']} mtu 1500\n"
+          f"\tlladdr fe:e1:ba:d2:b7:82\n\tindex 8 priority 0 llprio 3\n\tgroups: tap {words['group']}\n"
+          f"\tstatus: active\n\tinet {address} netmask {mask_word(mask)}")  # fmt: skip
+
+
+def mask_word(mask: str) -> str:
+    """Return a dotted netmask as ifconfig prints it."""
+    return "0x" + socket.inet_aton(mask).hex()
 
 
 def route(args: list[str]) -> None:

@@ -288,3 +288,17 @@ def test_the_next_apply_goes_back_first(world: World, monkeypatch: pytest.Monkey
     done = world.okubsd("apply", "--recover")
     assert done.returncode == 0 and "the files of before are back" in done.stderr
     assert "nothing to do" in world.okubsd("apply", "-y").stderr
+
+
+def test_an_interface_of_the_administrators_is_not_taken(world: World) -> None:
+    (world.root / "etc/hostname.lo101").write_text("rdomain 101\ninet 10.0.0.1/8\n")
+    before = world.tree("etc")
+    done = world.okubsd("apply", "-y")
+    assert done.returncode == 1 and "/etc/hostname.lo101 is not okubsd's" in done.stderr and "'vault'" in done.stderr
+    assert world.tree("etc") == before
+
+
+def test_without_pf_nothing_is_applied(world: World) -> None:
+    world.faults(pf="off")
+    done = world.okubsd("apply", "-y")
+    assert done.returncode == 1 and "pf is not enabled" in done.stderr

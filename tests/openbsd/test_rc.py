@@ -32,7 +32,7 @@ FAKE_VMCTL = """#!/bin/sh
 [ "$*" = "status -r" ] || exit 99
 echo "   ID   PID VCPUS  MAXMEM  CURMEM     TTY        OWNER    STATE NAME"
 for vm in "$SIM_ROOT"/up-*; do
-	[ -e "$vm" ] && echo "    1    77     1   66.0M   20.0K   ttyp0        alice  running ${vm##*/up-}"
+	[ -e "$vm" ] && [ "${vm##*/up-}" != emulated ] && echo "    1    77     1   66.0M   20.0K   ttyp0        alice  running ${vm##*/up-}"
 done
 exit 0
 """
@@ -43,6 +43,8 @@ SIM_USER=$4 exec sh -c "$6"
 FAKE_VMD_RC = (
     '#!/bin/sh\necho "vmd $*" >>"$SIM_ROOT/calls"\n[ "$1" = -f ] && touch "$SIM_ROOT/vmd"\n[ -e "$SIM_ROOT/vmd" ]\n'
 )
+# The only QEMU that "runs" is that of the VM `emulated`.
+FAKE_PGREP = '#!/bin/sh\n[ "$*" = "-f -- -name guest=emulated " ] && [ -e "$SIM_ROOT/up-emulated" ]\n'
 FAKE_INSTALL = '#!/bin/sh\nfor last; do :; done\nexec mkdir -p "$last"\n'
 
 DESCRIPTION = """\
@@ -51,6 +53,7 @@ vms:
   one: {image: term, autostart: yes}
   two: {image: term, autostart: yes, owner: bob}
   other: {image: term}
+  emulated: {image: term, backend: qemu}
 """
 
 
@@ -63,7 +66,7 @@ class Boot:
         directory = self.root / "etc/rc.d"
         directory.mkdir()
         for name, text in (("bin/okubsd", FAKE_OKUBSD), ("bin/vmctl", FAKE_VMCTL), ("bin/su", FAKE_SU),
-                           ("etc/rc.d/vmd", FAKE_VMD_RC), ("bin/install", FAKE_INSTALL)):  # fmt: skip
+                           ("etc/rc.d/vmd", FAKE_VMD_RC), ("bin/install", FAKE_INSTALL), ("bin/pgrep", FAKE_PGREP)):  # fmt: skip
             (self.root / name).write_text(text)
             (self.root / name).chmod(0o755)
         (directory / "rc.subr").write_text((HERE / "rc.subr").read_text())
@@ -129,6 +132,14 @@ def test_stop_powers_off_every_vm_by_its_owner(boot: Boot) -> None:
     assert sorted(boot.calls[before:]) == ["alice -q stop one", "alice -q stop other", "bob -q stop two"]
     assert (boot.root / "up-stranger").exists(), "a VM that is not ours is left alone"
     assert boot("check") == (1, "okubsd(failed)")
+
+
+def test_a_vm_of_qemus_is_stopped_too(boot: Boot) -> None:
+    boot("start")
+    (boot.root / "up-emulated").touch()
+    before = len(boot.calls)
+    boot("stop")
+    assert "alice -q stop emulated" in boot.calls[before:]
 
 
 def test_one_that_fails_keeps_no_other_down(boot: Boot) -> None:

@@ -121,3 +121,49 @@ def test_a_plan_shows_the_calls(applied: World) -> None:
         "doas -n /usr/local/libexec/okubsd-helper open term || vmctl stop -fw term"
     )
     assert any(line.startswith("route -T 100 exec ssh ") for line in lines)
+
+
+def test_vmds_log_is_asked_for_the_reason(applied: World) -> None:
+    log = applied.root / "var/log/daemon"
+    log.parent.mkdir(parents=True)
+    log.write_text(
+        "Nov 25 10:00:00 h vmd[1]: vm/other/vioblk0: no\nNov 25 10:00:01 h vm/term/vioblk0: unsupported features 8\n"
+    )
+    applied.faults(start="chain")
+    assert "its log says: Nov 25 10:00:01 h vm/term/vioblk0: unsupported features 8" in start(applied)
+
+
+QEMU = "host: {owner: alice}\nvms:\n  q: {image: term, backend: qemu, network: %s}\n"
+
+
+@pytest.mark.parametrize("network", ["nat", "none"])
+def test_qemu_beside_vmd_gets_a_prepared_tap(network: str, world: World) -> None:
+    world.write(QEMU % network)
+    world.must("apply", "-y")
+    tree = world.tree("etc")
+    assert 'vm "q"' not in tree["etc/okubsd/vm.conf"][0]
+    assert tree["etc/hostname.tap100"][0] == (
+        "rdomain 100\ngroup okubsd\ninet 100.127.100.2 255.255.255.254\n!/sbin/chown alice /dev/\\$if\nup\n"
+    )
+    assert (world.root / "dev/tap100").exists() and not (world.root / "var/okubsd/vms/q").exists()
+    lines = world.must("start", "-n", "q", "--headless", user="alice").splitlines()
+    helper = "doas -n /usr/local/libexec/okubsd-helper"
+    (qemu,) = (line for line in lines if line.startswith("qemu-system-x86_64"))
+    assert "tap,id=net0,ifname=tap100,script=no,downscript=no" in qemu and "user," not in qemu
+    assert lines.index(f"{helper} prepare q") < lines.index(qemu) < lines.index(f"{helper} open q")
+    assert any(line.startswith("route -T 100 exec ssh") for line in lines)
+    status = world.must("status", "q", user="alice")
+    assert "under OpenBSD's vmd it would be several confined ones" in status
+    assert "nothing to do" in world.okubsd("apply", "-y").stderr
+
+
+def test_the_tap_of_qemu_is_set_up_and_looked_at(world: World) -> None:
+    world.write(QEMU % "nat")
+    world.must("apply", "-y")
+    call = ("doas", "-n", "/usr/local/libexec/okubsd-helper")
+    assert world.run(*call, "prepare", "q", user="alice").returncode == 0
+    assert world.state["interfaces"]["tap100"][0] == "rdomain 100"
+    assert world.state["anchors"]["okubsd/q"]["text"] == "block drop quick on tap100\n"
+    done = world.run(*call, "open", "q", user="alice")
+    assert (done.returncode, done.stdout) == (0, "100.127.100.3\n")
+    assert world.state["anchors"]["okubsd/q"]["macros"] == {"G": "100.127.100.3"}

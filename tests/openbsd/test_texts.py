@@ -154,6 +154,6 @@ def test_what_is_called_is_what_is_allowed() -> None:
 
 def test_a_record_is_read_back() -> None:
     values = {"name": "a", "owner": "alice", "number": 100, "group": "okubsd", "boot": "boot", "base": "base",
-              "app": "term", "home": 64}  # fmt: skip
+              "app": "term", "home": 64, "backend": "vmd"}  # fmt: skip
     assert parse_record(render_record(values)) == Record(**values)  # type: ignore[arg-type]
     assert parse_record("name a\n") is None and parse_record("") is None
