@@ -6,6 +6,7 @@ OpenBSD has no mmdebstrap: its images are built on a Linux and imported, and the
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import shutil
@@ -24,7 +25,7 @@ from okubsd.host import bootdrive, door, locks, store, vmd
 from okubsd.host.builder import DRIVE
 from okubsd.host.places import Places
 from okubsd.images.bootdrive import render_config, with_config
-from okubsd.model import Image, Kind
+from okubsd.model import Image, Kind, Part
 from okubsd.vmd.control import create_argv, parse_answer
 from okubsd.vmd.qcow2 import chain_mistakes
 
@@ -60,7 +61,12 @@ def export_images(places: Places, images: list[Image], target: Path) -> None:
 
 def _add_image(archive: tarfile.TarFile, places: Places, image: Image) -> None:
     directory = places.images / image.name / image.build
-    for part in (MANIFEST, *(part.name for part in image.parts)):
+    parts = tuple(part for part in image.parts if part.name != VMD_DRIVE)
+    manifest = msgspec.json.encode(msgspec.structs.replace(image, parts=parts)) + b"\n"
+    member = tarfile.TarInfo(f"{image.name}/{MANIFEST}")
+    member.size, member.mode = len(manifest), 0o444
+    archive.addfile(member, io.BytesIO(manifest))
+    for part in (part.name for part in parts):
         with (directory / part).open("rb") as stream:
             member = tarfile.TarInfo(f"{image.name}/{part}")
             member.size, member.mode = os.fstat(stream.fileno()).st_size, 0o444
@@ -162,6 +168,10 @@ def _publish(places: Places, image: Image, made: Path, report: Report, *, for_vm
     if for_vmd:
         make_vmd_drive(image, made)
         made.chmod(0o755)
+        drive = made / VMD_DRIVE
+        # What vmd opens is verified before a boot like all the rest.
+        part = Part(VMD_DRIVE, store.hash_file(drive), drive.stat().st_size)
+        image = msgspec.structs.replace(image, parts=(*image.parts, part))
     store.publish(places, image, made)
     if for_vmd:
         protect(places.images / image.name / image.build / VMD_DRIVE)
@@ -183,7 +193,7 @@ def make_vmd_drive(image: Image, made: Path) -> None:
     (made / "boot.host.img").unlink(missing_ok=True)
     if done.code != 0:
         raise Problem(f"image '{image.name}': vmctl did not make {VMD_DRIVE}: {answer.words}", answer.hint)
-    mistakes = chain_mistakes(str(target), lambda path: Path(path).read_bytes()[: 1 << 16])
+    mistakes = chain_mistakes(str(target), vmd.read_head)
     if mistakes:
         raise Problem(f"image '{image.name}': {mistakes[0]}")
     target.chmod(0o444)

@@ -278,7 +278,7 @@ def _(step: steps.WriteSshConfig, run: Run) -> None:
 @perform_step.register
 def _(step: steps.Prepare, run: Run) -> None:
     _leave_nothing(step.run)
-    vmd.prepare(run.places, step.vm, step.lease, step.keys, step.run, step.argv)
+    vmd.prepare(run.places, step.vm, step.lease, step.keys, step.run, step.argv, step.images)
 
 
 @perform_step.register

@@ -6,7 +6,7 @@ import contextlib
 import os
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
@@ -19,7 +19,7 @@ from okubsd.host.places import Places
 from okubsd.host.system import System
 from okubsd.model import Argv, Vm
 from okubsd.vmd.control import Outcome, VmStatus, parse_answer, parse_status, status_argv, stop_argv
-from okubsd.vmd.helper import DRIVES, RECORDS, Record, Verb, helper_argv, parse_record
+from okubsd.vmd.helper import DRIVES, IMAGES, RECORDS, Record, Verb, helper_argv, parse_record
 from okubsd.vmd.qcow2 import chain_mistakes
 
 # vmctl waits for acknowledgements that can get lost; no call of it is waited for longer than this, in seconds.
@@ -107,14 +107,19 @@ def call_helper(places: Places, argv: Argv, what: str, data: bytes = b"") -> doo
         raise Problem(f"{what}: okubsd-helper did not end within {_HELPER} seconds") from None
 
 
-def prepare(places: Places, vm: Vm, lease: Lease, directory: Path, run: Path, argv: Argv) -> None:
-    """Have the VM's drives made anew and its identity put on the last one.  Raises Problem where that fails."""
+def prepare(
+    places: Places, vm: Vm, lease: Lease, directory: Path, run: Path, argv: Argv, images: Iterable[str]
+) -> None:
+    """Have the VM's drives made anew over ``images``, and its identity put on the last one.
+
+    Raises Problem where that fails, or where vmd would not take what is there.
+    """
     cookie = keys.make_cookie(run)
     identity = render_identity(vm, lease, keys.read_secrets(directory, cookie), off="poweroff")
     done = call_helper(places, argv, vm.name, identity)
     if done.code != 0:
         raise Problem(f"{vm.name}: its drives were not prepared: {door.reason(done)}", "doas okubsd apply")
-    _check_drives(places, vm.name)
+    check_drives(places, vm.name, images)
 
 
 def link(places: Places, name: str, argv: Argv) -> None:
@@ -124,25 +129,29 @@ def link(places: Places, name: str, argv: Argv) -> None:
         raise Problem(f"{name}: its tap was not set up: {door.reason(done)}", "doas okubsd apply")
 
 
-def _check_drives(places: Places, name: str) -> None:
-    """Look at the overlays where we may: of what is wrong with them vmd says nothing but "started"."""
+def check_drives(places: Places, name: str, images: Iterable[str]) -> None:
+    """Look at what the VM's overlays lie over, and at the overlays: vmd says nothing but "started" of a bad one.
+
+    The overlays are root's; an ordinary user does not get to see them, nor has he a way to change them.
+    Raises Problem for the first that vmd does not take.
+    """
     system = System(places.system)
-
-    def head(path: str) -> bytes | None:
-        try:
-            with Path(path).open("rb") as stream:
-                return stream.read(1 << 16)
-        except (FileNotFoundError, IsADirectoryError):
-            return None
-
-    try:
-        for drive in ("boot", "base", "app"):
-            mistakes = chain_mistakes(str(system.path(f"{DRIVES}/{name}/{drive}.qcow2")), head)
+    shared = [system.path(f"{IMAGES}/{image}/current/drive.qcow2") for image in images]
+    overlays = [system.path(f"{DRIVES}/{name}/{drive}.qcow2") for drive in ("boot", "base", "app")]
+    with contextlib.suppress(PermissionError):
+        for path in (*shared, *overlays):
+            mistakes = chain_mistakes(str(path), read_head)
             if mistakes:
                 raise Problem(f"{name}: {mistakes[0]}", "doas okubsd image import FILE, then doas okubsd apply")
-    except PermissionError:
-        # The drives are root's; then the helper and 'okubsd image import' have looked at what they lie over.
-        return
+
+
+def read_head(path: str) -> bytes | None:
+    """Return the first 64 KiB of a file, or None where there is none."""
+    try:
+        with Path(path).open("rb") as stream:
+            return stream.read(1 << 16)
+    except (FileNotFoundError, IsADirectoryError):
+        return None
 
 
 def log_says(places: Places, name: str) -> str:

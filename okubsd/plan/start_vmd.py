@@ -41,6 +41,7 @@ def boot_on_vmd(
             keys=state.directory,
             run=state.run,
             argv=helper_argv(Verb.PREPARE, vm.name, root=host.root),
+            images=images_of(vm, recipes),
         ),
         StartVmd(name=vm.name, argv=start_argv(vm.name)),
         OpenNetwork(

@@ -165,13 +165,14 @@ class WriteSshConfig(Step, frozen=True, kw_only=True):
 
 
 class Prepare(Step, frozen=True, kw_only=True):
-    """Let the helper make fresh overlays and put the identity of ``vm`` on its last drive."""
+    """Let the helper make fresh overlays over ``images`` and put the identity of ``vm`` on its last drive."""
 
     vm: Vm
     lease: Lease
     keys: Path
     run: Path
     argv: Argv
+    images: tuple[str, ...]
 
     def show(self) -> str:
         return f"{shlex.join(self.argv)}  # its input: the identity of {self.vm.name}"

@@ -167,3 +167,19 @@ def test_the_tap_of_qemu_is_set_up_and_looked_at(world: World) -> None:
     done = world.run(*call, "open", "q", user="alice")
     assert (done.returncode, done.stdout) == (0, "100.127.100.3\n")
     assert world.state["anchors"]["okubsd/q"]["macros"] == {"G": "100.127.100.3"}
+
+
+def test_a_device_node_that_is_gone(applied: World) -> None:
+    (applied.root / "dev/tap100").unlink()
+    said = start(applied)
+    assert "the tap device is missing" in said and "doas okubsd apply" in said
+
+
+def test_a_drive_that_is_gone(applied: World) -> None:
+    shutil.rmtree(applied.root / "var/okubsd/vms/term")
+    assert "it has no drives; doas okubsd apply" in start(applied)
+
+
+def test_firmware_that_is_gone(applied: World) -> None:
+    (applied.root / "etc/firmware/vmm-bios").unlink()
+    assert "doas fw_update vmm" in start(applied)
