@@ -83,8 +83,11 @@ def _scratch(images: Path, made: Path, base: Path | None) -> Iterator[tuple[Path
 
 
 def _remove_tree(path: Path) -> None:
-    """Remove ``path``; files that a build's user namespace owns are removed from within such a one."""
-    shutil.rmtree(path, ignore_errors=True)
+    """Remove ``path``; files that a build's user namespace owns are removed from within such a one.
+
+    Nothing that is mounted below it is entered.
+    """
+    door.run(("rm", "-rf", "--one-file-system", "--", str(path)), timeout=300)
     if path.exists():
         door.run(("mmdebstrap", "--unshare-helper", "rm", "-rf", "--one-file-system", str(path)), timeout=60)
         shutil.rmtree(path, ignore_errors=True)
@@ -124,9 +127,20 @@ def _bootstrap(made: Path, places: Places, recipe: Recipe, base: Image | None, r
 
 def _mmdebstrap(argv: Argv, scratch: Path, recipe: Recipe, report: Report) -> None:
     env = {**commands.ENVIRONMENT, "TMPDIR": str(scratch)}
-    done = door.run(_with_us(argv), env=env, on_line=lambda line: _pass_on(recipe.name, line, report), apart=True)
+    done = door.run(
+        _with_us(_mounting_apart(argv)), env=env, on_line=lambda line: _pass_on(recipe.name, line, report), apart=True
+    )
     if done.code != 0:
         raise Problem(f"image '{recipe.name}' was not built: {door.reason(done)}", _build_hint(done))
+
+
+def _mounting_apart(argv: Argv) -> Argv:
+    """Return ``argv`` with mounts of its own: what mmdebstrap mounts as root is gone with it, however it ends."""
+    if not facts.is_root():
+        return argv
+    # In a chroot the root directory is no mount, so its propagation cannot be set.
+    private = door.run(("unshare", "--mount", "--", "true"), timeout=10).code == 0
+    return ("unshare", "--mount", "--propagation", "private" if private else "unchanged", "--", *argv)
 
 
 def _with_us(argv: Argv) -> Argv:

@@ -130,6 +130,7 @@ class World:
         left = [path for path in self.run_base.rglob("*") if path.is_socket()]
         assert left == []
         assert list(self.state.glob("vms/*/home.new")) == []
+        assert str(self.state) not in Path("/proc/mounts").read_text()
         assert list(self.state.glob("images/.making-*")) == []
 
     def end_all(self) -> None:
