@@ -204,3 +204,34 @@ def test_apply_while_it_runs_shuts_and_opens(ob: Host) -> None:
         ob.write(before)
         ob.must("apply", "-y")
     assert "rdr-to" not in ob.state["anchors"]["okubsd/kept"]["text"]
+
+
+def test_the_console_is_a_root_shell_of_the_owners(ob: Host) -> None:
+    import sys
+
+    import pexpect
+
+    ob.must("start", "kept", "--no-app", user="alice")
+    argv = ["-m", "tests.openbsd.as_user", "console", "kept"]
+    child = pexpect.spawn(sys.executable, argv, env=ob.env("alice"), cwd=str(ob.root), timeout=30)
+    child.expect("Connected")
+    child.send("\r")
+    child.send("echo uid=$(id -u)\r")
+    child.expect("uid=0")
+    child.send("~.")
+    child.expect(pexpect.EOF)
+    stopped = ob.okubsd("console", "gone", user="alice")
+    assert stopped.returncode == 1 and "is not running" in stopped.stderr
+
+
+def test_a_changed_byte_of_a_shared_drive_is_seen(ob: Host) -> None:
+    drive = (ob.root / "var/okubsd/images/base/current/drive.qcow2").resolve()
+    data = drive.read_bytes()
+    try:
+        drive.chmod(0o644)
+        drive.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        done = ob.okubsd("start", "kept", "--no-app", user="alice")
+        assert done.returncode == 1 and "image 'base' is damaged" in done.stderr
+    finally:
+        drive.write_bytes(data)
+        drive.chmod(0o444)
