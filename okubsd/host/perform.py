@@ -218,10 +218,13 @@ def _(step: steps.StartUplink, run: Run) -> None:
 
 
 def _wait_for_uplink(step: steps.StartUplink, run: Run) -> None:
-    """Wait until the uplink has its device: only then do routes beside it make sense."""
-    probe = (*step.batch_argv[: step.batch_argv.index("--") + 1], "ip", "link", "show", "tap0")
+    """Wait until the uplink is set up whole; its way out comes last.
+
+    Before that its device has for a moment the whole of 10.0.0.0/8, which is then refused to be refused.
+    """
+    probe = (*step.batch_argv[: step.batch_argv.index("--") + 1], "ip", "-4", "route", "show", "default")
     end = time.monotonic() + 10
-    while door.run(run.fill(probe), timeout=5).code != 0:
+    while b"tap0" not in door.run(run.fill(probe), timeout=5).out:
         run.check_alive(step.log)
         if time.monotonic() > end:
             raise TimedOut(f"the network uplink did not come up{last_lines(step.log)}")
