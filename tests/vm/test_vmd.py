@@ -218,7 +218,7 @@ def test_the_console_is_a_root_shell_of_the_owners(ob: Host) -> None:
     child.send("\r")
     child.send("echo uid=$(id -u)\r")
     child.expect("uid=0")
-    child.send("~.")
+    child.send("~.\r")
     child.expect(pexpect.EOF)
     stopped = ob.okubsd("console", "gone", user="alice")
     assert stopped.returncode == 1 and "is not running" in stopped.stderr
