@@ -152,3 +152,45 @@ class Lexer:
         expanded = self.at < self.expanded_to
         self.at = match.end()
         return Token("word" if match[0] in self.keywords else "string", match[0], self.line, expanded)
+
+
+class Cursor:
+    """Tokens read one after the other: what the parsers of both grammars stand on."""
+
+    def __init__(self, lexer: Lexer) -> None:
+        self.tokens = lexer.tokens()
+        self.at = 0
+
+    @property
+    def next(self) -> Token:
+        """Return the token that comes next; the last one, "end", comes again and again."""
+        return self.tokens[self.at]
+
+    def take(self) -> Token:
+        """Return the next token and go past it."""
+        token = self.tokens[self.at]
+        self.at = min(self.at + 1, len(self.tokens) - 1)
+        return token
+
+    def fail(self, sentence: str = "syntax error", line: int = 0) -> ConfError:
+        """Return the error of ``line``, or of the next token's."""
+        return ConfError(line or self.next.line, sentence)
+
+    def mark(self, kind: str) -> Token:
+        """Return the next token, which has to be of ``kind``.  Raises ConfError."""
+        if self.next.kind != kind:
+            raise self.fail()
+        return self.take()
+
+    def accept_mark(self, kind: str) -> bool:
+        """Go past the next token if it is of ``kind``; return whether it was."""
+        return self.next.kind == kind and bool(self.take())
+
+    def number(self) -> int:
+        """Return a number.  Raises ConfError."""
+        return int(self.mark("number").text)
+
+    def skip_newlines(self) -> None:
+        """Go past empty lines."""
+        while self.next.kind == "newline":
+            self.take()

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from okubsd.pf.grammar import On, Peer, Port, Rule, Ruleset
+from okubsd.pf.rules import On, Peer, Port, Rule, Ruleset
 
 Addresses = Mapping[str, tuple[str, ...]]
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from okubsd.config.parse_y import ConfError
-from okubsd.pf.grammar import PfHost, Ruleset, parse_pf
-from okubsd.pf.grammar import traps as pf_traps
+from okubsd.pf.grammar import parse_pf
+from okubsd.pf.rule_grammar import PfHost
+from okubsd.pf.rules import Ruleset
+from okubsd.pf.rules import traps as pf_traps
 from okubsd.plan.apply import Stat
 from okubsd.plan.compile import ANCHORS, Compiled
-from okubsd.vmd import grammar as vmd
+from okubsd.vmd import conf, grammar
 
 # Stands for the guest's address where a VM does not run: the first that vmd gives (vm.conf(5), local prefix).
 SOME_GUEST = "100.64.1.3"
@@ -40,11 +42,11 @@ def _vm_conf_mistakes(wanted: Mapping[str, Stat | None]) -> list[str]:
     if stat is None:
         return []
     try:
-        conf = vmd.parse_conf(stat.text, vmd.Host(read=_reader(wanted)))
+        found_conf = grammar.parse_conf(stat.text, grammar.Host(read=_reader(wanted)))
     except ConfError as error:
         return [f"/etc/vm.conf:{error}"]
-    found = [f"/etc/vm.conf:{mistake}" for mistake in vmd.load_errors(conf)]
-    return found + [f"/etc/vm.conf: {trap}" for trap in vmd.traps(conf)]
+    found = [f"/etc/vm.conf:{mistake}" for mistake in conf.load_errors(found_conf)]
+    return found + [f"/etc/vm.conf: {trap}" for trap in conf.traps(found_conf)]
 
 
 def _pf_mistakes(path: str, wanted: Mapping[str, Stat | None]) -> list[str]:

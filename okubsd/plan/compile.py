@@ -14,7 +14,7 @@ from okubsd.netif.numbers import give_numbers, render_numbers
 from okubsd.pf.render import GROUP, render_anchor, render_main
 from okubsd.plan.backend import HOST_MEMORY
 from okubsd.plan.images import BOOT_IMAGE, images_of
-from okubsd.vmd.grammar import Disk
+from okubsd.vmd.conf import Disk
 from okubsd.vmd.helper import DRIVES, RECORDS, doas_line, render_record
 from okubsd.vmd.render import VmBlock, render_conf
 

@@ -8,8 +8,8 @@ import msgspec
 
 from okubsd.model import Network
 from okubsd.pf.evaluate import Packet, Verdict, evaluate
-from okubsd.pf.grammar import Rule, Ruleset
 from okubsd.pf.render import ANCHOR, GROUP
+from okubsd.pf.rules import Rule, Ruleset
 from okubsd.plan.compile import CompiledVm
 
 UPLINK = "egress"

@@ -1,24 +1,30 @@
-"""What vmd(8) makes of a vm.conf(5): the parser's verdict, the loader's, and the traps that neither sees.
+"""What vmd(8) reads in a vm.conf(5): the parser's verdict, in its own words.
 
-Source: usr.sbin/vmd/parse.y, config.c, priv.c and vmd.c of OpenBSD 7.6 to 7.8.
+Source: usr.sbin/vmd/parse.y of OpenBSD 7.6 to 7.8.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from okubsd.config.parse_y import ConfError, Lexer, Token
-
-MOST_DISKS = 4  # VM_MAX_DISKS_PER_VM
-MOST_INTERFACES = 4  # VM_MAX_NICS_PER_VM
-LONGEST_NAME = 63  # VMM_MAX_NAME_LEN less its NUL
-LARGEST_RDOMAIN = 255  # RT_TABLEID_MAX
-LARGEST_MEMORY = 128 << 30  # vmm.h
-LONGEST_GROUP = 15  # IFNAMSIZ less its NUL
+from okubsd.config.parse_y import Cursor, Lexer
+from okubsd.vmd.conf import (
+    LARGEST_MEMORY,
+    LARGEST_RDOMAIN,
+    LONGEST_GROUP,
+    LONGEST_NAME,
+    MOST_DISKS,
+    MOST_INTERFACES,
+    Conf,
+    ConfVm,
+    Disk,
+    Interface,
+    Switch,
+)
 
 _WORDS = """
 add agentx allow boot cdrom context delay device disable disk down enable format group id include inet6 instance
@@ -29,65 +35,6 @@ KEYWORDS = frozenset(_WORDS.split())
 
 _SCALE = {"": 0, "b": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 _LLADDR = re.compile(r"[0-9a-f]{1,2}(:[0-9a-f]{1,2}){5}", re.IGNORECASE)
-_LOADABLE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-
-
-class Interface(msgspec.Struct, frozen=True, kw_only=True):
-    """One NIC of a VM: its tap ("" if vmd chooses), and where it is put."""
-
-    name: str = ""
-    local: bool = False
-    switch: str = ""
-    group: str = ""
-    lladdr: str = ""
-    locked: bool = False
-    rdomain: int | None = None
-    up: bool = True
-
-
-class Disk(msgspec.Struct, frozen=True):
-    """One disk: its path, its format ("" if vmd looks for itself)."""
-
-    path: str
-    format: str = ""
-
-
-class ConfVm(msgspec.Struct, frozen=True, kw_only=True):
-    """One vm block; ``memory`` in bytes, None for vmd's 512 MB."""
-
-    name: str
-    line: int
-    parent: str = ""
-    enabled: bool = True
-    memory: int | None = None
-    disks: tuple[Disk, ...] = ()
-    interfaces: tuple[Interface, ...] = ()
-    owner: str = ""
-    boot: str = ""
-    cdrom: str = ""
-    warnings: tuple[str, ...] = ()
-
-
-class Switch(msgspec.Struct, frozen=True, kw_only=True):
-    """One switch block and the bridge it puts taps into."""
-
-    name: str
-    line: int
-    interface: str
-    rdomain: int | None = None
-    group: str = ""
-
-
-class Conf(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole vm.conf, its included files among it; ``warnings`` are what OpenBSD takes without a word."""
-
-    vms: tuple[ConfVm, ...] = ()
-    switches: tuple[Switch, ...] = ()
-    socket_owner: str = ""
-    local_prefix: str = ""
-    staggered: tuple[int, int] | None = None
-    includes: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
 
 
 class Host(msgspec.Struct, frozen=True):
@@ -104,26 +51,13 @@ def parse_conf(text: str, host: Host | None = None, macros: dict[str, str] | Non
     return _Parser(Lexer(text, KEYWORDS, macros), host or Host()).parse()
 
 
-class _Parser:
+class _Parser(Cursor):
     def __init__(self, lexer: Lexer, host: Host) -> None:
+        super().__init__(lexer)
         self.host = host
-        self.tokens = lexer.tokens()
-        self.at = 0
         self.warnings: list[str] = []
 
     # --- tokens -------------------------------------------------------------
-
-    @property
-    def next(self) -> Token:
-        return self.tokens[self.at]
-
-    def take(self) -> Token:
-        token = self.tokens[self.at]
-        self.at = min(self.at + 1, len(self.tokens) - 1)
-        return token
-
-    def fail(self, sentence: str = "syntax error", line: int = 0) -> ConfError:
-        return ConfError(line or self.next.line, sentence)
 
     def is_word(self, *words: str) -> bool:
         return self.next.kind == "word" and self.next.text in words
@@ -136,11 +70,6 @@ class _Parser:
     def accept(self, *words: str) -> bool:
         return self.is_word(*words) and bool(self.take())
 
-    def mark(self, kind: str) -> Token:
-        if self.next.kind != kind:
-            raise self.fail()
-        return self.take()
-
     def string(self) -> str:
         """Return a string; neighbouring ones join, which is hardly ever meant."""
         token = self.mark("string")
@@ -151,13 +80,6 @@ class _Parser:
             expanded = self.next.expanded
             text += self.take().text
         return text
-
-    def number(self) -> int:
-        return int(self.mark("number").text)
-
-    def skip_newlines(self) -> None:
-        while self.next.kind == "newline":
-            self.take()
 
     # --- file ---------------------------------------------------------------
 
@@ -472,41 +394,3 @@ def scan_scaled(text: str) -> int | None:
     digits = match[2] or "0"
     fraction = int(int(digits) * unit / 10 ** len(digits))
     return int(match[1]) * unit + fraction
-
-
-def load_errors(conf: Conf) -> list[str]:
-    """Return what vmd refuses only when it loads ``conf``, though `vmd -n` is content with it."""
-    known = {vm.name for vm in conf.vms}
-    found = []
-    for vm in conf.vms:
-        if not _LOADABLE_NAME.fullmatch(vm.name):
-            found.append(f'{vm.line}: vm "{vm.name}" failed: Invalid argument (invalid VM name)')
-        elif vm.parent and vm.parent not in known:
-            found.append(f'{vm.line}: vm "{vm.name}" failed: Unknown error 1007')
-        elif not vm.parent and not (vm.disks or vm.boot or vm.cdrom):
-            found.append(f'{vm.line}: vm "{vm.name}" failed: Invalid argument (no kernel or disk/cdrom specified)')
-    return found
-
-
-def traps(conf: Conf) -> list[str]:
-    """Return what OpenBSD takes without a word, and what is never meant: doubled names, taps, addresses, disks."""
-    found = [*conf.warnings, *(warning for vm in conf.vms for warning in vm.warnings)]
-    taps = [interface for vm in conf.vms for interface in vm.interfaces]
-    switches = {switch.name for switch in conf.switches}
-    found += _doubled("vm", (vm.name for vm in conf.vms))
-    found += _doubled("switch", (switch.name for switch in conf.switches))
-    found += _doubled("disk", (disk.path for vm in conf.vms for disk in vm.disks))
-    found += _doubled("interface", (tap.name for tap in taps if tap.name))
-    found += _doubled("lladdr", (tap.lladdr for tap in taps if tap.lladdr))
-    found += [f'switch "{tap.switch}" is not defined' for tap in taps if tap.switch and tap.switch not in switches]
-    return found
-
-
-def _doubled(what: str, names: Iterable[str]) -> list[str]:
-    seen: set[str] = set()
-    found = []
-    for name in names:
-        if name in seen:
-            found.append(f"{what} {name} is used twice; vmd takes it, and one of both does not work")
-        seen.add(name)
-    return found

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from okubsd.vmd.grammar import Disk
+from okubsd.vmd.conf import Disk
 
 HEADER = "# Written by okubsd from okubsd.yaml; 'okubsd apply' writes it anew.\n"
 

@@ -27,8 +27,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from okubsd.pf.grammar import PfHost
-    from okubsd.vmd.grammar import Conf, ConfVm, Host
+    from okubsd.pf.rule_grammar import PfHost
+    from okubsd.vmd.conf import Conf, ConfVm
+    from okubsd.vmd.grammar import Host
 
 HERE = Path(__file__).resolve()
 sys.path.insert(0, str(HERE.parents[2]))
@@ -120,7 +121,8 @@ def vmd(args: list[str]) -> None:
 
 
 def read_conf() -> Conf:
-    from okubsd.vmd.grammar import Conf, parse_conf
+    from okubsd.vmd.conf import Conf
+    from okubsd.vmd.grammar import parse_conf
 
     path = place("/etc/vm.conf")
     return parse_conf(path.read_text(), conf_host()) if path.exists() else Conf()
@@ -131,7 +133,7 @@ def load_vms(s: dict[str, Any]) -> bool:
     kept = {name: vm for name, vm in s["vms"].items() if name in running(s)}
     s["vms"] = kept
     from okubsd.config.parse_y import ConfError
-    from okubsd.vmd.grammar import Conf, load_errors
+    from okubsd.vmd.conf import Conf, load_errors
 
     if s["faults"].get("reload"):
         return False
@@ -576,7 +578,7 @@ def load_rules(s: dict[str, Any], options: dict[str, list[str]]) -> None:
 
 
 def pf_host(s: dict[str, Any]) -> PfHost:
-    from okubsd.pf.grammar import PfHost
+    from okubsd.pf.rule_grammar import PfHost
 
     tables = {0, *(int(name[2:]) for name in s["interfaces"] if name.startswith("lo"))}
     return PfHost(

@@ -10,6 +10,9 @@ import pytest
 from okubsd.config.parse_y import ConfError
 from okubsd.netif.ifconfig import parse_ifconfig, tap_mistakes
 from okubsd.pf import grammar as pf
+from okubsd.pf import rules as pf_rules
+from okubsd.pf.rule_grammar import PfHost
+from okubsd.vmd import conf as vmd_conf
 from okubsd.vmd import grammar as vmd
 from okubsd.vmd.control import Outcome, parse_answer, parse_status
 
@@ -21,7 +24,7 @@ VMD_HOST = vmd.Host(
     has_file=lambda path: "/gone/" not in path,
 )
 # The host that the verdicts were given on (corpus/README.md).
-PF_HOST = pf.PfHost(
+PF_HOST = PfHost(
     interfaces={
         "lo0": ("127.0.0.1/8",), "lo101": ("127.0.0.1/8",), "em0": ("192.0.2.10/24",), "egress": ("192.0.2.10/24",),
         "wg101": ("10.64.0.2/32",), "tap101": ("100.64.1.2/31",),
@@ -43,8 +46,8 @@ def names(path: Path) -> str:
 @pytest.mark.parametrize("path", files("vmconf/accept/*.conf"), ids=names)
 def test_vmd_takes_it(path: Path) -> None:
     conf = vmd.parse_conf(path.read_text(), VMD_HOST)
-    assert vmd.load_errors(conf) == []
-    assert bool(vmd.traps(conf)) is path.name.startswith("trap-")
+    assert vmd_conf.load_errors(conf) == []
+    assert bool(vmd_conf.traps(conf)) is path.name.startswith("trap-")
 
 
 @pytest.mark.parametrize("path", files("vmconf/reject/*.conf"), ids=names)
@@ -52,7 +55,9 @@ def test_vmd_refuses_it(path: Path) -> None:
     words = path.with_suffix(".err").read_text()
     if path.name.startswith("load-"):
         conf = vmd.parse_conf(path.read_text(), VMD_HOST)
-        assert [error.split(" (")[0] for error in vmd.load_errors(conf)] == [words.splitlines()[-1].split(".conf:")[1]]
+        assert [error.split(" (")[0] for error in vmd_conf.load_errors(conf)] == [
+            words.splitlines()[-1].split(".conf:")[1]
+        ]
         return
     with pytest.raises(ConfError) as error:
         vmd.parse_conf(path.read_text(), VMD_HOST)
@@ -67,7 +72,7 @@ _OTHER_WORDS = {"inline-anchor-unclosed", "prefix-33", "queue-no-default", "quot
 @pytest.mark.parametrize("path", files("pf/accept/*.conf"), ids=names)
 def test_pf_takes_it(path: Path) -> None:
     ruleset = pf.parse_pf(path.read_text(), path.name, PF_HOST)
-    assert bool(pf.traps(ruleset)) is path.name.startswith("trap-")
+    assert bool(pf_rules.traps(ruleset)) is path.name.startswith("trap-")
 
 
 @pytest.mark.parametrize("path", files("pf/reject/*.conf"), ids=names)
@@ -78,7 +83,7 @@ def test_pf_refuses_it(path: Path) -> None:
         assert f"{path.name}:{error.value}" in path.with_suffix(".err").read_text()
 
 
-def expanded(rule: pf.Rule) -> int:
+def expanded(rule: pf_rules.Rule) -> int:
     """Return how many rules pfctl writes for ``rule``: one for each combination of its lists."""
     count = 1
     for values in (rule.on, rule.protocols, rule.source, rule.source_ports, rule.target, rule.target_ports):
@@ -99,7 +104,7 @@ def test_as_many_rules_come_of_it_as_pfctl_writes(path: Path) -> None:
     printed = path.with_suffix(".out").read_text().splitlines()
     rules = [line for line in printed if re.match(r"\s*(pass|block|match|anchor)\b", line)]
     ruleset = pf.parse_pf(path.read_text(), path.name, PF_HOST)
-    assert sum(expanded(rule) for rule in pf.walk(ruleset.rules)) == len(rules)
+    assert sum(expanded(rule) for rule in pf_rules.walk(ruleset.rules)) == len(rules)
 
 
 class Sample:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from okubsd.model import Network
 from okubsd.pf.evaluate import Packet, Verdict, evaluate
-from okubsd.pf.grammar import Ruleset, parse_pf
+from okubsd.pf.grammar import parse_pf
 from okubsd.pf.render import REFUSED, render_anchor, render_main, render_placeholder
+from okubsd.pf.rules import Ruleset
 from tests.conftest import CHECKOUT
 
 # A careless site: everything passes that okubsd does not stop.

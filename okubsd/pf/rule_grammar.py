@@ -1,0 +1,379 @@
+"""One rule of pf.conf(5) as pfctl(8) reads it: its fixed order, its ends, its options, and what goes together.
+
+Source: sbin/pfctl/parse.y of OpenBSD 7.6 to 7.8 and pf.conf(5); verdicts were observed on the parser itself.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from okubsd.config.parse_y import Cursor, Lexer
+from okubsd.pf.rules import On, Peer, Port
+
+LONGEST_LABEL = 63  # PF_RULE_LABEL_SIZE less its NUL
+LONGEST_TABLE = 31  # PF_TABLE_NAME_SIZE less its NUL
+LONGEST_INTERFACE = 15  # IFNAMSIZ less its NUL
+LARGEST_RTABLE = 255  # RT_TABLEID_MAX
+
+PROTOCOLS = ("tcp", "udp", "icmp", "icmp6", "esp", "ah", "gre", "igmp", "ipv6", "carp")
+SERVICES = {"domain": 53, "ssh": 22, "www": 80, "http": 80, "https": 443, "bootps": 67, "bootpc": 68, "ntp": 123}
+_ICMP_TYPES = "echoreq echorep unreach squench redir timex paramprob neighbrsol neighbradv routersol routeradv"
+_ICMP = frozenset(_ICMP_TYPES.split())
+
+
+class PfHost(msgspec.Struct, frozen=True, kw_only=True):
+    """What the parser asks the host: addresses of an interface or group, routing tables, included files."""
+
+    interfaces: Mapping[str, tuple[str, ...]] = {}
+    rtables: frozenset[int] | None = None
+    read: Callable[[str], str | None] = lambda path: None
+
+
+class RuleParser(Cursor):
+    """What stands in one rule, and in the parts of it that tables and antispoof have too."""
+
+    def __init__(self, lexer: Lexer, host: PfHost) -> None:
+        super().__init__(lexer)
+        self.host = host
+        self.queues: list[str] = []
+
+    # --- tokens -------------------------------------------------------------
+
+    def is_text(self, *words: str) -> bool:
+        return self.next.kind in ("word", "string") and self.next.text in words
+
+    def accept(self, *words: str) -> str:
+        return self.take().text if self.is_text(*words) else ""
+
+    def need(self, *words: str) -> str:
+        found = self.accept(*words)
+        if not found:
+            raise self.fail()
+        return found
+
+    def string(self) -> str:
+        if self.next.kind != "string":
+            raise self.fail()
+        return self.take().text
+
+    def listed(self, one: Callable[[], None]) -> None:
+        """Read one item, or a list of them in braces."""
+        if not self.accept_mark("{"):
+            one()
+            return
+        if self.next.kind == "}":
+            raise self.fail()
+        while not self.accept_mark("}"):
+            if self.next.kind == "newline":
+                self.take()
+                continue
+            one()
+            self.accept_mark(",")
+
+    def table_name(self) -> str:
+        self.mark("<")
+        line, name = self.next.line, self.string()
+        self.mark(">")
+        if len(name) > LONGEST_TABLE:
+            raise self.fail(f"table name too long, max {LONGEST_TABLE} chars", line)
+        return name
+
+    # --- the fixed order -------------------------------------------------------
+
+    def answer(self) -> str:
+        answer = self.accept("drop", "return", "return-rst", "return-icmp")
+        if answer.startswith("return-") and self.accept_mark("("):
+            while not self.accept_mark(")"):
+                self.take()
+        return answer
+
+    def filter(self, line: int) -> dict[str, Any]:
+        """Read the fixed order of a rule: direction, log, quick, on, family, protocol, ends."""
+        given: dict[str, Any] = {"direction": self.accept("in", "out")}
+        self._log()
+        given["quick"] = bool(self.accept("quick"))
+        if self.accept("on"):
+            given["on"] = self._on()
+        given["af"] = self.accept("inet", "inet6")
+        if self.accept("proto"):
+            protocols: list[str] = []
+            self.listed(lambda: protocols.append(self._protocol()))
+            given["protocols"] = tuple(protocols)
+        if self.accept("all"):
+            return given
+        for key, word in (("source", "from"), ("target", "to")):
+            if self.accept(word):
+                peers, ports = self._end(line)
+                given[key], given[f"{key}_ports"] = peers, ports
+        return given
+
+    def _log(self) -> None:
+        if self.accept("log") and self.accept_mark("("):
+            while not self.accept_mark(")"):
+                self.take()
+
+    def _on(self) -> tuple[On, ...]:
+        found: list[On] = []
+
+        def one() -> None:
+            negated = self.accept_mark("!")
+            line = self.next.line
+            if self.accept("rdomain"):
+                number = self.number()
+                if not 0 <= number <= LARGEST_RTABLE:
+                    raise self.fail(f"rdomain {number} outside range", line)
+                found.append(On(rdomain=number, negated=negated))
+            elif self.accept("any"):
+                found.append(On(interface="any", negated=negated))
+            else:
+                found.append(On(interface=self.interface(), negated=negated))
+
+        self.listed(one)
+        return tuple(found)
+
+    def interface(self) -> str:
+        line, name = self.next.line, self.string()
+        if len(name) > LONGEST_INTERFACE:
+            raise self.fail("interface name too long", line)
+        return name
+
+    def _protocol(self) -> str:
+        line = self.next.line
+        name = self.take().text if self.next.kind == "number" else self.string()
+        if not name.isdigit() and name not in PROTOCOLS:
+            raise self.fail(f"unknown protocol {name}", line)
+        return name
+
+    # --- ends ---------------------------------------------------------------
+
+    def _end(self, line: int) -> tuple[tuple[Peer, ...], tuple[Port, ...]]:
+        peers: list[Peer] = []
+        ports: list[Port] = []
+        if not self.is_text("port"):
+            self.listed(lambda: peers.append(self.peer(line)))
+        if self.accept("port"):
+            self.listed(lambda: ports.extend(self._ports()))
+        return tuple(peers), tuple(ports)
+
+    def peer(self, line: int) -> Peer:
+        negated = self.accept_mark("!")
+        if self.accept("any"):
+            return Peer(kind="any", negated=negated)
+        if self.next.kind == "<":
+            return Peer(kind="table", value=self.table_name(), negated=negated)
+        if self.accept_mark("("):
+            name, _, modifier = self._dynamic().partition(":")
+            self.mark(")")
+            return Peer(kind="self" if name == "self" else "dynamic", value=name, negated=negated, modifier=modifier)
+        word = self.take().text if self.next.kind == "number" else self.string()
+        if word in ("no-route", "urpf-failed", "self"):
+            return Peer(kind=word, negated=negated)
+        return self._address(word, negated, line)
+
+    def _dynamic(self) -> str:
+        word = self.string()
+        if self.next.kind == "string" and word.endswith(":"):
+            word += self.take().text
+        return word
+
+    def _address(self, word: str, negated: bool, line: int) -> Peer:
+        host, slash, length = word.partition("/")
+        if slash and ":" not in host and (not length.isdigit() or int(length) > 32):
+            raise self.fail(f"netmask {length} invalid for IPv4 address", line)
+        try:
+            network = ipaddress.ip_network(word, strict=False)
+        except ValueError:
+            addresses = self.host.interfaces.get(word, ())
+            if not addresses:
+                raise self.fail("could not parse host specification", line) from None
+            return Peer(kind="address", value=str(ipaddress.ip_interface(addresses[0]).ip), negated=negated)
+        return Peer(kind="address", value=str(network), negated=negated)
+
+    def _ports(self) -> list[Port]:
+        operator = ""
+        while self.next.kind in ("<", ">", "!", "="):
+            operator += self.take().kind
+        first = self._port()
+        match operator:
+            case "" if isinstance(first, Port):
+                return [first]
+            case "" | "=":
+                return [first] if isinstance(first, Port) else []
+            case ">" | ">=":
+                return [Port(first.first + (operator == ">"), 65535)]
+            case "<" | "<=":
+                return [Port(0, first.first - (operator == "<"))]
+            case "!=":
+                return [Port(0, first.first - 1), Port(first.first + 1, 65535)]
+            case _:
+                raise self.fail()
+
+    def _port(self) -> Port:
+        line = self.next.line
+        word = self.take().text if self.next.kind == "number" else self.string()
+        low, colon, high = word.partition(":")
+        numbers = [
+            SERVICES.get(part, int(part) if part.isdigit() else -1) for part in ((low, high) if colon else (low,))
+        ]
+        for part, number in zip((low, high), numbers, strict=False):
+            if number > 65535:
+                raise self.fail(f"illegal port value {number}", line)
+            if number < 0:
+                raise self.fail(f"unknown port {part}", line)
+        return Port(numbers[0], numbers[-1])
+
+    # --- options ------------------------------------------------------------
+
+    def options(self, line: int) -> dict[str, Any]:
+        """Read what follows the ends, in any order."""
+        given: dict[str, Any] = {}
+        while self.next.kind not in ("newline", "end", "{", "}"):
+            self._option(given, line)
+        return given
+
+    def _option(self, given: dict[str, Any], line: int) -> None:
+        if self.accept_mark("!"):
+            self.need("received-on")
+            given["received_on"], given["not_received_on"] = self._received_on(), True
+            return
+        word = self.need(
+            "label", "rtable", "nat-to", "rdr-to", "received-on", "tag", "tagged", "route-to", "reply-to", "scrub",
+            "keep", "modulate", "synproxy", "no", "set", "flags", "icmp-type", "icmp6-type", "user", "group", "tos",
+            "static-port", "round-robin", "random", "sticky-address", "code", "allow-opts", "once", "divert-packet",
+        )  # fmt: skip
+        at = self.next.line
+        match word:
+            case "label":
+                self._label(given, at)
+            case "rtable":
+                given["rtable"] = self._rtable(at)
+            case "nat-to":
+                given["nat_to"] = self._translation(line)
+            case "rdr-to":
+                given["rdr_to"] = self._translation(line)
+                if self.accept("port"):
+                    given["rdr_port"] = self._port().first
+            case "received-on":
+                given["received_on"] = self._received_on()
+            case "tag" | "tagged":
+                given[word] = self.string()
+            case "user" | "group":
+                given["_user"] = True
+                self.take()
+            case _:
+                self._small_option(word, at)
+
+    def _small_option(self, word: str, line: int) -> None:
+        match word:
+            case "route-to" | "reply-to":
+                self._route(line)
+            case "scrub":
+                self._scrub()
+            case "icmp-type" | "icmp6-type":
+                self._icmp()
+            case "keep" | "modulate" | "synproxy":
+                self.need("state")
+                if self.accept_mark("("):
+                    while not self.accept_mark(")"):
+                        self.take()
+            case "no":
+                self.need("state")
+            case "set":
+                self._set_option(line)
+            case "flags" | "tos":
+                self.take()
+            case _:
+                pass
+
+    def _set_option(self, line: int) -> None:
+        match self.need("queue", "prio", "tos"):
+            case "queue":
+                name = self.take().text
+                if name not in self.queues:
+                    raise self.fail(f"queue {name} is not defined", line)
+            case _:
+                self.take()
+
+    def _label(self, given: dict[str, Any], line: int) -> None:
+        label = self.string()
+        if "label" in given:
+            raise self.fail("label cannot be redefined", line)
+        if len(label) > LONGEST_LABEL:
+            raise self.fail(f"rule label too long (max {LONGEST_LABEL} chars)", line)
+        given["label"] = label
+
+    def _rtable(self, line: int) -> int:
+        number = self.number()
+        if not 0 <= number <= LARGEST_RTABLE:
+            raise self.fail("invalid rtable id", line)
+        if self.host.rtables is not None and number not in self.host.rtables:
+            raise self.fail(f"rtable {number} does not exist", line)
+        return number
+
+    def _translation(self, line: int) -> tuple[Peer, ...]:
+        found: list[Peer] = []
+        self.listed(lambda: found.append(self.peer(line)))
+        return tuple(found)
+
+    def _received_on(self) -> str:
+        return self.accept("any") or self.interface()
+
+    def _route(self, line: int) -> None:
+        if self.next.kind == "(":
+            raise self.fail()
+        self.peer(line)
+
+    def _scrub(self) -> None:
+        self.mark("(")
+        while not self.accept_mark(")"):
+            if self.need("no-df", "random-id", "min-ttl", "max-mss", "reassemble") in ("min-ttl", "max-mss"):
+                self.number()
+            self.accept_mark(",")
+
+    def _icmp(self) -> None:
+        before = self.at
+
+        def one() -> None:
+            if self.next.kind != "number" and self.next.text not in _ICMP:
+                raise self.fail()
+            self.take()
+
+        self.listed(one)
+        single = self.at == before + 1
+        if single and self.accept("code"):
+            self.take()
+
+    # --- what only makes sense together ---------------------------------------
+
+    def check(self, given: dict[str, Any], action: str, line: int) -> None:
+        protocols = given.get("protocols") or ()
+        with_ports = given.get("source_ports") or given.get("target_ports")
+        tcp_udp = bool(protocols) and all(name in ("tcp", "udp") for name in protocols)
+        if with_ports and not tcp_udp:
+            raise self.fail("port only applies to tcp/udp", line)
+        if given.pop("_user", False) and not tcp_udp:
+            raise self.fail("user only applies to tcp/udp", line)
+        families = self._families(given, ("source", "target"))
+        if given.get("af") and any(family != given["af"] for family in families):
+            raise self.fail("rule expands to no valid combination", line)
+        self._check_translation(given, action, line)
+
+    def _check_translation(self, given: dict[str, Any], action: str, line: int) -> None:
+        if not (given.get("nat_to") or given.get("rdr_to")):
+            return
+        if not given.get("direction") and action != "match":
+            raise self.fail("nat-to and rdr-to require a direction", line)
+        families = self._families(given, ("nat_to", "rdr_to"))
+        if len(set(families)) > 1:
+            raise self.fail("translation spec contains addresses with different address families", line)
+        if given.get("af") and any(family != given["af"] for family in families):
+            raise self.fail("af mismatch in translation spec", line)
+
+    @staticmethod
+    def _families(given: dict[str, Any], keys: tuple[str, ...]) -> list[str]:
+        peers = [peer for key in keys for peer in given.get(key, ())]
+        return ["inet6" if ":" in peer.value else "inet" for peer in peers if peer.kind == "address"]
