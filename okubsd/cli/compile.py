@@ -154,9 +154,10 @@ def _confirm(count: int) -> None:
 def why(session: Session, name: str, destination: str, protocol: str, json: bool) -> None:
     """Say which rule decides whether VM reaches ADDRESS, by file and line; exit with 1 where it does not."""
     target, port = parse_destination(destination)
-    system = System(session.places.system)
-    compiled = compile_session(session, system)
     session.vm(name)
+    system = System(session.places.system)
+    # Who owns a VM is nothing to its packets.
+    compiled = compile_session(session, system, default_owner="root")
     vm = compiled.find(name)
     if vm is None:
         raise Unknown(f"there is no VM {quoted(name)} in {session.wish.path}", "okubsd list")

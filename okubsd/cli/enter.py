@@ -99,6 +99,8 @@ def clock(session: Session, names: tuple[str, ...], every: bool) -> None:
         try:
             lifecycle.set_clock(session.places, vm)
         except Problem as problem:
+            if len(vms) == 1:
+                raise
             failed += 1
             session.report(problem.sentence)
     if failed:
