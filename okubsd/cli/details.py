@@ -9,6 +9,8 @@ from okubsd.cli.session import Session
 from okubsd.errors import Problem
 from okubsd.host import facts, lifecycle, store, vmd
 from okubsd.model import Backend, Vm
+from okubsd.netif.ifconfig import tap_mistakes
+from okubsd.pf.render import GROUP
 from okubsd.plan.backend import choose_backend
 from okubsd.plan.facts import HostFacts, VmFacts
 
@@ -54,6 +56,7 @@ def _on_vmd(session: Session, vm: Vm, host: HostFacts, state: VmFacts) -> dict[s
     except Problem as problem:
         backend = f"vmd: {problem.sentence}"
     number = state.record.number if state.record else None
+    tap = vmd.look_at_tap(number) if number is not None and state.running else None
     return {
         "pid": state.vmd.pid if state.vmd else None,
         "vmd_state": state.vmd.state if state.vmd else "not known to vmd",
@@ -61,8 +64,9 @@ def _on_vmd(session: Session, vm: Vm, host: HostFacts, state: VmFacts) -> dict[s
         "build": image.build if image else "not here",
         "backend": backend,
         "interface": f"tap{number} in rdomain {number}" if number is not None else None,
+        "address": tap.guest if tap else None,
         "clock": clock_sentence(vmd.read_clock(state.run)) if state.running else None,
-        "weaker_walls": [],
+        "weaker_walls": tap_mistakes(tap, number, GROUP) if number is not None and state.running else [],
     }
 
 

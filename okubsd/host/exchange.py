@@ -26,7 +26,7 @@ from okubsd.host.builder import DRIVE
 from okubsd.host.places import Places
 from okubsd.images.bootdrive import render_config, with_config
 from okubsd.model import Image, Kind, Part
-from okubsd.vmd.control import create_argv, parse_answer
+from okubsd.vmd.control import convert_argv, parse_answer
 from okubsd.vmd.qcow2 import chain_mistakes
 
 Report = Callable[[str], None]
@@ -188,7 +188,7 @@ def make_vmd_drive(image: Image, made: Path) -> None:
     if image.kind is Kind.BOOT:
         source = made / "boot.host.img"
         source.write_bytes(with_config((made / bootdrive.DRIVE).read_bytes(), render_config(vmd.tsc_khz())))
-    done = door.run(create_argv(str(target), source=str(source)), timeout=600)
+    done = door.run(convert_argv(str(source), str(target)), timeout=600)
     answer = parse_answer(done.code, done.err.decode(errors="replace"))
     (made / "boot.host.img").unlink(missing_ok=True)
     if done.code != 0:

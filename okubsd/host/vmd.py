@@ -18,6 +18,7 @@ from okubsd.host import door, keys, programs
 from okubsd.host.places import Places
 from okubsd.host.system import System
 from okubsd.model import Argv, Vm
+from okubsd.netif.ifconfig import Tap, parse_ifconfig
 from okubsd.vmd.control import Outcome, VmStatus, parse_answer, parse_status, status_argv, stop_argv
 from okubsd.vmd.helper import DRIVES, IMAGES, RECORDS, Record, Verb, helper_argv, parse_record
 from okubsd.vmd.qcow2 import chain_mistakes
@@ -232,6 +233,11 @@ def wait_for_guest(places: Places, name: str, argv: Argv, run: Path, timeout: fl
         if time.monotonic() > end:
             raise TimedOut(f"the guest did not answer within {timeout:.0f} seconds: {door.reason(done)}")
         time.sleep(0.1)
+
+
+def look_at_tap(number: int) -> Tap | None:
+    """Return the tap of the VM with ``number`` as ifconfig(8) shows it to anybody, or None where there is none."""
+    return parse_ifconfig(door.run(("ifconfig", f"tap{number}"), timeout=10).out.decode(errors="replace"))
 
 
 def end(name: str, patience: float) -> bool:

@@ -97,11 +97,6 @@ class VmStatus(msgspec.Struct, frozen=True, kw_only=True):
         """Return whether it runs: a VM can say "paused" and have no process, so only the pid tells."""
         return self.pid is not None
 
-    @property
-    def waiting(self) -> bool:
-        """Return whether vmd has queued its start."""
-        return self.state == "waiting"
-
 
 def parse_status(text: str) -> tuple[VmStatus, ...]:
     """Return the rows of `vmctl status`, read by the names in its header.
@@ -160,10 +155,6 @@ def stop_argv(name: str, *, force: bool, wait: bool = True) -> Argv:
     return ("vmctl", "stop", *((f"-{flags}",) if flags else ()), name)
 
 
-def create_argv(target: str, *, base: str = "", source: str = "", size: int = 0) -> Argv:
-    """Return vmctl that makes an image: over ``base``, as a copy of ``source``, or empty.
-
-    ``size`` is in bytes, rounded up to a MB.  Paths must be absolute: vmctl stores that of a base as it was typed.
-    """
-    option = ("-b", base) if base else ("-i", source) if source else ("-s", f"{-(-size >> 20)}M")
-    return ("vmctl", "create", *option, target)
+def convert_argv(source: str, target: str) -> Argv:
+    """Return vmctl that makes the image ``target`` of ``source``; its format is that of the name's end (vmctl(8))."""
+    return ("vmctl", "create", "-i", source, target)

@@ -7,7 +7,7 @@ Source: docs/interop/qcow2.txt of QEMU; usr.sbin/vmd/vioqcow2.c and config.c of 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import msgspec
 
@@ -111,8 +111,3 @@ def _below(path: str, backing: str) -> str:
     if not backing or backing.startswith("/"):
         return backing
     return f"{path.rpartition('/')[0]}/{backing}"
-
-
-def has_compressed_cluster(l2_entries: Iterable[int]) -> bool:
-    """Return whether one of the L2 entries is of a compressed cluster (bit 62), which vmd dies of."""
-    return any(entry >> 62 & 1 for entry in l2_entries)

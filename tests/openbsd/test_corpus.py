@@ -141,7 +141,7 @@ def test_a_stopped_vm_that_says_paused_does_not_run() -> None:
 
 def test_a_waiting_vm_is_one() -> None:
     rows = parse_status(Sample(CORPUS / "samples/vmctl-status-waiting.txt").out)
-    assert [row.name for row in rows if row.waiting] == ["mail"]
+    assert [row.name for row in rows if row.state == "waiting"] == ["mail"]
 
 
 def test_columns_are_found_by_their_names() -> None:

@@ -14,7 +14,7 @@ from okubsd.config.marked import BEGIN, block_of, with_block, without_block
 from okubsd.errors import Problem
 from okubsd.images import bootdrive
 from okubsd.vmd.helper import HELPER, Record, Verb, doas_line, helper_argv, parse_record, render_record
-from okubsd.vmd.qcow2 import chain_mistakes, has_compressed_cluster, header_mistakes, parse_header
+from okubsd.vmd.qcow2 import chain_mistakes, header_mistakes, parse_header
 
 LINES = st.lists(
     st.sampled_from(["set skip on lo", "block return", "pass", "# a comment", "", 'a = "b"', "pass in \\", "  on em0"])
@@ -103,10 +103,6 @@ def test_a_chain_is_looked_at_to_its_end() -> None:
     assert chain(top=header(backing=b"/v/a"), **four) == []
     assert "more than 4 images" in chain(top=header(backing=b"/v/z"), z=header(backing=b"/v/a"), **four)[0]
     assert "more than 4 images" in chain(top=header(backing=b"/v/top"))[0]
-
-
-def test_a_compressed_cluster_is_seen() -> None:
-    assert has_compressed_cluster([0, 1 << 62]) and not has_compressed_cluster([0, 1 << 63])
 
 
 @pytest.mark.spawns

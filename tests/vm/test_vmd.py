@@ -87,6 +87,7 @@ def test_a_window_through_the_whole_path(ob: Host, tmp_path: Path) -> None:
     assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and picture.stat().st_size > 1000
     status = json.loads(ob.must("status", "term", "--json", user="alice"))
     assert status["state"] == "running" and status["weaker_walls"] == [] and status["clock"] == "runs with the host's"
+    assert status["address"] == "100.64.1.3"
     # The network was opened only after the tap was looked at, for the guest's own address.
     anchor = ob.state["anchors"]["okubsd/term"]
     assert anchor["macros"] == {"G": "100.64.1.3"} and "rdr-to 9.9.9.9" in anchor["text"]
