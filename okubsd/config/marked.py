@@ -10,15 +10,9 @@ BEGIN, END = "# --- okubsd begin", "# --- okubsd end"
 _CREATED, _JOINED = " (the file is okubsd's)", " (the line before had no end)"
 
 _BLOCK = re.compile(
-    rf"(?ms)^{re.escape(BEGIN)}(?P<how>{re.escape(_CREATED)}|{re.escape(_JOINED)}|)\n(?P<body>.*?)^{re.escape(END)}\n"
+    rf"(?ms)^{re.escape(BEGIN)}(?P<how>{re.escape(_CREATED)}|{re.escape(_JOINED)}|)\n.*?^{re.escape(END)}\n"
 )
 _RULE = re.compile(r"(?:block|pass|match|anchor|antispoof|include|load)\b")
-
-
-def block_of(text: str) -> str | None:
-    """Return the body of the block in ``text``, or None."""
-    match = _BLOCK.search(text)
-    return match["body"] if match else None
 
 
 def without_block(text: str) -> str | None:

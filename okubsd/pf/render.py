@@ -29,11 +29,6 @@ def render_main() -> str:
     )
 
 
-def render_placeholder(number: int) -> str:
-    """Return the anchor of a VM that does not run, or whose address is not known yet: nothing passes."""
-    return f"block drop quick on tap{number}\n"
-
-
 def render_anchor(name: str, number: int, network: Network, resolver: str) -> str:
     """Return the anchor of the VM ``name`` whose tap, rdomain and loopback have ``number``.
 

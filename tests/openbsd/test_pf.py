@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from okubsd.model import Network
 from okubsd.pf.evaluate import Packet, Verdict, evaluate
 from okubsd.pf.grammar import parse_pf
-from okubsd.pf.render import REFUSED, render_anchor, render_main, render_placeholder
+from okubsd.pf.render import REFUSED, render_anchor, render_main
 from okubsd.pf.rules import Ruleset
 from tests.conftest import CHECKOUT
 
@@ -126,7 +126,7 @@ def test_the_host_reaches_the_guests_ssh_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(
-    "loaded", [{}, {"okubsd/work": rules(render_placeholder(101))}], ids=["no anchor", "placeholder"]
+    "loaded", [{}, {"okubsd/work": rules("block drop quick on tap101\n")}], ids=["no anchor", "placeholder"]
 )
 @pytest.mark.parametrize("target", ["198.51.100.1", "192.0.2.10", "100.64.1.2", "9.9.9.9"])
 def test_without_its_anchor_nothing_passes(loaded: dict[str, Ruleset], target: str) -> None:
