@@ -37,6 +37,11 @@ class Mistakes:
         self.found.append(where + sentence)
 
 
+def _line_of(node: Any) -> int:
+    """Return the line of a YAML node, from 1."""
+    return int(node.start_mark.line) + 1
+
+
 class Value:
     """A YAML node, its dotted key and its line; turned into Python only where it is asked for."""
 
@@ -48,7 +53,7 @@ class Value:
     @property
     def line(self) -> int:
         """Return the line of the file, from 1."""
-        return int(self.node.start_mark.line) + 1
+        return _line_of(self.node)
 
     @property
     def shape(self) -> str:
@@ -77,17 +82,17 @@ class Value:
         return self._pairs()
 
     def _pairs(self) -> Iterator[tuple[str, Value]]:
-        seen: dict[str, int] = {}
+        seen: dict[str, Any] = {}
         for name_node, node in self.node.value:
             name = str(name_node.value) if isinstance(name_node, yaml.ScalarNode) else ""
-            line = int(name_node.start_mark.line) + 1
-            child = Value(node, f"{self.key}.{name}".lstrip("."), self.mistakes)
+            child = Value(node, f"{self.key}.{name}" if self.key else name, self.mistakes)
             if not name:
-                self.mistakes.add(line, self.key, "a key must be a plain word")
+                self.mistakes.add(_line_of(name_node), self.key, "a key must be a plain word")
             elif name in seen:
-                self.mistakes.add(line, child.key, f"is written twice, first on line {seen[name]}")
+                first = _line_of(seen[name])
+                self.mistakes.add(_line_of(name_node), child.key, f"is written twice, first on line {first}")
             else:
-                seen[name] = line
+                seen[name] = name_node
                 yield name, child
 
     def elements(self) -> list[Value] | None:
