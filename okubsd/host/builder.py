@@ -87,10 +87,21 @@ def _remove_tree(path: Path) -> None:
 
     Nothing that is mounted below it is entered.
     """
-    door.run(("rm", "-rf", "--one-file-system", "--", str(path)), timeout=300)
+    if _has_mounts(path):
+        door.run(("rm", "-rf", "--one-file-system", "--", str(path)), timeout=300)
+        return
+    shutil.rmtree(path, ignore_errors=True)
     if path.exists():
         door.run(("mmdebstrap", "--unshare-helper", "rm", "-rf", "--one-file-system", str(path)), timeout=60)
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _has_mounts(path: Path) -> bool:
+    """Return whether something is mounted below ``path``, as a killed build of an older okubsd may have left it."""
+    try:
+        return f" {path}/" in Path("/proc/mounts").read_text()
+    except OSError:
+        return False
 
 
 def _build_in(made: Path, places: Places, recipe: Recipe, report: Report) -> Image:

@@ -214,13 +214,12 @@ def wait_for_guest(places: Places, name: str, argv: Argv, run: Path, timeout: fl
     """
     end = time.monotonic() + timeout
     while True:
-        begin = time.monotonic()
         try:
             done = door.run(argv, timeout=20)
         except subprocess.TimeoutExpired:
             done = door.Done(255, err=b"no answer")
         if done.code == 0:
-            clock = _clock_of(begin, done)
+            clock = _clock_of(done)
             if clock is not None:
                 door.write(run / _CLOCK, msgspec.json.encode(clock))
             return
@@ -268,10 +267,13 @@ def close_network(places: Places, name: str, *, root: bool, report: Callable[[st
         report(f"{name}: its network was not shut: {door.reason(done)}")
 
 
-def _clock_of(begin: float, done: door.Done) -> Clock | None:
-    """Return both clocks at the moment that the look ``done``, begun at ``begin``, tells of; None if it does not."""
+def _clock_of(done: door.Done) -> Clock | None:
+    """Return both clocks at the end of the look ``done``, or None if it does not tell.
+
+    Saying what time it is comes last; connecting, which takes its time, does not count.
+    """
     try:
-        return Clock((begin + time.monotonic()) / 2, float(done.out.split()[0]))
+        return Clock(time.monotonic(), float(done.out.split()[0]))
     except (ValueError, IndexError):
         return None
 
@@ -283,9 +285,8 @@ def compare_clocks(argv: Argv, run: Path) -> None:
         return
     # Over less than a second the comparison would be of two round trips.
     time.sleep(max(0.0, 1.0 - (time.monotonic() - first.host)))
-    begin = time.monotonic()
     with contextlib.suppress(subprocess.TimeoutExpired):
-        now = _clock_of(begin, door.run(argv, timeout=20))
+        now = _clock_of(door.run(argv, timeout=20))
         if now is not None:
             speed = (now.guest - first.guest) / (now.host - first.host)
             door.write(run / _CLOCK, msgspec.json.encode(Clock(now.host, now.guest, round(speed, 3))))
