@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import tempfile
 import time
@@ -16,6 +17,9 @@ from typing import Any
 from okubsd.display.png import render_png
 from okubsd.errors import DisplayGone
 from okubsd.guest.identity import FAMILY_LOCAL, render_xauthority
+
+# A window inside another one can be mapped without the root window's hearing of it.
+_UNSEEN_SECONDS = 0.1
 
 # The smallest window that counts as an app's; toolkits map helpers of one pixel.
 _SMALLEST = 32
@@ -87,15 +91,27 @@ def _collect(window: Any, found: set[int], depth: int) -> None:
 def wait_for_window(opened: Any, known: set[int], timeout: float, still: Any) -> bool:
     """Wait until an app's window is mapped that is not among ``known``; return whether there is one.
 
-    ``still`` is called between looks and may raise to end the wait.
+    ``still`` is called between looks and may raise to end the wait.  The server tells when something changes; it
+    is not asked again and again, which would keep it from the app.
     """
+    from Xlib import X
+
+    opened.screen().root.change_attributes(event_mask=X.SubstructureNotifyMask)
     end = time.monotonic() + timeout
     while time.monotonic() < end:
         if app_windows(opened) - known:
             return True
         still()
-        time.sleep(0.005)
+        _wait_for_change(opened)
     return False
+
+
+def _wait_for_change(opened: Any) -> None:
+    """Wait until something changes on the display, or a moment, for what changes unseen; forget what was told."""
+    if not opened.pending_events():
+        select.select([opened.fileno()], [], [], _UNSEEN_SECONDS)
+    while opened.pending_events():
+        opened.next_event()
 
 
 def take_picture(number: int, cookie: bytes) -> bytes:
