@@ -28,6 +28,7 @@ vms:
   term: {image: term}
   kept: {image: term, keep: yes, network: none}
   gone: {image: term, keep: yes, disposable: yes}
+  emulated: {image: term, keep: yes, backend: qemu}
 """
 
 
@@ -46,6 +47,9 @@ def openbsd(built: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def end_all(host: Host) -> None:
+    for pid in host.state.get("holders", {}).values():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     for vm in host.state.get("running", {}).values():
         with contextlib.suppress(ProcessLookupError):
             os.kill(vm["pid"], signal.SIGTERM)
@@ -236,3 +240,23 @@ def test_a_changed_byte_of_a_shared_drive_is_seen(ob: Host) -> None:
     finally:
         drive.write_bytes(data)
         drive.chmod(0o444)
+
+
+def test_qemu_beside_vmd_runs_on_its_prepared_tap(ob: Host, built: World, tmp_path: Path) -> None:
+    archive = tmp_path / "images.tar"
+    built.ok("image", "export", str(archive), "boot", "base", "term")
+    ob.must("image", "import", str(archive), user="alice")
+    done = ob.okubsd("start", "emulated", "--headless", user="alice")
+    assert done.returncode == 0, done.stderr
+    assert "emulated: on QEMU, since the description says so" in done.stderr
+    picture = tmp_path / "emulated.png"
+    ob.must("screenshot", "emulated", str(picture), user="alice")
+    assert picture.stat().st_size > 1000
+    status = json.loads(ob.must("status", "emulated", "--json", user="alice"))
+    assert any("under OpenBSD's vmd" in wall for wall in status["weaker_walls"])
+    number = next(int(line.split()[1]) for line in (ob.root / "etc/okubsd/numbers").read_text().splitlines()
+                  if line.startswith("emulated "))  # fmt: skip
+    assert ob.state["anchors"]["okubsd/emulated"]["macros"] == {"G": f"100.127.{number}.3"}
+    assert guest(ob, "emulated", "sh", "-c", "cat /proc/net/route | grep -c '^eth0.00000000'") == "1"
+    ob.must("stop", "emulated", user="alice")
+    assert ob.state["anchors"]["okubsd/emulated"]["text"] == f"block drop quick on tap{number}\n"
