@@ -16,7 +16,10 @@ LARGEST_FILE = 4 << 20
 _DEEPEST = 8
 
 # What an alias or deep nesting cannot do without; a file that has none of it is not looked through for them.
-_SUSPICIOUS = re.compile(r"[&*]|[\[{]\s*[\[{]|^ {17}|^(?:\s*- ?){4}", re.MULTILINE)
+# Looked for one after the other, which is quicker than all at once.
+_SUSPICIOUS = tuple(
+    re.compile(text, re.MULTILINE) for text in (r"[&*]", r"[\[{]\s*[\[{]", r"^ {17}", r"^(?:\s*- ?){4}")
+)
 
 # Nodes are all that is wanted: what a scalar means is for the parser of its key to say.
 _Loader: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
@@ -132,7 +135,7 @@ def read_tree(text: str, mistakes: Mistakes) -> Value | None:
         if len(text) > LARGEST_FILE:
             mistakes.add(1, "", f"the file is larger than {LARGEST_FILE >> 20} MiB")
             return None
-        if _SUSPICIOUS.search(text) and not _is_flat(text, mistakes):
+        if any(pattern.search(text) for pattern in _SUSPICIOUS) and not _is_flat(text, mistakes):
             return None
         node = yaml.compose(text, Loader=_Loader)
     except RecursionError:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from okubsd.display.server import display_socket, parse_display_number
 from okubsd.host import locks, programs
 from okubsd.host.places import Places
 from okubsd.model import Vm
@@ -40,6 +39,8 @@ def live_display(run: Path) -> int | None:
 def live_server(run: Path) -> int | None:
     """Return the pid of the VM's X server, or None."""
 
+    from okubsd.display.server import display_socket
+
     def answer() -> int | None:
         number = display_number(run)
         listener = None if number is None else _listener(display_socket(number))
@@ -62,6 +63,8 @@ def _while_alive(life: Path, answer: Callable[[], int | None]) -> int | None:
 
 def display_number(run: Path) -> int | None:
     """Return the display number that the X server last started for the VM has told, or None."""
+    from okubsd.display.server import parse_display_number
+
     try:
         return parse_display_number((run / "display").read_text())
     except (OSError, UnicodeDecodeError):
