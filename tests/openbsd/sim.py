@@ -707,10 +707,11 @@ def qemu(args: list[str]) -> None:
     path = os.pathsep.join(part for part in os.environ["PATH"].split(os.pathsep) if not part.startswith(str(ROOT)))
     real = shutil.which("qemu-system-x86_64", path=path) or "/usr/bin/qemu-system-x86_64"
     match = re.search(r"ifname=(tap\d+)", " ".join(args))
-    if match is None:
-        os.execv(real, [real, *args])
     with state() as s:
-        holder = s["holders"][match[1]]
+        holder = s.get("holders", {}).get(match[1]) if match else None
+    if holder is None:
+        # vmd's own guests begin where their tap is.
+        os.execv(real, [real, *args])
     os.execvp("nsenter", ["nsenter", "--target", str(holder), "--net", "--", real, *args])
 
 
