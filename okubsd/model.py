@@ -10,11 +10,65 @@ import msgspec
 Argv = tuple[str, ...]
 
 
-class Network(enum.StrEnum):
-    """How far a VM's packets get."""
+class Way(enum.StrEnum):
+    """The way that the packets of a network take."""
 
     NONE = "none"
     NAT = "nat"
+    WIREGUARD = "wireguard"
+    OPENVPN = "openvpn"
+    GATEWAY = "gateway"
+    SWITCH = "switch"
+
+
+# The ways that lead through a tunnel, and nowhere else.
+TUNNELS = frozenset({Way.WIREGUARD, Way.OPENVPN})
+
+
+class Network(msgspec.Struct, frozen=True, kw_only=True):
+    """A network that VMs name (okubsd.yaml(5), NETWORKS).
+
+    ``file`` is the configuration of a tunnel, ``gateway`` the VM that the packets go through, ``address`` the host's
+    end of a switch with its prefix, ``meet`` whether the VMs on it see each other, ``resolver`` where the DNS of its
+    VMs goes ("" leaves it to the tunnel, or to the host).
+    """
+
+    name: str
+    way: Way
+    file: str = ""
+    gateway: str = ""
+    address: str = ""
+    meet: bool = False
+    resolver: str = ""
+
+
+NONE = Network(name="none", way=Way.NONE)
+NAT = Network(name="nat", way=Way.NAT)
+
+
+class Flow(msgspec.Struct, frozen=True, kw_only=True):
+    """One rule of a VM's: whether packets to ``target`` pass.
+
+    ``target`` is "any", an IPv4 network or a host name; ``ports`` are ranges with both ends, () for all;
+    ``protocol`` is "tcp", "udp", "icmp" or "" for all; ``until`` is when it ends, in seconds since the epoch;
+    ``file`` and ``line`` say where it is written.
+    """
+
+    allow: bool
+    target: str
+    ports: tuple[tuple[int, int], ...] = ()
+    protocol: str = ""
+    until: int | None = None
+    comment: str = ""
+    file: str = ""
+    line: int = 0
+
+
+class Bandwidth(msgspec.Struct, frozen=True, kw_only=True):
+    """How much a VM may receive and send, in bits per second; 0 is as much as there is."""
+
+    down: int = 0
+    up: int = 0
 
 
 class Backend(enum.StrEnum):
@@ -38,6 +92,7 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True):
 
     ``memory`` and ``home`` are bytes, ``display`` is (width, height) in pixels, ``apps`` the
     names that may be started here, first the default; an empty tuple allows all of the image's.
+    ``flows`` are its rules, ``tunnel`` is the wg-quick file of a gateway.
     ``owner`` and ``number`` are for OpenBSD: "" and None leave them to the host.
     """
 
@@ -45,7 +100,10 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True):
     image: str
     memory: int = 512 << 20
     cpus: int = 1
-    network: Network = Network.NAT
+    network: Network = NAT
+    flows: tuple[Flow, ...] = ()
+    bandwidth: Bandwidth = Bandwidth()
+    tunnel: str = ""
     display: tuple[int, int] = (1280, 800)
     apps: tuple[str, ...] = ()
     home: int = 2 << 30
@@ -64,7 +122,8 @@ class HostWish(msgspec.Struct, frozen=True, kw_only=True):
 
     ``owner`` is the user whose VMs they are ("" for whoever applies), ``group`` may open vmd's socket and call
     the helper, ``resolver`` is where the DNS of `nat` goes, ``numbers`` the first and last that a VM may get,
-    ``staggered`` how many VMs are started at once and the seconds between.
+    ``staggered`` how many VMs are started at once and the seconds between, ``uplink`` the interface to the world,
+    which only a limit of what is sent needs.
     """
 
     backend: Backend = Backend.AUTO
@@ -73,18 +132,28 @@ class HostWish(msgspec.Struct, frozen=True, kw_only=True):
     resolver: str = "9.9.9.9"
     numbers: tuple[int, int] = (100, 249)
     staggered: tuple[int, int] = (1, 5)
+    uplink: str = ""
 
 
 class Wish(msgspec.Struct, frozen=True):
-    """A whole description: its file, its VMs in the order they were written, and the host they run on."""
+    """A whole description: its file, its VMs and networks in the order they were written, and the host."""
 
     path: Path
     vms: tuple[Vm, ...]
     host: HostWish = HostWish()
+    networks: tuple[Network, ...] = ()
 
     def find(self, name: str) -> Vm | None:
         """Return the VM called ``name``, or None."""
         return next((vm for vm in self.vms if vm.name == name), None)
+
+
+class Proxy(msgspec.Struct, frozen=True, kw_only=True):
+    """A transparent proxy of a gateway: its ports for TCP and for DNS, and the user who alone may use the uplink."""
+
+    tcp: int
+    dns: int
+    user: str
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,6 +161,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
 
     ``apps`` maps the name of an app to its command; ``setuid`` lists the paths that keep their
     setuid bit; ``files`` is the directory laid over the tree, relative to the recipe, "" for none.
+    ``network_modules`` are those that only a gateway loads, ``gateway`` says that this image is one's, and
+    ``proxy`` what it has instead of a tunnel.
     """
 
     name: str
@@ -101,6 +172,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     apps: dict[str, Argv] = {}
     services: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
+    network_modules: tuple[str, ...] = ()
+    gateway: bool = False
+    proxy: Proxy | None = None
     setuid: tuple[str, ...] = ()
     files: str = ""
     suite: str = ""

@@ -29,6 +29,8 @@ NEEDS = (
     Need("setpriv", "ends a build with okubsd", "util-linux", ""),
     Need("unshare", "gives each VM a network namespace", "util-linux", "", vital=False),
     Need("ip", "sets up the namespace", "iproute2", "", vital=False),
+    Need("nft", "holds the rules of a VM", "nftables", "", vital=False),
+    Need("drill", "looks up the names in rules", "ldnsutils", "", vital=False),
     Need("slirp4netns", "lets a namespace out", "slirp4netns", "", vital=False),
 )
 

@@ -13,7 +13,7 @@ from okubsd.config.description import VM_FIELDS, parse_description
 from okubsd.config.names import VM_NAME, host_name, quoted
 from okubsd.config.sizes import parse_size, render_size
 from okubsd.errors import BadDescription
-from okubsd.model import Network, Recipe, Wish
+from okubsd.model import NAT, Recipe, Wish
 
 RECIPES = {
     "base": Recipe(name="base", kind="base"),  # type: ignore[arg-type]
@@ -38,7 +38,7 @@ def vm(line: str) -> str:
 
 def test_a_vm_has_defaults() -> None:
     browser = parse("vms:\n  browser: {image: firefox}\n").vms[0]
-    assert (browser.memory, browser.network, browser.keep) == (512 << 20, Network.NAT, False)
+    assert (browser.memory, browser.network, browser.keep) == (512 << 20, NAT, False)
 
 
 def test_defaults_are_for_vms_that_do_not_say_otherwise() -> None:
@@ -115,9 +115,9 @@ BROKEN = {
     "cpus zero": (vm("cpus: 0"), "a whole number from 1 to 8"),
     "cpus many": (vm("cpus: 99"), "a whole number"),
     "cpus fraction": (vm("cpus: 1.5"), "a whole number"),
-    "network unknown": (vm("network: bridge"), "none or nat"),
+    "network unknown": (vm("network: bridge"), "there is no network 'bridge', there are none, nat"),
     "network case": (vm("network: NAT"), "did you mean"),
-    "network null": (vm("network: ~"), "none or nat"),
+    "network null": (vm("network: ~"), "the name of a network"),
     "display word": (vm("display: big"), "WIDTHxHEIGHT"),
     "display half": (vm("display: 1280"), "WIDTHxHEIGHT"),
     "display small": (vm("display: 100x100"), "from 160x160"),

@@ -336,7 +336,7 @@ def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path: Path, places: Plac
 def test_the_sample_has_the_eight_vms(places: Places) -> None:
     wish = read_wish(places, "", read_recipes(places))
     assert {vm.name for vm in wish.vms} == {"browser", "gimp", "office", "ide", "p2p", "mail", "vault", "term"}
-    assert next(vm for vm in wish.vms if vm.name == "vault").network == "none"
+    assert next(vm for vm in wish.vms if vm.name == "vault").network.name == "none"
 
 
 def test_a_users_recipe_replaces_the_shipped_one(

@@ -19,8 +19,10 @@ LAYERS = {
     "display": 2,
     "network": 2,
     "netif": 2,
+    "nft": 2,
     "pf": 2,
     "vmd": 2,
+    "vpn": 2,
 }
 LAYERS |= {"plan": 3, "host": 4, "cli": 5, "__main__": 6, "__init__": 0}
 

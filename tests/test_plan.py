@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from okubsd.errors import HostLacks, Unknown
-from okubsd.model import Accelerator, Image, Kind, Network, Recipe, Request, Vm
+from okubsd.model import NAT, NONE, Accelerator, Image, Kind, Recipe, Request, Vm
 from okubsd.plan.facts import HostFacts, VmFacts
 from okubsd.plan.start import plan_start, stale_images
 from okubsd.plan.steps import BuildImages, Connect, MakeHome, ShowApp, StartDisplay, StartQemu, StartUplink, render_plan
@@ -53,7 +53,7 @@ def test_a_first_start_is_pinned(golden: object) -> None:
 
 def test_a_start_without_namespaces_is_pinned(golden: object) -> None:
     host = msgspec.structs.replace(HOST, wall="this system has no network namespaces")
-    vm = msgspec.structs.replace(VM, network=Network.NONE, disposable=True)
+    vm = msgspec.structs.replace(VM, network=NONE, disposable=True)
     golden("start-plain.plan", render_plan(plan_start(vm, RECIPES, host, STATE, Request(headless=True))))  # type: ignore[operator]
 
 
@@ -133,7 +133,7 @@ def test_a_home_is_made_once() -> None:
 
 
 def test_none_has_a_namespace_but_no_uplink() -> None:
-    vm = msgspec.structs.replace(VM, network=Network.NONE)
+    vm = msgspec.structs.replace(VM, network=NONE)
     plan = plan_start(vm, RECIPES, HOST, STATE, Request())
     uplink = next(step for step in plan if isinstance(step, StartUplink))
     assert uplink.argv == () and uplink.batch == "link set lo up\n"
@@ -141,7 +141,7 @@ def test_none_has_a_namespace_but_no_uplink() -> None:
 
 def test_without_an_uplink_only_none_keeps_its_namespace() -> None:
     host = msgspec.structs.replace(HOST, uplink="/dev/net/tun may not be opened by you")
-    for network, confined in ((Network.NONE, True), (Network.NAT, False)):
+    for network, confined in ((NONE, True), (NAT, False)):
         plan = plan_start(msgspec.structs.replace(VM, network=network), RECIPES, host, STATE, Request())
         assert any(isinstance(step, StartUplink) for step in plan) is confined
 

@@ -10,7 +10,7 @@ import pytest
 
 from okubsd.errors import Problem
 from okubsd.host import door
-from okubsd.model import Network, Vm
+from okubsd.model import NAT, NONE, Vm
 from okubsd.network import user
 from okubsd.qemu.argv import Machine, render_argv
 from okubsd.qemu.qmp import parse_answer, parse_usernet, render_command
@@ -27,7 +27,7 @@ def machine(home: Path | None = Path("/h,1.img"), accelerator: str = "tcg") -> M
         run=Path("/run"),
         console_log=Path("/log"),
         accelerator=accelerator,
-        netdev=user.netdev_option(Network.NONE),
+        netdev=user.netdev_option(NONE),
     )
 
 
@@ -114,13 +114,13 @@ def test_the_ssh_port_is_found() -> None:
 
 
 def test_none_is_restricted_and_has_no_way_out() -> None:
-    assert "restrict=on" in user.netdev_option(Network.NONE)
-    assert user.lease_for(Network.NONE, confined=True).gateway == ""
-    assert user.namespace_batch(Network.NONE, ["192.0.2.7"]) == "link set lo up\n"
+    assert "restrict=on" in user.netdev_option(NONE)
+    assert user.lease_for(NONE, confined=True).gateway == ""
+    assert user.namespace_batch(NONE, ["192.0.2.7"]) == "link set lo up\n"
 
 
 def test_nat_refuses_the_host_and_private_ranges() -> None:
-    batch = user.namespace_batch(Network.NAT, ["203.0.113.9"])
+    batch = user.namespace_batch(NAT, ["203.0.113.9"])
     for destination in (*user.REFUSED, "203.0.113.9"):
         assert f"route add prohibit {destination}\n" in batch
     assert "--disable-host-loopback" in user.uplink_argv("1", "3")

@@ -8,7 +8,7 @@ from okubsd.cli.look import summary
 from okubsd.cli.session import Session
 from okubsd.errors import Problem
 from okubsd.host import facts, lifecycle, store, vmd
-from okubsd.model import Backend, Vm
+from okubsd.model import Backend, Vm, Way
 from okubsd.netif.ifconfig import tap_mistakes
 from okubsd.pf.render import GROUP
 from okubsd.plan.backend import choose_backend
@@ -89,6 +89,10 @@ def weaker_walls(vm: Vm, wall: str) -> list[str]:
     """Return what is weaker than it could be for this VM here, a sentence each."""
     found = ["QEMU runs as an ordinary process of yours; under OpenBSD's vmd it would be several confined ones"]
     if wall:
-        reach = "can reach services on this host's loopback" if vm.network == "nat" else "relies on QEMU's restrict=on"
+        reach = (
+            "can reach services on this host's loopback"
+            if vm.network.way is Way.NAT
+            else "relies on QEMU's restrict=on"
+        )
         found.append(f"no network namespace ({wall}): the guest {reach}")
     return found

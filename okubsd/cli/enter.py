@@ -22,7 +22,7 @@ def _reachable(session: Session, name: str) -> Vm:
     """Return the VM, booted without a window if it did not run."""
     vm = session.vm(name)
     if not facts.ask_vm(session.places, vm.name).running:
-        lifecycle.start(session.places, vm, session.recipes, Request(windowless=True), session.report)
+        lifecycle.start(session.places, vm, session.site, Request(windowless=True), session.report)
     return vm
 
 

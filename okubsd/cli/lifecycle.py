@@ -9,6 +9,7 @@ import click
 from okubsd.cli.session import Session, dry_run, pass_session
 from okubsd.errors import Misuse, Partial, Problem
 from okubsd.host import facts, lifecycle, running
+from okubsd.host.gateway import find_gateway
 from okubsd.host.perform import Timing
 from okubsd.model import Request, Vm
 from okubsd.plan.steps import Phase, render_plan
@@ -69,10 +70,13 @@ def _autostart(session: Session, *, timing: bool, dry: bool) -> None:
 
 def _start(session: Session, vm: Vm, request: Request, *, timing: bool, dry: bool) -> None:
     if dry:
-        plan, _, _ = lifecycle.decide(session.places, vm, session.recipes, request)
+        gateway = find_gateway(vm, session.wish)
+        if gateway is not None:
+            _start(session, gateway, Request(windowless=True), timing=False, dry=True)
+        plan, _, _ = lifecycle.decide(session.places, vm, session.site, request)
         sys.stdout.write(render_plan(plan))
         return
-    started = lifecycle.start(session.places, vm, session.recipes, request, session.report)
+    started = lifecycle.start(session.places, vm, session.site, request, session.report)
     if started.app_was_running:
         session.report(f"{vm.name}: the app is shown already; --new starts another")
     elif request.windowless and started.vm_was_running:
@@ -91,16 +95,23 @@ def render_timing(timing: Timing) -> str:
 @click.argument("names", metavar="VM...", nargs=-1)
 @click.option("-a", "--all", "every", is_flag=True, help="All VMs that run.")
 @click.option("-f", "--force", is_flag=True, help="Do not ask the guest: a power cut.")
+@click.option("--unused", is_flag=True, help="Only gateways that okubsd made by itself and that no VM needs now.")
 @click.option("-t", "--timeout", default=20, show_default=True, help="Seconds that the guest gets to power off.")
 @dry_run
 @pass_session
-def stop(session: Session, names: tuple[str, ...], every: bool, force: bool, timeout: int, dry: bool) -> None:
+def stop(
+    session: Session, names: tuple[str, ...], every: bool, force: bool, unused: bool, timeout: int, dry: bool
+) -> None:
     """Power VMs off: by ssh, then by QEMU's monitor, then by SIGKILL."""
     if every == bool(names):
         raise Misuse("name the VMs to stop, or say --all", "okubsd stop --all")
     if timeout < 1:
         raise Misuse("--timeout takes a whole number of seconds, at least 1")
     vms = _running(session) if every else [session.vm(name) for name in names]
+    if unused:
+        for vm in vms:
+            lifecycle.stop_unused(session.places, vm, session.wish, session.report)
+        return
     failed = 0
     for vm in vms:
         if dry:

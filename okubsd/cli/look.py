@@ -41,7 +41,7 @@ def _row(session: Session, name: str, vm: Vm | None, running: bool) -> tuple[str
     state = "running" if running else "stopped"
     if vm is None:
         return (name, state, "-", "-", "-", "(not in the description)")
-    return (name, state, vm.image, render_size(vm.memory), vm.network, " ".join(_apps(session, vm)))
+    return (name, state, vm.image, render_size(vm.memory), vm.network.name, " ".join(_apps(session, vm)))
 
 
 def _apps(session: Session, vm: Vm) -> tuple[str, ...]:
@@ -54,7 +54,7 @@ def summary(session: Session, vm: Vm, running: bool) -> dict[str, Any]:
         "state": "running" if running else "stopped",
         "image": vm.image,
         "memory_bytes": vm.memory,
-        "network": vm.network,
+        "network": vm.network.name,
         "apps": _apps(session, vm),
         "color": vm.color,
         "disposable": vm.disposable,

@@ -58,12 +58,27 @@ class Session:
 
     def vm(self, name: str) -> Vm:
         """Return the VM called ``name``.  Raises Unknown, with the nearest name."""
-        vm = self.wish.find(name)
+        vm = self.wish.find(name) or self._gateway(name)
         if vm is None:
             known = [known.name for known in self.wish.vms]
             sentence = f"there is no VM {quoted(name)} in {self.wish.path}{did_you_mean(name, known)}"
             raise Unknown(sentence, "okubsd list")
         return vm
+
+    def _gateway(self, name: str) -> Vm | None:
+        """Return the gateway called ``name`` that okubsd makes by itself, or None."""
+        if not name.endswith(".gw"):
+            return None
+        from okubsd.host.gateway import known_gateways
+
+        return next((vm for vm in known_gateways(self.wish) if vm.name == name), None)
+
+    @property
+    def site(self) -> Any:
+        """Return the Site: what the user has written."""
+        from okubsd.host.lifecycle import Site
+
+        return Site(self.wish, self.recipes)
 
     def report(self, line: str) -> None:
         """Tell the user of progress, on stderr."""

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from okubsd.config import fields
+import msgspec
+
+from okubsd.config import fields, flow
 from okubsd.config.names import (
     APP_NAME,
     GROUP_NAME,
     GROUP_NAME_RULE,
     IMAGE_NAME,
     IMAGE_NAME_RULE,
+    INTERFACE_NAME,
+    INTERFACE_NAME_RULE,
+    NETWORK_NAME,
+    NETWORK_NAME_RULE,
     RESERVED,
     USER_NAME,
     USER_NAME_RULE,
@@ -23,7 +30,9 @@ from okubsd.config.names import (
 )
 from okubsd.config.tree import Mistakes, Value, read_tree
 from okubsd.errors import BadDescription
-from okubsd.model import Backend, HostWish, Network, Recipe, Vm, Wish
+from okubsd.model import NAT, NONE, Backend, Bandwidth, Flow, HostWish, Network, Recipe, Vm, Way, Wish
+
+_PATH = re.compile(r"[^\x00-\x1f\x7f-\x9f\"]{1,255}")
 
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "grey", "black")
 
@@ -32,11 +41,63 @@ _MEMORY = fields.size_between(64 << 20, 128 << 30)
 _HOME = fields.size_between(16 << 20, 1 << 40)
 _APPS = fields.list_of(fields.matching(APP_NAME, IMAGE_NAME_RULE), "a list of app names")
 
+# A guest has one control NIC, and one for each VM that goes through it; q35 has slots for this many.
+MOST_CLIENTS = 16
+
+# The suffix of the VM that okubsd makes by itself for a tunnel, where the host has none of its own.
+GATEWAY_SUFFIX = ".gw"
+
+
+def _flows(*, allow: bool) -> fields.Parser[tuple[Flow, ...]]:
+    """Return a parser of a list of rules, each as text or with its particulars."""
+
+    def parse_one(value: Value) -> Flow | None:
+        if value.scalar() is not None:
+            return _flow(value, value, {}, allow=allow)
+        given = value.fields(_FLOW_FIELDS)
+        if "to" not in given:
+            value.wrong("a rule: " + flow.FORM)
+            return None
+        return _flow(value, given.pop("to"), given, allow=allow)
+
+    return fields.list_of(parse_one, "a list of rules")
+
+
+def _flow(value: Value, to: Value, given: dict[str, Any], *, allow: bool) -> Flow | None:
+    try:
+        found = flow.parse_flow(to.scalar() or "", allow=allow)
+    except ValueError as error:
+        to.wrong(flow.FORM, f"; it {error}")
+        return None
+    if given.get("protocol") == "icmp" and found.ports:
+        value.wrong("a rule of icmp without ports")
+        return None
+    protocol = given.pop("protocol", "") or found.protocol
+    place = {"file": str(value.mistakes.path), "line": value.line}
+    return msgspec.structs.replace(found, protocol=protocol, **given, **place)
+
+
+def _bandwidth(value: Value) -> Bandwidth | None:
+    return Bandwidth(**value.fields({"down": fields.bits_per_second, "up": fields.bits_per_second}))
+
+
+_FLOW_FIELDS: Mapping[str, fields.Parser[Any]] = {
+    "to": lambda value: value,
+    "protocol": fields.one_of(flow.PROTOCOLS),
+    "until": fields.moment,
+    "comment": fields.matching(re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,200}"), "a comment of one line"),
+}
+
 VM_FIELDS: Mapping[str, fields.Parser[Any]] = {
     "image": fields.matching(IMAGE_NAME, IMAGE_NAME_RULE),
     "memory": _MEMORY,
     "cpus": fields.whole_between(1, 8),
-    "network": fields.member_of(Network),
+    "network": fields.matching(NETWORK_NAME, NETWORK_NAME_RULE),
+    "preset": fields.one_of(flow.PRESETS),
+    "allow": _flows(allow=True),
+    "deny": _flows(allow=False),
+    "bandwidth": _bandwidth,
+    "tunnel": fields.matching(_PATH, "the path of a wg-quick file"),
     "display": fields.pixels,
     "apps": _APPS,
     "home": _HOME,
@@ -50,7 +111,8 @@ VM_FIELDS: Mapping[str, fields.Parser[Any]] = {
     # rdomain(4): 255 is the last; 0 is the host's own.
     "number": fields.whole_between(1, 255),
 }
-_DEFAULTS = {name: parser for name, parser in VM_FIELDS.items() if name not in ("image", "apps", "number")}
+_OF_ONE_VM = ("image", "apps", "number", "allow", "deny", "tunnel")
+_DEFAULTS = {name: parser for name, parser in VM_FIELDS.items() if name not in _OF_ONE_VM}
 
 
 def _staggered(value: Value) -> tuple[int, int] | None:
@@ -65,7 +127,19 @@ HOST_FIELDS: Mapping[str, fields.Parser[Any]] = {
     "resolver": fields.ipv4,
     "numbers": fields.range_between(1, 255),
     "staggered": _staggered,
+    "uplink": fields.matching(INTERFACE_NAME, INTERFACE_NAME_RULE),
 }
+
+NETWORK_FIELDS: Mapping[str, fields.Parser[Any]] = {
+    "wireguard": fields.matching(_PATH, "the path of a wg-quick file"),
+    "openvpn": fields.matching(_PATH, "the path of an OpenVPN configuration"),
+    "gateway": fields.matching(VM_NAME, "the name of a VM"),
+    "switch": fields.ipv4_interface,
+    "nat": fields.yes_or_no,
+    "meet": fields.yes_or_no,
+    "resolver": fields.ipv4,
+}
+_WAYS = ("wireguard", "openvpn", "gateway", "switch", "nat")
 
 
 def parse_description(
@@ -77,7 +151,7 @@ def parse_description(
     ``recipes`` the images that can be named.  Raises BadDescription with every mistake of every file.
     """
     mistakes = Mistakes(path)
-    defaults, host, vms = _parse_main(text, mistakes)
+    defaults, host, vms, networks = _parse_main(text, mistakes)
     found = list(mistakes.found)
     for drop_path, drop_text in drop_ins:
         drop_mistakes = Mistakes(drop_path)
@@ -90,17 +164,35 @@ def parse_description(
         mistakes_of_vm = drop_mistakes.found
         found += mistakes_of_vm
     defaults = {"backend": host.backend, **defaults}
-    built = [_build_vm(name, tree, defaults, recipes) for name, tree in vms]
+    built = [_build_vm(name, tree, defaults, recipes, networks) for name, tree in vms]
     found += [m for tree in {id(t.mistakes): t.mistakes for _, t in vms}.values() for m in tree.found if m not in found]
     found += _doubled(vms) + _doubled_numbers(vms, built)
+    good = tuple(vm for vm in built if vm is not None)
+    if not found:
+        found = _gateway_mistakes(path, good, recipes)
     if found:
         raise BadDescription(found)
-    return Wish(path, tuple(vm for vm in built if vm is not None), host)
+    return Wish(path, good, host, tuple(networks.values()))
 
 
-def _parse_main(text: str, mistakes: Mistakes) -> tuple[dict[str, Any], HostWish, list[tuple[str, Value]]]:
-    """Return the defaults, the host's wish and the named VM trees of okubsd.yaml itself."""
+_Main = tuple[dict[str, Any], HostWish, list[tuple[str, Value]], dict[str, Network]]
+
+
+def _parse_main(text: str, mistakes: Mistakes) -> _Main:
+    """Return the defaults, the host's wish, the named VM trees and the networks of okubsd.yaml itself."""
     vms: list[tuple[str, Value]] = []
+    networks = {network.name: network for network in (NONE, NAT)}
+
+    def parse_networks(value: Value) -> bool:
+        pairs = value.items()
+        if pairs is None:
+            value.wrong("a mapping of network names to their keys")
+            return False
+        for name, tree in pairs:
+            network = _parse_network(name, tree)
+            if network is not None:
+                networks[name] = network
+        return True
 
     def parse_vms(value: Value) -> bool:
         pairs = value.items()
@@ -114,15 +206,46 @@ def _parse_main(text: str, mistakes: Mistakes) -> tuple[dict[str, Any], HostWish
 
     tree = read_tree(text, mistakes)
     if tree is None:
-        return {}, HostWish(), vms
+        return {}, HostWish(), vms, networks
     top = tree.fields(
         {
             "defaults": lambda value: value.fields(_DEFAULTS),
             "host": lambda value: value.fields(HOST_FIELDS),
+            "networks": parse_networks,
             "vms": parse_vms,
         }
     )
-    return top.get("defaults", {}), HostWish(**top.get("host", {})), vms
+    return top.get("defaults", {}), HostWish(**top.get("host", {})), vms, networks
+
+
+def _parse_network(name: str, tree: Value) -> Network | None:
+    """Return the network of one tree, or None after noting its mistakes."""
+    before = len(tree.mistakes.found)
+    if not NETWORK_NAME.fullmatch(name):
+        tree.mistakes.add(tree.line, "", f"{quoted(name)} is no name for a network: {NETWORK_NAME_RULE}")
+    elif name in (NONE.name, NAT.name):
+        tree.mistakes.add(tree.line, tree.key, f"'{name}' is there already and cannot be changed; choose another name")
+    given = tree.fields(NETWORK_FIELDS)
+    if len(tree.mistakes.found) > before:
+        return None
+    ways = [way for way in _WAYS if way in given]
+    if len(ways) != 1:
+        tree.wrong(f"a network with one of the keys {', '.join(_WAYS)}")
+        return None
+    if "meet" in given and "switch" not in given:
+        tree.mistakes.add(tree.line, f"{tree.key}.meet", "only the VMs on a switch can meet; take the line out")
+        return None
+    way, value = ways[0], given.pop(ways[0])
+    if way in ("wireguard", "openvpn"):
+        given["file"] = _beside(tree.mistakes.path, value)
+    elif way != "nat":
+        given["address" if way == "switch" else way] = value
+    return Network(name=name, way=Way(way), **given)
+
+
+def _beside(description: Path, name: str) -> str:
+    """Return the path ``name``, which is beside the ``description`` unless it is absolute."""
+    return str(description.parent.absolute() / Path(name).expanduser())
 
 
 def _check_name(name: str, line: int, mistakes: Mistakes, key: str = "") -> None:
@@ -132,7 +255,13 @@ def _check_name(name: str, line: int, mistakes: Mistakes, key: str = "") -> None
         mistakes.add(line, key, f"'{name}' is a word of the command line; choose another name")
 
 
-def _build_vm(name: str, tree: Value, defaults: dict[str, Any], recipes: Mapping[str, Recipe]) -> Vm | None:
+def _build_vm(
+    name: str,
+    tree: Value,
+    defaults: dict[str, Any],
+    recipes: Mapping[str, Recipe],
+    networks: Mapping[str, Network],
+) -> Vm | None:
     """Return the VM of one tree, or None after noting its mistakes."""
     before = len(tree.mistakes.found)
     given = tree.fields(VM_FIELDS)
@@ -141,9 +270,88 @@ def _build_vm(name: str, tree: Value, defaults: dict[str, Any], recipes: Mapping
             tree.mistakes.add(tree.line, tree.key, "the key 'image' is missing; it names the app image")
         return None
     _check_image(tree, given, recipes)
+    values = {**defaults, **given}
+    _check_network(tree, values, recipes, networks)
     if len(tree.mistakes.found) > before:
         return None
-    return Vm(name=name, **{**defaults, **given})
+    if "network" in values:
+        values["network"] = networks[values["network"]]
+    rules = (*values.pop("allow", ()), *values.pop("deny", ()))
+    preset = values.pop("preset", "")
+    if rules or preset:
+        values["flows"] = (*rules, *(flow.preset(preset, str(tree.mistakes.path), tree.line) if preset else ()))
+    if "tunnel" in values:
+        values["tunnel"] = _beside(tree.mistakes.path, values["tunnel"])
+    return Vm(name=name, **values)
+
+
+def _check_network(
+    tree: Value, values: dict[str, Any], recipes: Mapping[str, Recipe], networks: Mapping[str, Network]
+) -> None:
+    """Note a network that is not described, rules where nothing leaves, and a tunnel of a VM that is no gateway."""
+    name = values.get("network", NAT.name)
+    if name not in networks:
+        known = ", ".join(networks)
+        sentence = f"there is no network '{name}', there are {known}{did_you_mean(name, networks)}"
+        tree.mistakes.add(tree.line, f"{tree.key}.network".lstrip("."), sentence)
+    elif networks[name].way is Way.NONE and any(key in values for key in ("allow", "deny")):
+        sentence = f"nothing leaves the network '{name}', so a rule does nothing; take it out, or change 'network'"
+        tree.mistakes.add(tree.line, f"{tree.key}.network".lstrip("."), sentence)
+    recipe = recipes.get(values["image"])
+    if "tunnel" in values and not (recipe is not None and recipe.gateway):
+        sentence = f"only a gateway has a tunnel, and the image '{values['image']}' is none; name a network instead"
+        tree.mistakes.add(tree.line, f"{tree.key}.tunnel".lstrip("."), sentence)
+
+
+def _gateway_mistakes(path: Path, vms: tuple[Vm, ...], recipes: Mapping[str, Recipe]) -> list[str]:
+    """Return what is wrong with the gateways of ``vms``: unknown ones, no gateways, loops, too many clients."""
+    by_name = {vm.name: vm for vm in vms}
+    found = []
+    for vm in vms:
+        network = vm.network
+        if network.way in (Way.WIREGUARD, Way.OPENVPN) and f"{network.name}{GATEWAY_SUFFIX}" in by_name:
+            taken = f"{network.name}{GATEWAY_SUFFIX}"
+            found.append(f"{path}: vms.{taken}: this is the name of the gateway of network '{network.name}'")
+        if network.way is not Way.GATEWAY:
+            continue
+        gateway = by_name.get(network.gateway)
+        where = f"{path}: networks.{network.name}.gateway"
+        if gateway is None:
+            found.append(f"{where}: there is no VM '{network.gateway}'{did_you_mean(network.gateway, by_name)}")
+        elif not recipes[gateway.image].gateway:
+            gateways = ", ".join(sorted(name for name, recipe in recipes.items() if recipe.gateway))
+            sentence = f"VM '{gateway.name}' is no gateway; the images of gateways are {gateways}"
+            found.append(f"{where}: {sentence}")
+    found = list(dict.fromkeys(found))
+    return found or [*_loops(path, by_name), *_crowds(path, vms)]
+
+
+def _loops(path: Path, by_name: Mapping[str, Vm]) -> list[str]:
+    """Return a sentence for each loop of gateways, with the loop in it."""
+    loops: dict[frozenset[str], str] = {}
+    for name in by_name:
+        way, here = [name], name
+        while by_name[here].network.way is Way.GATEWAY:
+            here = by_name[here].network.gateway
+            if here in way:
+                loop = way[way.index(here) :]
+                loops.setdefault(frozenset(loop), " -> ".join([*loop, here]))
+                break
+            way.append(here)
+    return [f"{path}: the gateways go in a circle: {loop}" for loop in loops.values()]
+
+
+def _crowds(path: Path, vms: tuple[Vm, ...]) -> list[str]:
+    counts: dict[str, int] = {}
+    for vm in vms:
+        if vm.network.way in (Way.WIREGUARD, Way.GATEWAY):
+            gateway = vm.network.gateway or f"{vm.network.name}{GATEWAY_SUFFIX}"
+            counts[gateway] = counts.get(gateway, 0) + 1
+    return [
+        f"{path}: {count} VMs go through '{gateway}', and a gateway takes {MOST_CLIENTS}"
+        for gateway, count in counts.items()
+        if count > MOST_CLIENTS
+    ]
 
 
 def _check_image(tree: Value, given: dict[str, Any], recipes: Mapping[str, Recipe]) -> None:

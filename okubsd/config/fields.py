@@ -140,3 +140,57 @@ def range_between(least: int, most: int) -> Parser[tuple[int, int]]:
         return None
 
     return parse
+
+
+def ipv4_interface(value: Value) -> str | None:
+    """Parse an IPv4 address with the prefix of a network that has room for guests."""
+    import ipaddress
+
+    text = value.scalar() or ""
+    try:
+        interface = ipaddress.IPv4Interface(text) if "/" in text else None
+    except ValueError:
+        interface = None
+    fits = interface is not None and 8 <= interface.network.prefixlen <= 29
+    if interface is None or not fits or interface.ip in (interface.network[0], interface.network[-1]):
+        value.wrong("an address with its prefix, from /8 to /29, such as 10.77.0.1/24")
+        return None
+    return str(interface)
+
+
+_RATE = re.compile(r"(\d{1,6})([KMG])", re.IGNORECASE)
+
+
+def bits_per_second(value: Value) -> int | None:
+    """Parse a bandwidth as pf.conf(5) writes it: a number of K, M or G bits per second."""
+    match = _RATE.fullmatch(value.scalar() or "")
+    rate = int(match[1]) * {"K": 10**3, "M": 10**6, "G": 10**9}[match[2].upper()] if match else 0
+    # Below this a TCP connection hardly starts; pf's queues end at 4 Gbit/s.
+    if not 16_000 <= rate <= 4_000_000_000:
+        value.wrong("bits per second from 16K to 4G, such as 5M")
+        return None
+    return rate
+
+
+def moment(value: Value) -> int | None:
+    """Parse a date (its end is meant) or a date and time into seconds since the epoch; local time unless it says so."""
+    found = parse_moment(value.scalar() or "")
+    if found is None:
+        value.wrong("a date or a date and time, such as 2027-01-31 or 2027-01-31T18:00")
+    return found
+
+
+def parse_moment(text: str) -> int | None:
+    """Return the seconds since the epoch of ``text``, or None where it is no date (ISO 8601)."""
+    import datetime
+
+    try:
+        if re.fullmatch(r"\d{4}-\d\d-\d\d", text):
+            end = datetime.datetime.fromisoformat(text) + datetime.timedelta(days=1)
+        elif re.fullmatch(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?(Z|[+-]\d\d:\d\d)?", text):
+            end = datetime.datetime.fromisoformat(text)
+        else:
+            return None
+        return int(end.timestamp())
+    except (ValueError, OverflowError):
+        return None

@@ -23,6 +23,13 @@ USER_NAME_RULE = "a user name: small letters, digits, '_' or '-', at most 31"
 GROUP_NAME = re.compile(r"[a-z_][a-z0-9_-]{0,13}[a-z_-]|[a-z_]")
 GROUP_NAME_RULE = "a group name: small letters, digits, '_' or '-', at most 15, no digit at the end"
 
+# A gateway that is made for a network is a VM of that name, with a suffix of three letters.
+NETWORK_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,28}")
+NETWORK_NAME_RULE = "the name of a network: a letter, then at most 28 letters, digits, '_' or '-'"
+# ifconfig(8): a driver and a number.
+INTERFACE_NAME = re.compile(r"[a-z]{1,12}[0-9]{1,3}")
+INTERFACE_NAME_RULE = "the name of an interface, such as em0"
+
 # Debian policy, section 5.6.1, and an optional architecture.
 PACKAGE_NAME = re.compile(r"[a-z0-9][a-z0-9.+-]+(:[a-z0-9]+)?")
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from okubsd.config import fields
-from okubsd.config.names import APP_NAME, IMAGE_NAME, IMAGE_NAME_RULE, PACKAGE_NAME, quoted
+from okubsd.config.names import APP_NAME, IMAGE_NAME, IMAGE_NAME_RULE, PACKAGE_NAME, USER_NAME, USER_NAME_RULE, quoted
 from okubsd.config.tree import Mistakes, Value, read_tree
 from okubsd.errors import BadDescription
-from okubsd.model import Kind, Recipe
+from okubsd.model import Kind, Proxy, Recipe
 
 _WORD = re.compile(r"[^\0\n]{1,4096}")
 _PATH = re.compile(r"/[A-Za-z0-9._/+-]+")
@@ -37,6 +37,20 @@ def _apps(value: Value) -> dict[str, tuple[str, ...]] | None:
     return apps
 
 
+def _proxy(value: Value) -> Proxy | None:
+    given = value.fields(
+        {
+            "tcp": fields.whole_between(1, 65535),
+            "dns": fields.whole_between(1, 65535),
+            "user": fields.matching(USER_NAME, USER_NAME_RULE),
+        }
+    )
+    if len(given) == 3:
+        return Proxy(**given)
+    value.wrong("a mapping of tcp, dns and user")
+    return None
+
+
 _FIELDS: Mapping[str, fields.Parser[Any]] = {
     "kind": fields.member_of(Kind),
     "from": fields.matching(IMAGE_NAME, "the name of the base image"),
@@ -44,6 +58,9 @@ _FIELDS: Mapping[str, fields.Parser[Any]] = {
     "apps": _apps,
     "services": _command,
     "modules": fields.list_of(fields.matching(_INSIDE, "a module name"), "a list of kernel modules"),
+    "network_modules": fields.list_of(fields.matching(_INSIDE, "a module name"), "a list of kernel modules"),
+    "gateway": fields.yes_or_no,
+    "proxy": _proxy,
     "setuid": fields.list_of(fields.matching(_PATH, "an absolute path"), "a list of paths"),
     "files": fields.matching(_INSIDE, "a directory beside the recipe"),
     "suite": fields.matching(_INSIDE, "a Debian release, such as bookworm"),
@@ -66,8 +83,8 @@ def parse_recipe(name: str, path: Path, text: str, digest: str = "") -> Recipe:
     if not mistakes.found:
         if kind is Kind.APP and not given["base"]:
             mistakes.add(1, "from", "an app image says which base it is from")
-        if kind is Kind.APP and not given.get("apps"):
-            mistakes.add(1, "apps", "an app image has at least one app")
+        if kind is Kind.APP and not given.get("apps") and not given.get("gateway"):
+            mistakes.add(1, "apps", "an app image has at least one app, unless it is a gateway's")
     if mistakes.found:
         raise BadDescription(mistakes.found)
     return Recipe(name=name, digest=digest, **given)

@@ -6,26 +6,36 @@ import base64
 import ipaddress
 import shlex
 import struct
+from collections.abc import Iterable
 
 import msgspec
 
 from okubsd.config.names import host_name
-from okubsd.guest.cpio import directory, fifo, file, render_cpio
+from okubsd.guest.cpio import Entry, directory, fifo, file, render_cpio
 from okubsd.model import Vm
 
 # The unprivileged user of every guest (images/tree.py).
 USER_ID = 1000
 
 
-class Lease(msgspec.Struct, frozen=True):
-    """The addresses of a guest's one interface; "" where there is none, "dhcp" where the host is asked.
+class Link(msgspec.Struct, frozen=True, kw_only=True):
+    """The second interface of a guest, by which its packets leave: its ``address`` is in CIDR notation."""
 
-    ``address`` is in CIDR notation.
+    address: str
+    gateway: str = ""
+    mtu: int = 1500
+
+
+class Lease(msgspec.Struct, frozen=True):
+    """The addresses of a guest; "" where there is none, "dhcp" where the host is asked.
+
+    ``address`` is in CIDR notation; with a ``link`` it is only what the host reaches the guest by.
     """
 
     address: str = ""
     gateway: str = ""
     resolver: str = ""
+    link: Link | None = None
 
 
 class Secrets(msgspec.Struct, frozen=True):
@@ -41,16 +51,20 @@ class Secrets(msgspec.Struct, frozen=True):
     cookie: bytes
 
 
-def render_identity(vm: Vm, lease: Lease, secrets: Secrets, off: str = "reboot") -> bytes:
+def render_identity(
+    vm: Vm, lease: Lease, secrets: Secrets, off: str = "reboot", gateway: Iterable[Entry] = ()
+) -> bytes:
     """Return the cpio archive that tells a guest who it is and who may come in.
 
-    ``off`` is what ends it for good: "reboot" or "poweroff".
+    ``off`` is what ends it for good: "reboot" or "poweroff".  ``gateway`` are the files of one that passes on what
+    other VMs send.
     """
+    gateway = tuple(gateway)
     return render_cpio(
         [
             directory("run"),
             directory("run/okubsd"),
-            file("run/okubsd/settings", render_settings(vm, lease, off).encode()),
+            file("run/okubsd/settings", render_settings(vm, lease, off, forward=bool(gateway)).encode()),
             file("run/okubsd/host_key", dropbear_key(secrets.host_seed, secrets.host_public)),
             directory("run/okubsd/ssh"),
             file("run/okubsd/ssh/authorized_keys", f"{secrets.client_public}\n".encode(), 0o644),
@@ -60,13 +74,16 @@ def render_identity(vm: Vm, lease: Lease, secrets: Secrets, off: str = "reboot")
             fifo("run/okubsd/request", 0o622),
             directory("run/user"),
             directory(f"run/user/{USER_ID}", 0o700, owner=USER_ID),
+            *gateway,
         ]
     )
 
 
-def render_settings(vm: Vm, lease: Lease, off: str = "reboot") -> str:
+def render_settings(vm: Vm, lease: Lease, off: str = "reboot", *, forward: bool = False) -> str:
     """Return the settings as assignments that a POSIX shell reads."""
     address, netmask = _split(lease.address)
+    link = lease.link or Link(address="")
+    link_address, link_netmask = _split(link.address)
     values = {
         "name": host_name(vm.name),
         "home": "tmpfs" if vm.disposable else "drive",
@@ -76,6 +93,11 @@ def render_settings(vm: Vm, lease: Lease, off: str = "reboot") -> str:
         "gateway": lease.gateway,
         "resolver": lease.resolver,
         "off": off,
+        "link_address": link_address,
+        "link_netmask": link_netmask,
+        "link_gateway": link.gateway,
+        "link_mtu": str(link.mtu),
+        "forward": "yes" if forward else "no",
     }
     return "".join(f"{key}={shlex.quote(value)}\n" for key, value in values.items())
 

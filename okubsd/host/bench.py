@@ -23,7 +23,7 @@ from okubsd.host import stock as stock_vms
 from okubsd.host.monitor import monitor
 from okubsd.host.perform import Run, perform_step
 from okubsd.host.places import Places
-from okubsd.model import Argv, Recipe, Request, Vm
+from okubsd.model import Argv, Recipe, Request, Vm, Wish
 from okubsd.network.user import enter_argv
 from okubsd.plan import steps
 
@@ -122,7 +122,7 @@ def _guest_memory(places: Places, vm: Vm) -> float:
 def _by_hand(places: Places, vm: Vm, recipes: dict[str, Recipe]) -> float:
     """Return the seconds of the plan's own programs, one after the other, with nothing in between."""
     with lifecycle.holding(places, vm.name, lambda line: None):
-        plan, _, _ = lifecycle.decide(places, vm, recipes, Request(headless=True))
+        plan, _, _ = lifecycle.decide(places, vm, _site(vm, recipes), Request(headless=True))
         run = Run(places, recipes, lambda line: None)
         prepared = (steps.BuildImages, steps.VerifyImages, steps.MakeKeys, steps.MakeHome, steps.WriteInitrd)
         for step in plan:
@@ -153,18 +153,22 @@ def _second_app(places: Places, vm: Vm, recipes: dict[str, Recipe], rows: Rows, 
     """Show another window in a VM that runs: by okubsd, and by a new `ssh -Y` to OpenSSH in the same guest."""
     other = msgspec.structs.replace(vm, name="bench-ssh", image="bench", apps=("term",), keep=True)
     quiet: Report = lambda line: None  # noqa: E731
-    lifecycle.start(places, other, recipes, Request(headless=True), quiet)
+    lifecycle.start(places, other, _site(other, recipes), Request(headless=True), quiet)
     try:
         port = _start_openssh(places, other)
         for _ in range(rounds):
             start = time.monotonic()
-            lifecycle.start(places, other, recipes, Request(another=True), quiet)
+            lifecycle.start(places, other, _site(other, recipes), Request(another=True), quiet)
             rows["second app, running VM (s)"].append(time.monotonic() - start)
             _close_newest(places, other)
             rows["the same by a new ssh -Y (s)"].append(_new_ssh(places, other, port))
             _close_newest(places, other)
     finally:
         lifecycle.stop(places, other, quiet, force=True)
+
+
+def _site(vm: Vm, recipes: dict[str, Recipe]) -> lifecycle.Site:
+    return lifecycle.Site(Wish(Path("bench"), (vm,)), recipes)
 
 
 def _close_newest(places: Places, vm: Vm) -> None:

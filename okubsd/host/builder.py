@@ -113,7 +113,7 @@ def _build_in(made: Path, places: Places, recipe: Recipe, report: Report) -> Ima
     if recipe.kind is Kind.BOOT:
         packer.pack_boot(tar, recipe, directory, made)
         bootdrive.make_boot_drive(made)
-        names: Argv = ("vmlinuz", "initrd", bootdrive.DRIVE)
+        names: Argv = ("vmlinuz", "initrd", packer.NETWORK, bootdrive.DRIVE)
     else:
         index = packer.read_index(store.part_path(places, base, INDEX)) if base else {}
         whole = packer.pack_tree(tar, recipe, directory, index, made / "drive.tar")

@@ -134,11 +134,18 @@ def reason(done: Done) -> str:
 
 
 def spawn(
-    argv: Argv, log: Path, *, keep_fds: tuple[int, ...] = (), largest_file: int = 0, life: Path | None = None
+    argv: Argv,
+    log: Path,
+    *,
+    keep_fds: tuple[int, ...] = (),
+    largest_file: int = 0,
+    life: Path | None = None,
+    stdin: int = subprocess.DEVNULL,
 ) -> subprocess.Popen[bytes]:
     """Start ``argv`` in a session of its own, its output going to ``log``, and return it.
 
-    ``keep_fds`` stay open in it; ``largest_file`` bounds in bytes what it can write to any one file;
+    ``keep_fds`` stay open in it, ``stdin`` is the descriptor of its input;
+    ``largest_file`` bounds in bytes what it can write to any one file;
     ``life`` is a lock file that the program then holds for as long as it lives, see is_alive().
     """
     _show(argv)
@@ -152,7 +159,7 @@ def spawn(
             keep_fds = (*keep_fds, held)
         process = subprocess.Popen(
             words,
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=descriptor,
             stderr=descriptor,
             start_new_session=True,

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import msgspec
@@ -27,7 +28,10 @@ from okubsd.vmd.helper import Record
 # A probe that works answers within 0.2 s; one that hangs is not worth more than this.
 _PROBE_SECONDS = 2.0
 
-_NEEDED = (QEMU, "ssh", "mke2fs", "Xephyr", "Xvfb")
+_NEEDED = (QEMU, "ssh", "mke2fs", "Xephyr", "Xvfb", "nft", "drill")
+
+# The program that keeps the addresses of names: the one that gateways have too.
+_NAMES = "images/base/files/usr/lib/okubsd/names"
 
 
 def ask_vm(places: Places, name: str, rows: tuple[VmStatus, ...] | None = None) -> VmFacts:
@@ -92,6 +96,9 @@ def ask_host(places: Places, *, booting: bool, on_vmd: bool = False) -> HostFact
         seccomp=sys.platform == "linux",
         usable_memory=vmd.usable_memory() if rows or on_vmd else 0,
         taken_memory=sum(row.memory for row in rows if row.running),
+        now=time.time(),
+        okubsd=programs.okubsd_argv(),
+        names_program=places.share / _NAMES,
         missing={name: package_hint(name, sys.platform) for name in _NEEDED if programs.find_program(name) is None},
     )
 

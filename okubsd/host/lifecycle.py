@@ -14,12 +14,12 @@ import msgspec
 from okubsd.display.server import display_socket
 from okubsd.errors import DisplayGone, Problem, TimedOut
 from okubsd.guest.ssh import clock_command, disconnect_argv, power_off_argv, ssh_argv
-from okubsd.host import door, facts, locks, running, vmd
+from okubsd.host import door, facts, gateway, locks, running, vmd
 from okubsd.host.monitor import monitor
 from okubsd.host.perform import Run, Timing, perform, stop_children
 from okubsd.host.places import Places
 from okubsd.host.sockets import listener_pid
-from okubsd.model import Backend, Recipe, Request, Vm
+from okubsd.model import Backend, Recipe, Request, Vm, Wish
 from okubsd.plan.backend import choose_backend, reach
 from okubsd.plan.facts import HostFacts, VmFacts
 from okubsd.plan.start import plan_start
@@ -31,6 +31,13 @@ Report = Callable[[str], None]
 _SSH_CALL, _POWER_OFF, _QUIT, _KILL = 10, 20, 5, 5
 
 _KEPT_TIMINGS = 100
+
+
+class Site(msgspec.Struct, frozen=True):
+    """What the user has written: the description, and the recipes by name."""
+
+    wish: Wish
+    recipes: dict[str, Recipe]
 
 
 class Started(msgspec.Struct, frozen=True):
@@ -63,36 +70,64 @@ def interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def decide(places: Places, vm: Vm, recipes: dict[str, Recipe], request: Request) -> tuple[Plan, HostFacts, VmFacts]:
+def decide(places: Places, vm: Vm, site: Site, request: Request) -> tuple[Plan, HostFacts, VmFacts]:
     """Look at the host and return the plan of a start, with what it was decided from."""
+    recipes = site.recipes
     state = facts.ask_vm(places, vm.name)
     on_vmd = state.record is not None and vmd.has_vmd() and vm.backend is not Backend.QEMU
     host = facts.ask_host(places, booting=not state.running, on_vmd=on_vmd)
-    return plan_start(vm, recipes, host, state, request), host, state
+    links = gateway.ask_links(places, vm, site.wish, recipes)
+    host = msgspec.structs.replace(host, okubsd=(*host.okubsd, "-f", str(site.wish.path)))
+    return plan_start(vm, recipes, host, state, request, links), host, state
 
 
-def start(places: Places, vm: Vm, recipes: dict[str, Recipe], request: Request, report: Report) -> Started:
-    """Bring ``vm`` to what ``request`` asks for.
+def start(places: Places, vm: Vm, site: Site, request: Request, report: Report) -> Started:
+    """Bring ``vm`` to what ``request`` asks for, its gateway first.
 
     Raises Problem where that fails; then nothing that this start began is left running.
     """
+    through = gateway.find_gateway(vm, site.wish)
+    if through is None:
+        return _start_alone(places, vm, site, request, report)
+    before = start(places, through, site, Request(windowless=True), report)
+    if not before.vm_was_running:
+        report(f"{vm.name}: its gateway {through.name} was started")
+    try:
+        return _start_alone(places, vm, site, request, report)
+    except BaseException:
+        if not before.vm_was_running:
+            stop_unused(places, through, site.wish, report)
+        raise
+
+
+def _start_alone(places: Places, vm: Vm, site: Site, request: Request, report: Report) -> Started:
     with holding(places, vm.name, report), interruptible():
         _end_half_started(places, vm)
         try:
-            return _start(places, vm, recipes, request, report)
+            return _start(places, vm, site, request, report)
         except DisplayGone:
             # Whoever looked at the VM's display last was killed, and the display with him.
             if not facts.ask_vm(places, vm.name).running:
                 raise
-            return _start(places, vm, recipes, request, report)
+            return _start(places, vm, site, request, report)
 
 
-def _start(places: Places, vm: Vm, recipes: dict[str, Recipe], request: Request, report: Report) -> Started:
+def stop_unused(places: Places, through: Vm, wish: Wish, report: Report) -> bool:
+    """Stop the gateway ``through`` if okubsd made it by itself and no VM behind it runs; return whether it did."""
+    if through not in gateway.known_gateways(wish):
+        return False
+    with locks.locked(places.state / "gateways.lock", lambda: None):
+        if gateway.clients_that_run(places, through, wish):
+            return False
+        return stop(places, through, report)
+
+
+def _start(places: Places, vm: Vm, site: Site, request: Request, report: Report) -> Started:
     """Decide and perform one start, or undo it."""
-    plan, host, state = decide(places, vm, recipes, request)
+    plan, host, state = decide(places, vm, site, request)
     if not state.running:
         _tell_backend(vm, host, state, report)
-    run = Run(places, recipes, report)
+    run = Run(places, site.recipes, report)
     if state.qemu_pid is not None:
         run.slots[Slot.QEMU_PID] = str(state.qemu_pid)
     if state.display is not None:

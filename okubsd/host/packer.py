@@ -14,8 +14,11 @@ import msgspec
 from okubsd.errors import Problem
 from okubsd.images import tree
 from okubsd.images.commands import EPOCH
-from okubsd.images.initrd import module_name, needed_modules, render_initrd
+from okubsd.images.initrd import module_name, needed_modules, render_initrd, render_network, with_dependencies
 from okubsd.model import Kind, Recipe
+
+# The modules of a gateway, beside the initramfs of every guest.
+NETWORK = "network"
 
 _TYPES = {tarfile.DIRTYPE: stat.S_IFDIR, tarfile.SYMTYPE: stat.S_IFLNK}
 
@@ -108,7 +111,7 @@ def pack_tree(source: Path, recipe: Recipe, directory: Path, base: tree.Index, d
 
 
 def pack_boot(source: Path, recipe: Recipe, directory: Path, made: Path) -> None:
-    """Write ``vmlinuz`` and ``initrd`` of a boot recipe into the directory ``made``."""
+    """Write ``vmlinuz``, ``initrd`` and ``network`` of a boot recipe into the directory ``made``."""
     with tarfile.open(source) as archive:
         members = {member.name.removeprefix("./"): member for member in archive}
 
@@ -125,12 +128,22 @@ def pack_boot(source: Path, recipe: Recipe, directory: Path, made: Path) -> None
         below = [path for path in members if f"/modules/{release}/" in path]
         builtin = next((path for path in below if path.endswith("/modules.builtin")), None)
         files = [path for path in below if module_name(path) and ".ko" in path]
-        needed = needed_modules(recipe.modules, files, read(builtin).decode() if builtin else "")
+        built_in = read(builtin).decode() if builtin else ""
+        needed = needed_modules(recipe.modules, files, built_in)
+        by_name = {module_name(path): path for path in files}
+        names = with_dependencies(recipe.network_modules, lambda name: read(by_name[name]) if name in by_name else b"")
+        here = {name for name, _ in needed}
+        network = [pair for pair in needed_modules(names, files, built_in) if pair[0] not in here]
         initrd = render_initrd(
-            (directory / "init").read_bytes(), read(busybox), {name: read(path) for name, path in needed}, release
+            (directory / "init").read_bytes(),
+            read(busybox),
+            {name: read(path) for name, path in needed},
+            release,
+            (name for name, _ in network),
         )
         (made / "vmlinuz").write_bytes(read(kernels[-1]))
         (made / "initrd").write_bytes(initrd)
+        (made / NETWORK).write_bytes(render_network({name: read(path) for name, path in network}, release))
 
 
 def read_index(path: Path) -> tree.Index:

@@ -19,14 +19,16 @@ import msgspec
 from okubsd.config.names import quoted
 from okubsd.display.server import display_socket
 from okubsd.errors import DisplayGone, Problem, TimedOut, Unreachable
+from okubsd.guest.cpio import Entry
 from okubsd.guest.identity import render_identity
 from okubsd.guest.ssh import render_ssh_config
-from okubsd.host import builder, door, facts, keys, running, store, vmd, window
+from okubsd.host import builder, door, facts, keys, running, store, tunnels, vmd, window
 from okubsd.host.monitor import monitor
 from okubsd.host.places import Places
 from okubsd.host.sockets import listener_pid
 from okubsd.model import Argv, Recipe
 from okubsd.plan import steps
+from okubsd.plan.gateway import CLIENTS, gateway_entries
 from okubsd.plan.steps import Phase, Plan, Slot, Step
 
 # What a guest's console may say to be taken for ready (images/base/files/usr/lib/okubsd/init).
@@ -170,8 +172,29 @@ def _(step: steps.MakeHome, run: Run) -> None:
 def _(step: steps.WriteInitrd, run: Run) -> None:
     _leave_nothing(step.run)
     cookie = keys.make_cookie(step.run)
-    identity = render_identity(step.vm, step.lease, keys.read_secrets(step.keys, cookie))
-    door.write(step.run / "initrd", identity + step.boot.read_bytes(), lasting=False)
+    secrets = keys.read_secrets(step.keys, cookie)
+    identity = render_identity(step.vm, step.lease, secrets, gateway=_passing_entries(step))
+    archives = b"".join(path.read_bytes() for path in step.boot)
+    door.write(step.run / "initrd", identity + archives, lasting=False)
+    if step.passing is not None:
+        door.write(step.run / CLIENTS, msgspec.json.encode(step.passing.clients), lasting=False)
+
+
+def _passing_entries(step: steps.WriteInitrd) -> tuple[Entry, ...]:
+    """Return what a gateway is told of the VMs behind it; its tunnel's keys go from the file to the guest only."""
+    passing = step.passing
+    if passing is None:
+        return ()
+    tunnel = tunnels.read_tunnel(Path(step.vm.tunnel)) if step.vm.tunnel else None
+    return gateway_entries(
+        passing.vms,
+        passing.clients,
+        tunnel,
+        passing.proxy,
+        uplink=passing.uplink,
+        resolver=passing.resolver,
+        now=time.time(),
+    )
 
 
 def _leave_nothing(run: Path) -> None:
@@ -209,12 +232,29 @@ def _(step: steps.StartUplink, run: Run) -> None:
         if time.monotonic() > end:
             raise TimedOut("QEMU got no network namespace within 10 seconds")
         time.sleep(0.002)
+    if step.rules:
+        # Before there is a way out.
+        done = door.run(run.fill(step.rules_argv), data=step.rules.encode(), timeout=10)
+        if done.code != 0:
+            raise Problem(f"the rules of the VM's network were not taken: {door.reason(done)}")
     if step.argv:
         door.spawn(run.fill(step.argv), step.log, keep_fds=(run.exit_end,))
         _wait_for_uplink(step, run)
     done = door.run(run.fill(step.batch_argv), data=step.batch.encode(), timeout=10)
     if done.code != 0:
         raise Problem(f"the VM's network namespace cannot be set up: {door.reason(done)}")
+    if step.names and step.names_file is not None:
+        door.write(step.names_file, step.names.encode(), lasting=False)
+        door.spawn(run.fill(step.names_argv), step.log.with_name("names.log"), stdin=run.exit_end)
+
+
+# Reads until the VM, which holds the other end, is gone; then becomes the command.
+_WHEN_IT_ENDS = ("sh", "-c", 'cat >/dev/null; exec "$@"', "okubsd-watch")
+
+
+@perform_step.register
+def _(step: steps.WatchClient, run: Run) -> None:
+    door.spawn((*_WHEN_IT_ENDS, *step.argv), step.log, stdin=run.exit_end)
 
 
 def _wait_for_uplink(step: steps.StartUplink, run: Run) -> None:

@@ -27,7 +27,7 @@ _SLOT = 1024
 # otherwise clears the screen, on a serial line with escape codes.
 _KERNEL = (
     "vga=current console=ttyS0,115200 quiet loglevel=3 acpi=off reboot=t panic=1 no_timer_check "
-    "cryptomgr.notests lsm=lockdown,yama,landlock audit=0 8250.nr_uarts=1 "
+    "cryptomgr.notests lsm=lockdown,yama,landlock audit=0 ipv6.disable=1 8250.nr_uarts=1 "
     "drive_base=/dev/vdb drive_app=/dev/vdc drive_home=/dev/vdd"
 )
 
@@ -42,7 +42,7 @@ def render_config(tsc_khz: int | None = None) -> bytes:
     runs at a half or a fifth of the time.  None leaves the kernel to find out.
     """
     clock = f" tsc=reliable tsc_early_khz={tsc_khz}" if tsc_khz else ""
-    lines = ("PROMPT 0", "NOESCAPE 1", "DEFAULT l", "LABEL l", " LINUX vmlinuz", " INITRD initrd")
+    lines = ("PROMPT 0", "NOESCAPE 1", "DEFAULT l", "LABEL l", " LINUX vmlinuz", " INITRD initrd,network")
     text = _MARK + "".join(f"{line}\n" for line in (*lines, f" APPEND {_KERNEL}{clock}")).encode()
     assert len(text) <= _SLOT
     return text.ljust(_SLOT, b"\n")

@@ -7,7 +7,7 @@ tap shut that lost its rdomain; `block on ! rdomain N` would parse and never mat
 
 from __future__ import annotations
 
-from okubsd.model import Network
+from okubsd.model import Network, Way
 
 GROUP = "okubsd"
 ANCHOR = "okubsd"
@@ -34,7 +34,7 @@ def render_anchor(name: str, number: int, network: Network, resolver: str) -> st
 
     $G, the guest's address, is defined when it is loaded (pfctl -D G=ADDRESS); ``resolver`` is where its DNS goes.
     """
-    inner = _nat_rules(name, resolver) if network is Network.NAT else ()
+    inner = _nat_rules(name, resolver) if network.way is Way.NAT else ()
     ssh = f'pass out quick inet proto tcp from (tap{number}) to $G port 22 label "{ANCHOR}:{name}:ssh"'
     lines = [
         f'# okubsd: the network "{network}" of the VM "{name}"; okubsd-helper defines G, the guest\'s address.',
@@ -45,7 +45,7 @@ def render_anchor(name: str, number: int, network: Network, resolver: str) -> st
         "\tblock drop quick",
         "}",
     ]
-    if network is Network.NAT:
+    if network.way is Way.NAT:
         out = f"pass out quick on egress inet from $G received-on tap{number} nat-to (egress)"
         lines.append(f'{out} label "{ANCHOR}:{name}:out"')
     return "".join(f"{line}\n" for line in lines)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from okubsd.errors import BadDescription
-from okubsd.model import Backend, HostWish, Network, Recipe, Vm, Wish
+from okubsd.model import Backend, HostWish, Recipe, Vm, Way, Wish
 from okubsd.netif.hostname import loopback_file, tap_file
 from okubsd.netif.numbers import give_numbers, render_numbers
 from okubsd.pf.render import GROUP, render_anchor, render_main
@@ -119,7 +119,7 @@ def _files_of_host(host: HostWish, vms: tuple[CompiledVm, ...], recipes: Mapping
     yield HostFile(path="etc/pf.conf", text=f'include "/{PF_CONF}"\n', how=How.BEFORE_RULES, mode=0o600)
     yield HostFile(path="etc/doas.conf", text=doas_line(host.group), how=How.BLOCK, mode=0o600)
     yield HostFile(path="etc/rc.conf.local", text="pkg_scripts=okubsd\nvmd_flags=\n", how=How.RCCTL)
-    if any(vm.vm.network is Network.NAT for vm in vms):
+    if any(vm.vm.network.way is Way.NAT for vm in vms):
         yield HostFile(path="etc/sysctl.conf", text=_FORWARDING, how=How.BLOCK)
 
 

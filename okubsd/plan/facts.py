@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from okubsd.model import Accelerator, Image, Network
+from okubsd.model import Accelerator, Argv, Image, Network, Way
 from okubsd.vmd.control import VmStatus
 from okubsd.vmd.helper import Record
 
@@ -51,7 +51,8 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     ``vmd`` says whether the host has one, ``seccomp`` whether QEMU can filter its system calls, ``usable_memory``
     how many bytes there are for programs (0: not known), ``taken_memory`` how many of them the VMs of vmd that run
     may take.
-    ``missing`` maps a program that is not there to the command that installs it.
+    ``missing`` maps a program that is not there to the command that installs it, ``now`` is seconds since the epoch,
+    ``okubsd`` how we are called again, and ``names_program`` what keeps the addresses of names.
     """
 
     root: bool
@@ -67,7 +68,10 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     usable_memory: int = 0
     taken_memory: int = 0
     missing: dict[str, str] = {}
+    now: float = 0.0
+    okubsd: Argv = ("okubsd",)
+    names_program: Path = Path("names")
 
     def weakness(self, network: Network) -> str:
         """Return "" where a VM of ``network`` has a network namespace as its wall, otherwise why not."""
-        return self.wall or (self.uplink if network is Network.NAT else "")
+        return self.wall or (self.uplink if network.way is Way.NAT else "")

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from okubsd.config.description import GATEWAY_SUFFIX
+from okubsd.config.flow import is_name
 from okubsd.config.names import did_you_mean, quoted
 from okubsd.display.server import server_argv
 from okubsd.errors import HostLacks, Unknown
 from okubsd.guest.identity import Lease
 from okubsd.guest.ssh import connect_argv, disconnect_argv, show_app_argv, uptime_argv
 from okubsd.images.commands import make_home_argv
-from okubsd.model import Backend, Network, Recipe, Request, Vm
+from okubsd.model import Argv, Backend, Recipe, Request, Vm, Way
 from okubsd.netif.hostname import guest_of_qemu, in_rdomain
 from okubsd.network import user
+from okubsd.nft.render import named_sets, render_names, render_namespace
 from okubsd.plan.backend import choose_backend, refuse_without_memory
 from okubsd.plan.facts import HostFacts, VmFacts
+from okubsd.plan.gateway import Clients, Links, client_link, client_wire, gateway_wires, need_link
 from okubsd.plan.images import images_of, stale_images
 from okubsd.plan.start_vmd import boot_on_vmd
 from okubsd.plan.steps import (
@@ -27,6 +31,7 @@ from okubsd.plan.steps import (
     MakeHome,
     MakeKeys,
     OpenNetwork,
+    Passing,
     Phase,
     Plan,
     ShowApp,
@@ -38,22 +43,30 @@ from okubsd.plan.steps import (
     VerifyImages,
     WaitDisplay,
     WaitReady,
+    WatchClient,
     WriteInitrd,
     WriteSshConfig,
 )
-from okubsd.qemu.argv import QEMU, Machine, render_argv
+from okubsd.qemu.argv import QEMU, Machine, Wire, render_argv
 from okubsd.vmd.helper import Verb, helper_argv
 
 # Past this a console log does not grow, whatever the guest prints; a home drive may.
 _LARGEST_LOG = 64 << 20
 
 
+NO_LINKS = Links()
+
+
 def choose_app(vm: Vm, recipe: Recipe, asked: str) -> str:
-    """Return the app that ``start`` shows: the one asked for, or the VM's first.
+    """Return the app that ``start`` shows: the one asked for, or the VM's first; "" of a gateway, which has none.
 
     Raises Unknown where the VM may not run it.
     """
     allowed = vm.apps or tuple(recipe.apps)
+    if not allowed and not asked:
+        return ""
+    if not allowed:
+        raise Unknown(f"VM '{vm.name}' is a gateway and shows nothing", f"okubsd start {vm.name}")
     app = asked or allowed[0]
     if app not in allowed:
         hint = did_you_mean(app, allowed)
@@ -61,13 +74,21 @@ def choose_app(vm: Vm, recipe: Recipe, asked: str) -> str:
     return app
 
 
-def plan_start(vm: Vm, recipes: Mapping[str, Recipe], host: HostFacts, state: VmFacts, request: Request) -> Plan:
+def plan_start(
+    vm: Vm,
+    recipes: Mapping[str, Recipe],
+    host: HostFacts,
+    state: VmFacts,
+    request: Request,
+    links: Links = NO_LINKS,
+) -> Plan:
     """Return the steps from ``state`` to a running VM with the app's window; () where nothing is to be done.
 
+    ``links`` are those to its gateway, which runs, or of a gateway to its clients.
     Raises Unknown for an app the VM has not, HostLacks where there is no display to show it on.
     """
     app = choose_app(vm, recipes[vm.image], request.app)
-    windowed = not request.windowless
+    windowed = not request.windowless and app != ""
     if windowed and state.display is None and not host.display and not request.headless:
         raise HostLacks(
             "there is no X display: DISPLAY is not set",
@@ -87,7 +108,7 @@ def plan_start(vm: Vm, recipes: Mapping[str, Recipe], host: HostFacts, state: Vm
         refuse_without_memory(vm, host.usable_memory, host.taken_memory)
         steps, waits = boot_on_vmd(vm, recipes, host, state, state.record)
     elif not state.running:
-        steps = _boot(vm, recipes, host, state)
+        steps = _boot(vm, recipes, host, state, links)
         address = Slot.GUEST.value if number is not None else ""
         waits = [
             WaitReady(console_log=state.directory / "console.log", timeout=vm.boot_timeout),
@@ -120,7 +141,7 @@ def _check_programs(host: HostFacts, needed: tuple[str, ...]) -> None:
             raise HostLacks(f"the program '{program}' is not on this host", host.missing[program])
 
 
-def _boot(vm: Vm, recipes: Mapping[str, Recipe], host: HostFacts, state: VmFacts) -> list[Step]:
+def _boot(vm: Vm, recipes: Mapping[str, Recipe], host: HostFacts, state: VmFacts, links: Links) -> list[Step]:
     """Return the steps that end with QEMU started."""
     names = images_of(vm, recipes)
     stale = stale_images(names, recipes, host.images)
@@ -134,14 +155,19 @@ def _boot(vm: Vm, recipes: Mapping[str, Recipe], host: HostFacts, state: VmFacts
         steps.append(MakeHome(path=home, size=vm.home, argv=make_home_argv(made)))
     prepared = state.record if host.vmd else None
     confined = prepared is None and not host.weakness(vm.network)
+    if not prepared:
+        refuse_unruled(vm, host, confined=confined)
     boot, base, app = (host.image_files / name / "current" for name in names)
+    recipe = recipes[vm.image]
+    lease = _lease_on_tap(vm, prepared.number) if prepared else _lease(vm, links, confined=confined)
     steps.append(
         WriteInitrd(
             vm=vm,
-            lease=_lease_on_tap(vm, prepared.number) if prepared else user.lease_for(vm.network, confined=confined),
+            lease=lease,
             keys=state.directory,
             run=state.run,
-            boot=boot / "initrd",
+            boot=(boot / "initrd", *((boot / "network",) if recipe.gateway else ())),
+            passing=_passing(vm, recipe, links, lease) if recipe.gateway else None,
         )
     )
     machine = Machine(
@@ -155,6 +181,7 @@ def _boot(vm: Vm, recipes: Mapping[str, Recipe], host: HostFacts, state: VmFacts
         accelerator=host.accelerator.name,
         sandbox=host.seccomp,
         netdev=user.tap_option(prepared.number) if prepared else user.netdev_option(vm.network),
+        wires=_wires(vm, state, links),
     )
     argv = render_argv(vm, machine)
     if confined:
@@ -166,28 +193,101 @@ def _boot(vm: Vm, recipes: Mapping[str, Recipe], host: HostFacts, state: VmFacts
         StartQemu(argv=argv, log=state.directory / "qemu.log", life=state.run / "qemu.life", largest_file=largest)
     )
     if confined:
-        steps.append(_uplink(vm, host, state.directory))
+        steps.append(_uplink(vm, host, state))
+    if links.through is not None and links.through.gateway.name.endswith(GATEWAY_SUFFIX):
+        watch = (*host.okubsd, "stop", "--unused", links.through.gateway.name)
+        steps.append(WatchClient(argv=watch, log=state.directory / "watch.log"))
     if prepared:
         steps.append(OpenNetwork(name=vm.name, argv=helper_argv(Verb.OPEN, vm.name, root=host.root)))
     return steps
 
 
+def refuse_unruled(vm: Vm, host: HostFacts, *, confined: bool) -> None:
+    """Raise HostLacks where a VM has rules of its own and nothing here that could hold them."""
+    if vm.network.way is not Way.NAT or not is_ruled(vm):
+        return
+    if not confined:
+        raise HostLacks(f"VM '{vm.name}' has rules, and nothing here could hold them: {host.weakness(vm.network)}")
+    names = any(is_name(flow) for flow in vm.flows)
+    for program in ("nft", *(("drill",) if names else ())):
+        if program in host.missing:
+            raise HostLacks(f"VM '{vm.name}' has rules, and they need the program '{program}'", host.missing[program])
+
+
+def is_ruled(vm: Vm) -> bool:
+    """Return whether a VM has more than what its network does by itself."""
+    return bool(vm.flows or vm.bandwidth.down or vm.bandwidth.up or vm.network.resolver)
+
+
+def _lease(vm: Vm, links: Links, *, confined: bool) -> Lease:
+    if links.through is None:
+        lease = user.lease_for(vm.network, confined=confined)
+        # A gateway makes its own way to the ends of its tunnel, and has no other.
+        return Lease(address=lease.address) if vm.tunnel else lease
+    number = need_link(vm, links.through.gateway, links.through.clients)
+    link = client_link(number, links.through.clients.mtu if links.through.clients else 1500)
+    return user.lease_for(vm.network, confined=confined, link=link)
+
+
+def _passing(vm: Vm, recipe: Recipe, links: Links, lease: Lease) -> Passing:
+    uplink = lease.link.gateway if lease.link else user.GATEWAY
+    resolver = vm.network.resolver or lease.resolver or user.UPLINK_RESOLVER
+    return Passing(
+        vms=links.passed,
+        clients=links.clients or Clients(names=()),
+        uplink=uplink,
+        resolver=resolver,
+        proxy=recipe.proxy,
+    )
+
+
+def _wires(vm: Vm, state: VmFacts, links: Links) -> tuple[Wire, ...]:
+    """Return the private links of ``vm``: the one to its gateway first, then those to its clients."""
+    own = (client_wire(vm.name, state.run, links.through.run),) if links.through else ()
+    return (*own, *(gateway_wires(links.clients, state.run) if links.clients else ()))
+
+
 def _lease_on_tap(vm: Vm, number: int) -> Lease:
     """Return the guest's addresses on a prepared tap, where nobody answers DHCP; pf sends its DNS to the resolver."""
     there, here = guest_of_qemu(number)
-    nat = vm.network is Network.NAT
-    return Lease(address=f"{here}/31", gateway=there if nat else "", resolver=there if nat else "")
+    out = vm.network.way not in (Way.NONE, Way.GATEWAY)
+    return Lease(address=f"{here}/31", gateway=there if out else "", resolver=there if out else "")
 
 
-def _uplink(vm: Vm, host: HostFacts, directory: Path) -> StartUplink:
-    open_to_nat = vm.network == "nat"
+def _uplink(vm: Vm, host: HostFacts, state: VmFacts) -> StartUplink:
+    open_to_nat = vm.network.way is Way.NAT
+    ruled = open_to_nat and is_ruled(vm)
     addresses = host.addresses if open_to_nat else ()
+
+    def inside(*argv: str) -> Argv:
+        return user.enter_argv(Slot.QEMU_PID, argv, root=host.root)
+
+    rules, names = namespace_rules(vm, host) if ruled else ("", "")
+    names_file = state.run / "names"
     return StartUplink(
-        batch_argv=user.enter_argv(Slot.QEMU_PID, ("ip", "-batch", "-"), root=host.root),
-        batch=user.namespace_batch(vm.network, addresses),
+        batch_argv=inside("ip", "-batch", "-"),
+        batch=user.namespace_batch(vm.network, addresses, ruled=ruled),
         argv=user.uplink_argv(Slot.QEMU_PID, Slot.EXIT_FD) if open_to_nat else (),
-        log=directory / "uplink.log",
+        log=state.directory / "uplink.log",
+        rules_argv=inside("nft", "-f", "-") if ruled else (),
+        rules=rules,
+        names_argv=inside("sh", str(host.names_program), str(names_file), "nft", "tied") if names else (),
+        names=names,
+        names_file=names_file,
     )
+
+
+def namespace_rules(vm: Vm, host: HostFacts) -> tuple[str, str]:
+    """Return the rules of ``vm`` for its network namespace, and the host names in them for the program `names`."""
+    rules = render_namespace(
+        vm.flows,
+        vm.bandwidth,
+        host=host.addresses,
+        asked=user.UPLINK_RESOLVER,
+        resolver=vm.network.resolver,
+        now=host.now,
+    )
+    return rules, render_names(named_sets(vm.flows))
 
 
 def _show(

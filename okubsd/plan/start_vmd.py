@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from okubsd.guest.identity import Lease
 from okubsd.guest.ssh import probe_argv
-from okubsd.model import Network, Recipe, Vm
+from okubsd.model import Recipe, Vm, Way
 from okubsd.netif.hostname import in_rdomain
 from okubsd.plan.facts import HostFacts, VmFacts
 from okubsd.plan.images import images_of
@@ -33,7 +33,7 @@ def boot_on_vmd(
     steps: list[Step] = [VerifyImages(names=images_of(vm, recipes), of_system=True, phase=Phase.IMAGES)]
     if not state.has_keys:
         steps.append(MakeKeys(directory=state.directory, alias=vm.name))
-    gateway = "dhcp" if vm.network is Network.NAT else ""
+    gateway = "dhcp" if vm.network.way is Way.NAT else ""
     steps += [
         Prepare(
             vm=vm,

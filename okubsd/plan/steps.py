@@ -9,7 +9,8 @@ from pathlib import Path
 import msgspec
 
 from okubsd.guest.identity import Lease
-from okubsd.model import Argv, Vm
+from okubsd.model import Argv, Proxy, Vm
+from okubsd.plan.gateway import Clients
 
 
 class Phase(enum.StrEnum):
@@ -83,17 +84,33 @@ class MakeHome(Step, frozen=True, kw_only=True):
         return f"truncate -s {self.size} {shlex.quote(str(self.path))} && {shlex.join(self.argv)}"
 
 
+class Passing(msgspec.Struct, frozen=True, kw_only=True):
+    """What a gateway is told at its start: the VMs that go through it, its links, and its own next hop."""
+
+    vms: tuple[Vm, ...]
+    clients: Clients
+    uplink: str
+    resolver: str
+    proxy: Proxy | None = None
+
+
 class WriteInitrd(Step, frozen=True, kw_only=True):
-    """Write the initramfs of one boot: the identity of ``vm``, then the boot image's own."""
+    """Write the initramfs of one boot: the identity of ``vm``, then the archives of the boot image.
+
+    A gateway's identity says what it is ``passing`` on.
+    """
 
     vm: Vm
     lease: Lease
     keys: Path
     run: Path
-    boot: Path
+    boot: tuple[Path, ...]
+    passing: Passing | None = None
 
     def show(self) -> str:
-        return f"# write {self.run / 'initrd'}: identity of {self.vm.name}, then {self.boot}"
+        archives = " and ".join(map(str, self.boot))
+        clients = f", gateway of {', '.join(self.passing.clients.names) or 'nobody'}" if self.passing else ""
+        return f"# write {self.run / 'initrd'}: identity of {self.vm.name}{clients}, then {archives}"
 
 
 class StartQemu(Step, frozen=True, kw_only=True):
@@ -113,17 +130,38 @@ class StartQemu(Step, frozen=True, kw_only=True):
 
 
 class StartUplink(Step, frozen=True, kw_only=True):
-    """Join the VM's namespace to the host's network: ``batch`` for ip(8) first, then the uplink."""
+    """Join the VM's namespace to the host's network: the rules, the uplink, then ``batch`` for ip(8).
+
+    ``rules`` are for nft(8) by ``rules_argv``, and ``names`` for the program that keeps their sets, which ends with
+    the VM; "" where the VM has none.
+    """
 
     batch_argv: Argv
     batch: str
     argv: Argv
     log: Path
+    rules_argv: Argv = ()
+    rules: str = ""
+    names_argv: Argv = ()
+    names: str = ""
+    names_file: Path | None = None
 
     def show(self) -> str:
         lines = self.batch.strip().replace("\n", "; ")
-        uplink = f"\n{shlex.join(self.argv)} &" if self.argv else ""
-        return f"{shlex.join(self.batch_argv)}  # {lines}{uplink}"
+        rules = f"{shlex.join(self.rules_argv)}  # the rules of the VM\n" if self.rules else ""
+        uplink = f"{shlex.join(self.argv)} &\n" if self.argv else ""
+        names = f"\n{shlex.join(self.names_argv)} &" if self.names else ""
+        return f"{rules}{uplink}{shlex.join(self.batch_argv)}  # {lines}{names}"
+
+
+class WatchClient(Step, frozen=True, kw_only=True):
+    """Have ``argv`` run when the VM ends: its gateway, which okubsd made, ends with the last VM behind it."""
+
+    argv: Argv
+    log: Path
+
+    def show(self) -> str:
+        return f"# when the VM ends: {shlex.join(self.argv)}"
 
 
 class StartDisplay(Step, frozen=True, kw_only=True):

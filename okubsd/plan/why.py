@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from okubsd.model import Network
+from okubsd.model import Way
 from okubsd.pf.evaluate import Packet, Verdict, evaluate
 from okubsd.pf.render import ANCHOR, GROUP
 from okubsd.pf.rules import Rule, Ruleset
@@ -52,7 +52,7 @@ def explain(vm: CompiledVm, state: PfState, packet: Packet) -> Why:
     target = first.rdr_to or packet.target
     if any(target == text.partition("/")[0] for texts in state.addresses.values() for text in texts):
         return Why(leaves=True, sentence=f"{vm.vm.name}: reaches the host itself", hops=tuple(hops))
-    if first.rtable is None and vm.vm.network is Network.NONE:
+    if first.rtable is None and vm.vm.network.way is Way.NONE:
         return Why(leaves=False, sentence=f"{vm.vm.name}: its routing table has no way out", hops=tuple(hops))
     out = msgspec.structs.replace(
         packet,

@@ -20,14 +20,27 @@ _FIRMWARE = "qboot.rom"
 # reboot=t: a triple fault is the one way to end that every hypervisor sees.
 # panic=1: a guest that panics ends instead of hanging.
 # lsm, audit: no guest has a policy for the other security modules, or a daemon to log to.
+# ipv6: no network of ours carries it, so nothing waits for it, and nothing leaves by it.
 # nr_uarts: there is one serial line, and looking for more takes time.
 _KERNEL = (
     "console=ttyS0 quiet loglevel=3 reboot=t panic=1 tsc=reliable no_timer_check cryptomgr.notests "
-    "lsm=lockdown,yama,landlock audit=0 8250.nr_uarts=1"
+    "lsm=lockdown,yama,landlock audit=0 ipv6.disable=1 8250.nr_uarts=1"
 )
 
 
 _SANDBOX = ("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
+
+
+class Wire(msgspec.Struct, frozen=True, kw_only=True):
+    """One end of a private link between two QEMUs: datagrams between two unix sockets, without any host's network.
+
+    ``here`` is bound by this QEMU and ``there`` by the other; neither has to be there first, and either may come
+    back.  ``mac`` is the guest's address on it.
+    """
+
+    here: Path
+    there: Path
+    mac: str
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +60,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     accelerator: str
     netdev: str
     sandbox: bool = True
+    wires: tuple[Wire, ...] = ()
 
 
 def render_argv(vm: Vm, machine: Machine) -> Argv:
@@ -68,6 +82,7 @@ def render_argv(vm: Vm, machine: Machine) -> Argv:
         *(_drive("home", machine.home, read_only=False) if machine.home else ()),
         *("-netdev", machine.netdev),
         *("-device", "virtio-net-pci,netdev=net0,romfile="),
+        *(word for number, wire in enumerate(machine.wires, 1) for word in _wire(wire, f"link{number}")),
         *("-device", "virtio-rng-pci"),
         *("-chardev", _console(machine)),
         *("-serial", "chardev:console"),
@@ -94,6 +109,11 @@ def _drive(name: str, path: Path, *, read_only: bool) -> Argv:
     mode = "readonly=on" if read_only else "discard=unmap"
     drive = f"if=none,id={name},format=raw,{mode},file={_comma(path)}"
     return ("-drive", drive, "-device", f"virtio-blk-pci,drive={name}")
+
+
+def _wire(wire: Wire, name: str) -> Argv:
+    ends = f"local.type=unix,local.path={_comma(wire.here)},remote.type=unix,remote.path={_comma(wire.there)}"
+    return ("-netdev", f"dgram,id={name},{ends}", "-device", f"virtio-net-pci,netdev={name},mac={wire.mac},romfile=")
 
 
 def _console(machine: Machine) -> str:

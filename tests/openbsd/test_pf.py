@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from okubsd.model import Network
+from okubsd.model import NAT, NONE, Network
 from okubsd.pf.evaluate import Packet, Verdict, evaluate
 from okubsd.pf.grammar import parse_pf
 from okubsd.pf.render import REFUSED, render_anchor, render_main
@@ -36,7 +36,7 @@ def rules(text: str, **macros: str) -> Ruleset:
 def anchors(network: Network) -> dict[str, Ruleset]:
     return {
         "okubsd/work": rules(render_anchor("work", 101, network, "9.9.9.9"), G=GUEST),
-        "okubsd/mail": rules(render_anchor("mail", 102, Network.NAT, "9.9.9.9"), G=OTHER),
+        "okubsd/mail": rules(render_anchor("mail", 102, NAT, "9.9.9.9"), G=OTHER),
     }
 
 
@@ -66,22 +66,22 @@ def leaves(network: Network, found: Packet) -> bool:
 
 
 def test_the_internet_is_reached_on_nat_only() -> None:
-    assert leaves(Network.NAT, packet("198.51.100.1"))
-    assert leaves(Network.NAT, packet("198.51.100.1", protocol="udp"))
-    assert leaves(Network.NAT, packet("198.51.100.1", protocol="icmp", target_port=0))
-    assert not leaves(Network.NONE, packet("198.51.100.1"))
+    assert leaves(NAT, packet("198.51.100.1"))
+    assert leaves(NAT, packet("198.51.100.1", protocol="udp"))
+    assert leaves(NAT, packet("198.51.100.1", protocol="icmp", target_port=0))
+    assert not leaves(NONE, packet("198.51.100.1"))
 
 
 def test_what_leaves_has_the_hosts_address() -> None:
     out = packet("198.51.100.1", direction="out", interface="em0", groups=("egress",), rdomain=0,
                  received_on=("tap101", "tap", "okubsd"))  # fmt: skip
-    assert decide(Network.NAT, out).nat
+    assert decide(NAT, out).nat
 
 
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
 def test_every_name_is_asked_of_the_resolver(protocol: str) -> None:
     for target in ("198.51.100.1", "100.64.1.2", "192.168.1.1"):
-        verdict = decide(Network.NAT, packet(target, protocol=protocol, target_port=53))
+        verdict = decide(NAT, packet(target, protocol=protocol, target_port=53))
         assert verdict.passes and verdict.rdr_to == "9.9.9.9" and verdict.rtable == 0
 
 
@@ -106,20 +106,20 @@ FORBIDDEN = {
 
 
 @pytest.mark.parametrize("what", FORBIDDEN)
-@pytest.mark.parametrize("network", list(Network))
+@pytest.mark.parametrize("network", [NONE, NAT])
 def test_it_does_not_get_there(what: str, network: Network) -> None:
     assert not decide(network, FORBIDDEN[what]).passes
 
 
 def test_a_tap_that_lost_its_rdomain_does_not_reach_the_host_either() -> None:
     for target in ("192.0.2.10", "127.0.0.1", "100.64.1.2"):
-        assert not decide(Network.NAT, packet(target, rdomain=0)).passes
+        assert not decide(NAT, packet(target, rdomain=0)).passes
 
 
 def test_the_host_reaches_the_guests_ssh_and_nothing_else() -> None:
     def to_guest(port: int, source: str = "100.64.1.2", protocol: str = "tcp") -> bool:
         found = packet(GUEST, direction="out", source=source, target_port=port, protocol=protocol)
-        return decide(Network.NONE, found).passes and decide(Network.NAT, found).passes
+        return decide(NONE, found).passes and decide(NAT, found).passes
 
     assert to_guest(22)
     assert not to_guest(80) and not to_guest(22, protocol="udp") and not to_guest(22, source="192.0.2.10")
@@ -140,15 +140,15 @@ def test_without_its_anchor_nothing_passes(loaded: dict[str, Ruleset], target: s
 
 def test_the_hosts_own_traffic_is_left_alone() -> None:
     own = packet("198.51.100.1", direction="out", interface="em0", groups=("egress",), rdomain=0, source="192.0.2.10")
-    assert decide(Network.NAT, own).passes
+    assert decide(NAT, own).passes
 
 
 def test_a_fresh_hosts_pf_conf_with_our_block_lets_a_guest_out_and_nothing_else() -> None:
     from okubsd.config.marked import with_block
 
     text = with_block((CHECKOUT / "etc/openbsd/pf.conf").read_text(), render_main(), before_rules=True)
-    assert decide(Network.NAT, packet("198.51.100.1"), text).passes
-    assert not decide(Network.NAT, packet("192.168.1.1"), text).passes
+    assert decide(NAT, packet("198.51.100.1"), text).passes
+    assert not decide(NAT, packet("192.168.1.1"), text).passes
 
 
 ANY_ADDRESS = st.one_of(
@@ -160,7 +160,7 @@ ANY_ADDRESS = st.one_of(
 
 @given(
     source=ANY_ADDRESS, target=ANY_ADDRESS, protocol=st.sampled_from(["tcp", "udp", "icmp", "esp"]),
-    port=st.integers(0, 65535), network=st.sampled_from(list(Network)), rdomain=st.sampled_from([0, 101, 102, 255]),
+    port=st.integers(0, 65535), network=st.sampled_from([NONE, NAT]), rdomain=st.sampled_from([0, 101, 102, 255]),
 )  # fmt: skip
 @settings(max_examples=400, deadline=None)
 def test_no_packet_of_a_guest_gets_anywhere_else(
@@ -173,7 +173,7 @@ def test_no_packet_of_a_guest_gets_anywhere_else(
     if not verdict.passes:
         return
     # What passes comes from the guest's own address, in its own rdomain, on a network that has a way out...
-    assert (source, rdomain, network) == (GUEST, 101, Network.NAT)
+    assert (source, rdomain, network) == (GUEST, 101, NAT)
     assert verdict.rtable == 0
     to = ipaddress.ip_address(verdict.rdr_to or target)
     # ...and goes to the resolver, or to a public address that is nobody's here.

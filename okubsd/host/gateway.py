@@ -1,0 +1,127 @@
+"""The gateways of VMs on this host: what they were started with, whether they live, and when nobody needs them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from okubsd.errors import Problem
+from okubsd.host import door, tunnels, vmd
+from okubsd.host.places import Places
+from okubsd.host.running import live_qemu
+from okubsd.model import Recipe, Vm, Wish
+from okubsd.plan.gateway import (
+    CLIENTS,
+    Clients,
+    Links,
+    Through,
+    clients_of,
+    gateway_names,
+    gateway_of,
+    gateway_rules,
+    implied_gateways,
+    need_tunnel,
+)
+
+
+def find_gateway(vm: Vm, wish: Wish) -> Vm | None:
+    """Return the VM that the packets of ``vm`` go through here, or None; vmd's host has interfaces for that."""
+    return None if vmd.has_vmd() else gateway_of(vm, wish)
+
+
+def known_gateways(wish: Wish) -> tuple[Vm, ...]:
+    """Return the gateways that okubsd makes by itself here."""
+    return () if vmd.has_vmd() else implied_gateways(wish)
+
+
+def read_clients(run: Path) -> Clients | None:
+    """Return what the gateway with the run directory ``run`` was started with, or None where it does not run."""
+    if live_qemu(run) is None:
+        return None
+    try:
+        return msgspec.json.decode((run / CLIENTS).read_bytes(), type=Clients)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def ask_links(places: Places, vm: Vm, wish: Wish, recipes: Mapping[str, Recipe]) -> Links:
+    """Return the links of ``vm``: to its gateway, and to the VMs that go through it if it is one.
+
+    Raises BadDescription for a tunnel whose file is wrong.
+    """
+    gateway = find_gateway(vm, wish)
+    through = None
+    if gateway is not None:
+        run = places.vm_run(gateway.name)
+        # A plan that is only shown takes a gateway that does not run for one that was started now.
+        clients = read_clients(run) or ask_links(places, gateway, wish, recipes).clients
+        through = Through(gateway=gateway, run=run, clients=clients)
+    recipe = recipes.get(vm.image)
+    if recipe is None or not recipe.gateway or vmd.has_vmd():
+        return Links(through=through)
+    tunnel = tunnels.read_tunnel(Path(vm.tunnel)) if vm.tunnel else None
+    need_tunnel(vm, recipe, tunnel)
+    beyond = through.clients.mtu if through and through.clients else 1500
+    # What is put into a tunnel gets the tunnel's own head, 80 bytes at most (wg(4)).
+    mtu = min(tunnel.mtu, beyond - 80) if tunnel else beyond
+    passed = clients_of(vm, wish)
+    names = tuple(client.name for client in passed)
+    return Links(
+        through=through,
+        clients=Clients(names=names, mtu=mtu, uplink="eth1" if through else "eth0"),
+        passed=passed,
+    )
+
+
+def clients_that_run(places: Places, gateway: Vm, wish: Wish) -> tuple[str, ...]:
+    """Return the names of the running VMs that go through ``gateway``."""
+    return tuple(vm.name for vm in clients_of(gateway, wish) if live_qemu(places.vm_run(vm.name)) is not None)
+
+
+def gateway_state(places: Places, vm: Vm, wish: Wish) -> str | None:
+    """Return a sentence on the gateway of a running ``vm``, or None where it has none."""
+    gateway = find_gateway(vm, wish)
+    if gateway is None:
+        return None
+    clients = read_clients(places.vm_run(gateway.name))
+    if clients is None:
+        return f"{gateway.name} does not run, so this VM has no network; okubsd start {gateway.name}"
+    if clients.number(vm.name) is None:
+        return f"{gateway.name} runs without a link to this VM; okubsd restart {gateway.name}"
+    return f"{gateway.name} runs"
+
+
+# What a running gateway is told when rules change: taken whole or not at all, then the names are asked for anew.
+_RELOAD = (
+    "cd /run/okubsd/gateway && cat >rules.new && nft -f rules.new && mv rules.new rules && "
+    "{ pkill -f okubsd/names; sleep 0.1; if [ -s names ]; then setsid /usr/lib/okubsd/names names nft "
+    "</dev/null >/dev/null 2>&1 & fi; }"
+)
+
+
+def push_rules(
+    places: Places,
+    gateway: Vm,
+    wish: Wish,
+    recipe: Recipe,
+    root_ssh: Callable[[str], tuple[str, ...]],
+) -> bool:
+    """Give a running ``gateway`` the rules of the description; return whether it runs.
+
+    ``root_ssh`` makes the call of ssh for a command in the gateway.  Raises Problem where it does not take them.
+    """
+    clients = read_clients(places.vm_run(gateway.name))
+    if clients is None:
+        return False
+    tunnel = tunnels.read_tunnel(Path(gateway.tunnel)) if gateway.tunnel else None
+    passed = clients_of(gateway, wish)
+    resolver = gateway.network.resolver
+    rules = gateway_rules(passed, clients, tunnel, recipe.proxy, resolver, time.time())
+    for command, data in (("cat >/run/okubsd/gateway/names", gateway_names(passed)), (_RELOAD, rules)):
+        done = door.run(root_ssh(command), data=data.encode(), timeout=30)
+        if done.code != 0:
+            raise Problem(f"{gateway.name}: it does not take the new rules: {door.reason(done)}")
+    return True

@@ -1,0 +1,1 @@
+"""Translate a VM's rules into nftables, for a gateway VM and for a network namespace."""

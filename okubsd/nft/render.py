@@ -1,0 +1,226 @@
+"""The nft(8) text of a VM's rules: in a gateway VM for each VM behind it, and in the namespace of a VM's own QEMU.
+
+A packet of a VM meets its rules each time, not only when a connection begins: a rule that is taken away ends what
+it let through.  Source: nft(8).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from okubsd.config.flow import asks_names, effective_flows, is_name
+from okubsd.model import Bandwidth, Flow, Proxy
+
+TABLE = "okubsd"
+
+# How much of a second's worth may come at once.
+_BURST_SHARE = 5
+
+
+class Client(msgspec.Struct, frozen=True, kw_only=True):
+    """A VM as its gateway sees it: the interface of their link, the VM's address on it, and its rules."""
+
+    name: str
+    interface: str
+    address: str
+    flows: tuple[Flow, ...] = ()
+    bandwidth: Bandwidth = Bandwidth()
+
+
+class NamedSet(msgspec.Struct, frozen=True):
+    """A host name of a rule, and the set that holds its addresses."""
+
+    host: str
+    set: str
+
+
+def named_sets(flows: Iterable[Flow]) -> tuple[NamedSet, ...]:
+    """Return the host names in ``flows``, each with a set of its own."""
+    names = dict.fromkeys(flow.target for flow in flows if is_name(flow))
+    return tuple(NamedSet(name, f"name{number}") for number, name in enumerate(names, 1))
+
+
+def render_names(sets: Iterable[NamedSet]) -> str:
+    """Return the file for the program `names`: a name and its set a line."""
+    return "".join(f"{entry.host} {entry.set}\n" for entry in sets)
+
+
+def render_gateway(
+    clients: tuple[Client, ...],
+    *,
+    out: str,
+    resolver: str,
+    endpoints: Iterable[tuple[str, int]],
+    now: float,
+    uplink: str = "eth0",
+    proxy: Proxy | None = None,
+) -> str:
+    """Return the rules of a gateway VM.
+
+    ``out`` is the interface that the packets of its ``clients`` leave by, ``resolver`` where their DNS goes,
+    ``endpoints`` what alone the gateway itself reaches by its ``uplink``, ``proxy`` what takes their place.
+    """
+    sets = named_sets(flow for client in clients for flow in client.flows)
+    links = _set_of(client.interface for client in clients) if clients else '"none"'
+    body = [*(f"set {entry.set} {{ type ipv4_addr; }}" for entry in sets)]
+    for number in range(1, len(clients) + 1):
+        body += [f"counter {kind}{number} {{ }}" for kind in ("passed", "refused", "asked")]
+    divert = _divert(clients, resolver, proxy, now)
+    body += _chain("divert", "type nat hook prerouting priority dstnat; policy accept;", divert)
+    body += _chain("hide", "type nat hook postrouting priority srcnat; policy accept;", [f'oifname "{out}" masquerade'])
+    body += _chain("forward", "type filter hook forward priority filter; policy drop;", _forward(clients, out, proxy))
+    inward = _input(clients, (uplink, out), proxy)
+    body += _chain("input", "type filter hook input priority filter; policy drop;", inward)
+    outward = _output(endpoints, links, uplink, out, proxy)
+    body += _chain("output", "type filter hook output priority filter; policy drop;", outward)
+    for number, client in enumerate(clients, 1):
+        body += _chain(f"client{number}", "", _client_rules(client, number, sets, now, proxied=proxy is not None))
+    return _table(body)
+
+
+def _set_of(words: Iterable[str]) -> str:
+    return "{ " + ", ".join(f'"{word}"' for word in words) + " }"
+
+
+def _chain(name: str, head: str, rules: Iterable[str]) -> list[str]:
+    inner = [head] if head else []
+    return [f"chain {name} {{", *(f"\t{line}" for line in (*inner, *rules)), "}"]
+
+
+def _table(body: Iterable[str]) -> str:
+    """Return a whole table in the place of the one before, in one transaction."""
+    lines = [f"table inet {TABLE} {{ }}", f"delete table inet {TABLE}", f"table inet {TABLE} {{"]
+    return "".join(f"{line}\n" for line in (*lines, *(f"\t{line}" for line in body), "}"))
+
+
+def _from(client: Client) -> str:
+    return f'iifname "{client.interface}" ip saddr {client.address}'
+
+
+def _divert(clients: tuple[Client, ...], resolver: str, proxy: Proxy | None, now: float) -> list[str]:
+    """Return where DNS goes whatever resolver it was sent to, and with a ``proxy`` also TCP."""
+    rules = []
+    for number, client in enumerate(clients, 1):
+        who = _from(client)
+        if asks_names(client.flows, now):
+            there = f"redirect to :{proxy.dns}" if proxy else f"dnat ip to {resolver}"
+            rules.append(f"{who} meta l4proto {{ tcp, udp }} th dport 53 counter name asked{number} {there}")
+        if proxy:
+            rules.append(f"{who} meta l4proto tcp redirect to :{proxy.tcp}")
+    return rules
+
+
+def _forward(clients: tuple[Client, ...], out: str, proxy: Proxy | None) -> list[str]:
+    if proxy:
+        return [f"{_from(client)} reject with icmpx admin-prohibited" for client in clients]
+    rules = ["meta nfproto != ipv4 drop"]
+    for number, client in enumerate(clients, 1):
+        down = _limit(client.bandwidth.down, f'oifname "{client.interface}"')
+        rules += down
+        rules.append(f'iifname "{out}" oifname "{client.interface}" ct state established,related accept')
+        rules.append(f'{_from(client)} oifname "{out}" jump client{number}')
+        # What has no way out, since there is no tunnel, is told so.
+        rules.append(f"{_from(client)} reject with icmpx no-route")
+    return rules
+
+
+def _limit(rate: int, match: str) -> list[str]:
+    """Return the rule that drops what is more than ``rate`` bits per second; pf's queues are kinder."""
+    if not rate:
+        return []
+    kilobytes = max(1, rate // 8000)
+    burst = max(16, kilobytes // _BURST_SHARE)
+    return [f"{match} limit rate over {kilobytes} kbytes/second burst {burst} kbytes drop".strip()]
+
+
+def _input(clients: tuple[Client, ...], ways: tuple[str, str], proxy: Proxy | None) -> list[str]:
+    rules = ['iifname "lo" accept', 'iifname "eth0" ip protocol tcp tcp dport 22 accept']
+    rules += [f'iifname "{way}" ct state established,related accept' for way in dict.fromkeys(ways)]
+    if proxy:
+        for number, client in enumerate(clients, 1):
+            rules += _limit(client.bandwidth.up, _from(client))
+            rules.append(f"{_from(client)} tcp dport {proxy.tcp} jump client{number}")
+            rules.append(f"{_from(client)} meta l4proto {{ tcp, udp }} th dport {proxy.dns} accept")
+    return rules
+
+
+def _output(endpoints: Iterable[tuple[str, int]], links: str, uplink: str, out: str, proxy: Proxy | None) -> list[str]:
+    rules = ['oifname "lo" accept', 'oifname "eth0" tcp sport 22 ct state established accept']
+    rules += [f'oifname "{uplink}" ip daddr {address} udp dport {port} accept' for address, port in endpoints]
+    if proxy:
+        rules.append(f'oifname "{uplink}" meta skuid "{proxy.user}" accept')
+        rules.append(f"oifname {links} ct state established accept")
+    else:
+        rules.append(f'oifname "{out}" meta l4proto {{ tcp, udp }} th dport 53 accept')
+    # What the kernel itself has to say of a packet that it refused.
+    rules.append(f"oifname {links} ip protocol {{ icmp, tcp }} accept")
+    return rules
+
+
+def _client_rules(
+    client: Client, number: int, sets: tuple[NamedSet, ...], now: float, *, proxied: bool
+) -> Iterable[str]:
+    if not proxied:
+        yield "tcp flags syn tcp option maxseg size set rt mtu"
+        yield from _limit(client.bandwidth.up, "")
+        if asks_names(client.flows, now):
+            yield "ct status dnat accept"
+    for flow in effective_flows(client.flows, now):
+        verdict = f"counter name passed{number} accept" if flow.allow else _refusal(number)
+        yield f"{_match(flow, sets, proxied=proxied)} {verdict}".strip()
+
+
+def _refusal(number: int) -> str:
+    return f"counter name refused{number} reject with icmpx admin-prohibited"
+
+
+def _match(flow: Flow, sets: Iterable[NamedSet], *, proxied: bool) -> str:
+    """Return what a packet of ``flow`` has; one that a proxy takes is known by where it was sent at first."""
+    target, port = ("ct original ip daddr", "ct original proto-dst") if proxied else ("ip daddr", "th dport")
+    words = []
+    if is_name(flow):
+        words.append(f"{target} @{next(entry.set for entry in sets if entry.host == flow.target)}")
+    elif flow.target != "any":
+        words.append(f"{target} {flow.target}")
+    if flow.ports:
+        words.append(f"meta l4proto {flow.protocol or '{ tcp, udp }'} {port} {_ports(flow)}")
+    elif flow.protocol:
+        words.append(f"meta l4proto {flow.protocol}")
+    return " ".join(words)
+
+
+def _ports(flow: Flow) -> str:
+    words = [str(first) if first == last else f"{first}-{last}" for first, last in flow.ports]
+    return words[0] if len(words) == 1 else "{ " + ", ".join(words) + " }"
+
+
+def render_namespace(
+    flows: tuple[Flow, ...], bandwidth: Bandwidth, *, host: Iterable[str], asked: str, resolver: str, now: float
+) -> str:
+    """Return the rules of a network namespace whose QEMU sends what its guest sends.
+
+    ``host`` are the addresses of the host, which nobody is let to, ``asked`` the address that the guest asks for
+    names ("" if there is none), ``resolver`` where that goes instead ("" leaves it).
+    """
+    sets = named_sets(flows)
+    body = [*(f"set {entry.set} {{ type ipv4_addr; }}" for entry in sets)]
+    body += [f"counter {kind}1 {{ }}" for kind in ("passed", "refused", "asked")]
+    rules = ['oifname "lo" accept', "meta nfproto != ipv4 drop", *_limit(bandwidth.up, "")]
+    if asked and asks_names(flows, now):
+        rules.append(f"ip daddr {resolver or asked} meta l4proto {{ tcp, udp }} th dport 53 counter name asked1 accept")
+    rules += [f"ip daddr {address} {_refusal(1)}" for address in host]
+    for flow in effective_flows(flows, now):
+        verdict = "counter name passed1 accept" if flow.allow else _refusal(1)
+        rules.append(f"{_match(flow, sets, proxied=False)} {verdict}".strip())
+    body += _chain("output", "type filter hook output priority filter; policy drop;", rules)
+    body += _chain(
+        "input",
+        "type filter hook input priority filter; policy accept;",
+        ['iifname "lo" accept', *_limit(bandwidth.down, "")],
+    )
+    if resolver and asked:
+        divert = f"ip daddr != {resolver} meta l4proto {{ tcp, udp }} th dport 53 dnat ip to {resolver}"
+        body += _chain("divert", "type nat hook output priority -100; policy accept;", [divert])
+    return _table(body)

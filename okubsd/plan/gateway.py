@@ -1,0 +1,240 @@
+"""Decide how the packets of one VM go through another: who is whose gateway, their link, and what is passed on."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import msgspec
+
+from okubsd.config.description import GATEWAY_SUFFIX
+from okubsd.errors import HostLacks, Problem
+from okubsd.guest.cpio import Entry, directory, file
+from okubsd.guest.identity import Link
+from okubsd.model import NAT, Flow, Network, Proxy, Recipe, Vm, Way, Wish
+from okubsd.nft.render import Client, named_sets, render_gateway, render_names
+from okubsd.qemu.argv import Wire
+from okubsd.vpn.wg_quick import Tunnel, render_setconf
+
+# Where both ends of a link have their sockets, each in its own VM's run directory.
+CLIENTS, LINK = "clients.json", "link"
+
+# The links are numbered networks of two addresses, out of the shared range (RFC 6598) that rules refuse anyway.
+_LINKS = "100.126"
+
+_IMAGE = "vpn-gateway"
+
+
+class Clients(msgspec.Struct, frozen=True, kw_only=True):
+    """What a gateway was started with: the VMs it has a link for, in order, and the MTU beyond it.
+
+    ``uplink`` is the gateway's own way out: eth0, or eth1 if that is a gateway too.
+    """
+
+    names: tuple[str, ...]
+    mtu: int = 1500
+    uplink: str = "eth0"
+
+    def number(self, name: str) -> int | None:
+        """Return the number of the link to the VM called ``name``, from 1, or None."""
+        return self.names.index(name) + 1 if name in self.names else None
+
+    def interface(self, number: int) -> str:
+        """Return the gateway's interface of the link with ``number``."""
+        return f"eth{number + int(self.uplink[3:])}"
+
+
+class Through(msgspec.Struct, frozen=True, kw_only=True):
+    """The gateway of a VM: who it is, where its sockets lie, and what it was started with (None: it does not run)."""
+
+    gateway: Vm
+    run: Path
+    clients: Clients | None = None
+
+
+class Links(msgspec.Struct, frozen=True, kw_only=True):
+    """The links of a VM: to its gateway, and, of a gateway, to the VMs that go ``through`` it."""
+
+    through: Through | None = None
+    clients: Clients | None = None
+    passed: tuple[Vm, ...] = ()
+
+
+def implied_gateway(network: Network) -> Vm:
+    """Return the VM that okubsd makes for a tunnel, where the host has none of its own."""
+    return Vm(
+        name=f"{network.name}{GATEWAY_SUFFIX}",
+        image=_IMAGE,
+        memory=96 << 20,
+        network=NAT,
+        disposable=True,
+        keep=True,
+        tunnel=network.file,
+    )
+
+
+def implied_gateways(wish: Wish) -> tuple[Vm, ...]:
+    """Return the gateways of all tunnels of ``wish``."""
+    return tuple(implied_gateway(network) for network in wish.networks if network.way is Way.WIREGUARD)
+
+
+def gateway_of(vm: Vm, wish: Wish) -> Vm | None:
+    """Return the VM that the packets of ``vm`` go through on a host without vmd, or None.
+
+    Raises HostLacks for a way that only OpenBSD has.
+    """
+    match vm.network.way:
+        case Way.GATEWAY:
+            return wish.find(vm.network.gateway)
+        case Way.WIREGUARD:
+            return implied_gateway(vm.network)
+        case Way.OPENVPN | Way.SWITCH:
+            sentence = f"VM '{vm.name}': a network of kind '{vm.network.way}' needs the interfaces of OpenBSD"
+            raise HostLacks(sentence, "name another network: okubsd.yaml(5), NETWORKS")
+        case _:
+            return None
+
+
+def clients_of(gateway: Vm, wish: Wish) -> tuple[Vm, ...]:
+    """Return the VMs of ``wish`` whose packets go through ``gateway``, in their order."""
+    return tuple(vm for vm in wish.vms if _goes_through(vm, gateway.name))
+
+
+def _goes_through(vm: Vm, name: str) -> bool:
+    network = vm.network
+    if network.way is Way.GATEWAY:
+        return network.gateway == name
+    return network.way is Way.WIREGUARD and f"{network.name}{GATEWAY_SUFFIX}" == name
+
+
+def link_addresses(number: int) -> tuple[str, str]:
+    """Return the gateway's and the VM's address of the link with ``number``."""
+    return f"{_LINKS}.{number}.2", f"{_LINKS}.{number}.3"
+
+
+def client_link(number: int, mtu: int) -> Link:
+    """Return the second interface of a VM behind a gateway; its way out also answers for names."""
+    there, here = link_addresses(number)
+    return Link(address=f"{here}/31", gateway=there, mtu=mtu)
+
+
+def client_wire(name: str, run: Path, gateway_run: Path) -> Wire:
+    """Return the VM's end of the link; the directories are those of its and of its gateway's sockets."""
+    return Wire(here=run / LINK, there=gateway_run / f"{LINK}-{name}", mac="52:54:00:6b:00:01")
+
+
+def gateway_wires(clients: Clients, run: Path) -> tuple[Wire, ...]:
+    """Return the gateway's ends of all its links; ``run`` is the directory of its sockets, beside those of others."""
+    return tuple(
+        Wire(here=run / f"{LINK}-{name}", there=run.parent / name / LINK, mac=f"52:54:00:6b:01:{number:02x}")
+        for number, name in enumerate(clients.names, 1)
+    )
+
+
+def need_link(vm: Vm, gateway: Vm, clients: Clients | None) -> int:
+    """Return the number of the link from ``gateway``, which runs, to ``vm``.
+
+    Raises Problem where it was started before ``vm`` was described.
+    """
+    number = clients.number(vm.name) if clients else None
+    if number is None:
+        sentence = f"VM '{vm.name}': its gateway '{gateway.name}' runs without a link to it"
+        raise Problem(sentence, f"okubsd restart {gateway.name}")
+    return number
+
+
+def endpoint_flows(tunnel: Tunnel) -> tuple[Flow, ...]:
+    """Return the rules of a gateway itself: the endpoints of its tunnel, and nothing else."""
+    ends = [peer.endpoint for peer in tunnel.peers if peer.endpoint]
+    reach = (Flow(allow=True, target=f"{host}/32", ports=((port, port),), protocol="udp") for host, port in ends)
+    return (*reach, Flow(allow=False, target="any"))
+
+
+def need_tunnel(vm: Vm, recipe: Recipe, tunnel: Tunnel | None) -> None:
+    """Raise Problem where a gateway has neither a tunnel nor a proxy, so that it would pass nothing on."""
+    if tunnel is None and recipe.proxy is None and "wireguard-tools" in recipe.packages:
+        raise Problem(f"VM '{vm.name}' is a gateway without a tunnel", f"write 'tunnel: FILE' below '{vm.name}'")
+
+
+def gateway_rules(
+    clients: tuple[Vm, ...], link_names: Clients, tunnel: Tunnel | None, proxy: Proxy | None, resolver: str, now: float
+) -> str:
+    """Return the rules of a gateway for those of its ``clients`` that it has a link to."""
+    return render_gateway(
+        _nft_clients(clients, link_names),
+        out="wg0" if tunnel else link_names.uplink,
+        resolver=resolver_of(tunnel, resolver),
+        endpoints=[peer.endpoint for peer in tunnel.peers if peer.endpoint] if tunnel else [],
+        now=now,
+        uplink=link_names.uplink,
+        proxy=proxy,
+    )
+
+
+def _nft_clients(clients: tuple[Vm, ...], link_names: Clients) -> tuple[Client, ...]:
+    found = []
+    for vm in clients:
+        number = link_names.number(vm.name)
+        if number is not None:
+            here = link_addresses(number)[1]
+            found.append(
+                Client(
+                    name=vm.name,
+                    interface=link_names.interface(number),
+                    address=here,
+                    flows=vm.flows,
+                    bandwidth=vm.bandwidth,
+                )
+            )
+    return tuple(found)
+
+
+def resolver_of(tunnel: Tunnel | None, wished: str) -> str:
+    """Return where the DNS of VMs behind a gateway goes: what was ``wished``, or what the tunnel's file says."""
+    return tunnel.resolvers[0] if tunnel and tunnel.resolvers else wished
+
+
+def gateway_names(clients: tuple[Vm, ...]) -> str:
+    """Return the names in the rules of ``clients``, for the program `names`."""
+    return render_names(named_sets(flow for vm in clients for flow in vm.flows))
+
+
+def gateway_entries(
+    clients: tuple[Vm, ...],
+    link_names: Clients,
+    tunnel: Tunnel | None,
+    proxy: Proxy | None,
+    *,
+    uplink: str,
+    resolver: str,
+    now: float,
+) -> tuple[Entry, ...]:
+    """Return the files that tell a gateway what it passes on.
+
+    ``uplink`` is the next hop of its own way out, ``resolver`` where DNS goes if the tunnel does not say.
+    """
+    below = "run/okubsd/gateway"
+    rules = gateway_rules(clients, link_names, tunnel, proxy, resolver, now)
+    numbers = range(1, len(link_names.names) + 1)
+    links = "".join(f"{link_names.interface(i)} {link_addresses(i)[0]}/31\n" for i in numbers)
+    settings = _settings(tunnel, link_names, uplink, "127.0.0.1" if proxy else resolver_of(tunnel, resolver))
+    return (
+        directory(below, 0o700),
+        file(f"{below}/settings", settings.encode()),
+        file(f"{below}/links", links.encode()),
+        file(f"{below}/rules", rules.encode()),
+        file(f"{below}/names", gateway_names(clients).encode()),
+        *((file(f"{below}/tunnel", render_setconf(tunnel).encode()),) if tunnel else ()),
+    )
+
+
+def _settings(tunnel: Tunnel | None, clients: Clients, uplink: str, resolver: str) -> str:
+    values = {"uplink": uplink, "interface": clients.uplink, "link_mtu": str(clients.mtu), "resolver": resolver}
+    if tunnel:
+        values |= {
+            "endpoints": " ".join(sorted({peer.endpoint[0] for peer in tunnel.peers if peer.endpoint})),
+            "addresses": " ".join(tunnel.addresses),
+            "allowed": " ".join(dict.fromkeys(network for peer in tunnel.peers for network in peer.allowed)),
+            "mtu": str(tunnel.mtu),
+        }
+    return "".join(f"{key}={shlex.quote(value)}\n" for key, value in values.items())

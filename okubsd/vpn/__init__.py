@@ -1,0 +1,1 @@
+"""Read the configurations of tunnels: wg-quick(8), openvpn(8)."""
