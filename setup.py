@@ -33,7 +33,7 @@ setup(
     data_files=[
         *tree("images", "share/okubsd/images"),
         *tree("etc", "share/okubsd/etc"),
-        ("libexec", ["libexec/okubsd-helper"]),
+        ("libexec", ["libexec/okubsd-helper", "libexec/okubsd-tun"]),
         ("share/okubsd/rc.d", ["rc.d/okubsd"]),
         ("share/man/man1", ["man/okubsd.1"]),
         ("share/man/man5", ["man/okubsd.yaml.5", "man/okubsd-image.5"]),

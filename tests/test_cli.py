@@ -39,7 +39,7 @@ WRONG = {
     "why nothing": (["why", "term"], 2, "Missing argument"),
     "why unknown": (["why", "brwser", "192.0.2.1"], 4, "did you mean 'browser'"),
     "why no address": (["why", "term", "1.2.3"], 2, "is no ADDRESS"),
-    "why a name": (["why", "term", "example.org"], 2, "is no ADDRESS"),
+    "why half a name": (["why", "term", "example"], 2, "is no ADDRESS"),
     "why a bad port": (["why", "term", "192.0.2.1:99999"], 2, "is no ADDRESS"),
     "why with escapes": (["why", "term", "\x1b[31m"], 2, "is no ADDRESS"),
     "why a bad protocol": (["why", "-p", "sctp", "term", "192.0.2.1"], 2, "is not one of"),

@@ -6,6 +6,7 @@ import getpass
 import os
 import re
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,19 +14,25 @@ from typing import Any
 import click
 
 from okubsd.cli.session import Session, as_json, dry_run, pass_session, print_json
+from okubsd.config.flow import parse_target, render_flow
 from okubsd.config.names import USER_NAME, quoted
 from okubsd.errors import BadDescription, Misuse, Problem, Unknown
 from okubsd.host import apply as applying
+from okubsd.host import vmd
 from okubsd.host.system import System
+from okubsd.host.tunnels import read_secrets
+from okubsd.model import TUNNELS
 from okubsd.plan.apply import ApplyPlan, Change, Stat, plan_apply, plan_unapply, wanted_files
 from okubsd.plan.check import SOME_GUEST, compiled_mistakes, read_rules
 from okubsd.plan.compile import ANCHORS, Compiled, CompiledVm, How, compile_host
-from okubsd.plan.why import PfState, Why, anchor_path, explain, guest_packet
+from okubsd.plan.why import Decision, PfState, Why, anchor_path, decide, explain, guest_packet
 
 # Stands for the address of every other VM's guest.
 _OTHER_GUEST = "100.127.255.254"
 
-_DESTINATION = re.compile(r"(\d{1,3}(?:\.\d{1,3}){3}|[0-9a-f:]*:[0-9a-f:]+|\[[0-9a-f:]+\])(?::(\d{1,5}))?")
+_DESTINATION = re.compile(
+    r"(\d{1,3}(?:\.\d{1,3}){3}|[0-9a-f:]*:[0-9a-f:]+|\[[0-9a-f:]+\]|[a-z0-9.-]{4,253})(?::(\d{1,5}))?"
+)
 
 
 def owner_of_vms() -> str:
@@ -40,7 +47,9 @@ def compile_session(session: Session, system: System, default_owner: str = "") -
     ``default_owner`` owns the VMs that name nobody, if the user is root and called by nobody.
     """
     user = owner_of_vms() or default_owner
-    return compile_host(session.wish, session.recipes, applying.kept_numbers(system), user)
+    secrets = read_secrets(session.wish)
+    numbers = applying.kept_numbers(system)
+    return compile_host(session.wish, session.recipes, numbers, user, secrets, time.time())
 
 
 def checked(compiled: Compiled, wanted: Mapping[str, Stat | None]) -> None:
@@ -147,14 +156,17 @@ def _confirm(count: int) -> None:
 
 @click.command()
 @click.argument("name", metavar="VM")
-@click.argument("destination", metavar="ADDRESS[:PORT]")
+@click.argument("destination", metavar="DEST[:PORT]")
 @click.option("-p", "--protocol", type=click.Choice(["tcp", "udp", "icmp"]), default="tcp", show_default=True)
 @as_json
 @pass_session
 def why(session: Session, name: str, destination: str, protocol: str, json: bool) -> None:
-    """Say which rule decides whether VM reaches ADDRESS, by file and line; exit with 1 where it does not."""
+    """Say which rule decides whether VM reaches DEST, an address or a host name; exit with 1 where it does not."""
     target, port = parse_destination(destination)
-    session.vm(name)
+    decision = decide(session.vm(name), target, protocol, port, time.time())
+    if not is_address(target) or ":" in target or not decision.passes or not has_pf():
+        _print_decision(name, destination, protocol, decision, json=json)
+        return
     system = System(session.places.system)
     # Who owns a VM is nothing to its packets.
     compiled = compile_session(session, system, default_owner="root")
@@ -165,26 +177,70 @@ def why(session: Session, name: str, destination: str, protocol: str, json: bool
     if json:
         print_json(vm=name, destination=destination, protocol=protocol, **_as_dict(answer))
     else:
+        print(decision.sentence)
         sys.stdout.write(render_why(answer))
     if not answer.leaves:
         sys.exit(1)
 
 
+def has_pf() -> bool:
+    """Return whether the packets of VMs go through pf(4) here."""
+    return vmd.has_vmd()
+
+
+def _print_decision(name: str, destination: str, protocol: str, decision: Decision, *, json: bool) -> None:
+    """Print what the description says, and exit with 1 where it says no."""
+    if json:
+        flow = decision.flow
+        print_json(
+            vm=name,
+            destination=destination,
+            protocol=protocol,
+            leaves=decision.passes,
+            sentence=decision.sentence,
+            rule=render_flow(flow) if flow and flow.line else None,
+            file=flow.file if flow and flow.line else None,
+            line=flow.line if flow and flow.line else None,
+            hops=[],
+        )
+    else:
+        print(decision.sentence)
+    if not decision.passes:
+        sys.exit(1)
+
+
+def is_address(text: str) -> bool:
+    """Return whether ``text`` is an address, and no name."""
+    import ipaddress
+
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
 def parse_destination(text: str) -> tuple[str, int]:
-    """Return the address and the port (443 if there is none) of ``text``.  Raises Misuse."""
+    """Return the address or host name, and the port (443 if there is none), of ``text``.  Raises Misuse."""
     import ipaddress
 
     match = _DESTINATION.fullmatch(text.lower())
     try:
         if match is None:
             raise ValueError(text)
-        address = str(ipaddress.ip_address(match[1].strip("[]")))
+        target = match[1].strip("[]")
+        if re.fullmatch(r"[0-9.]+", target) or ":" in target:
+            target = str(ipaddress.ip_address(target))
+        else:
+            target = parse_target(target)
         port = int(match[2] or 443)
         if not 0 < port < 65536:
             raise ValueError(text)
     except ValueError:
-        raise Misuse(f"{quoted(text)} is no ADDRESS[:PORT]", "okubsd why browser 192.0.2.1:443") from None
-    return address, port
+        raise Misuse(
+            f"{quoted(text)} is no ADDRESS[:PORT] or NAME[:PORT]", "okubsd why browser 192.0.2.1:443"
+        ) from None
+    return target, port
 
 
 def _pf_state(system: System, compiled: Compiled, vm: CompiledVm) -> PfState:
@@ -198,6 +254,8 @@ def _pf_state(system: System, compiled: Compiled, vm: CompiledVm) -> PfState:
         for other in compiled.vms
     }
     addresses = {f"tap{vm.number}": ("100.64.1.2/31",), "lo0": ("127.0.0.1/8",)}
+    if vm.vm.network.way in TUNNELS:
+        addresses[vm.exit.out] = ("100.127.255.253/32",)
     return PfState(main=read_rules("etc/pf.conf", files), anchors=anchors, addresses=addresses)
 
 

@@ -56,6 +56,7 @@ def _on_vmd(session: Session, vm: Vm, host: HostFacts, state: VmFacts) -> dict[s
     except Problem as problem:
         backend = f"vmd: {problem.sentence}"
     number = state.record.number if state.record else None
+    rdomain = state.record.table if state.record else 0
     tap = vmd.look_at_tap(number) if number is not None and state.running else None
     return {
         "pid": state.vmd.pid if state.vmd else None,
@@ -63,10 +64,10 @@ def _on_vmd(session: Session, vm: Vm, host: HostFacts, state: VmFacts) -> dict[s
         "owner": state.record.owner if state.record else None,
         "build": image.build if image else "not here",
         "backend": backend,
-        "interface": f"tap{number} in rdomain {number}" if number is not None else None,
+        "interface": f"tap{number} in rdomain {rdomain}" if number is not None else None,
         "address": tap.guest if tap else None,
         "clock": clock_sentence(vmd.read_clock(state.run)) if state.running else None,
-        "weaker_walls": tap_mistakes(tap, number, GROUP) if number is not None and state.running else [],
+        "weaker_walls": tap_mistakes(tap, number, rdomain, GROUP) if number is not None and state.running else [],
     }
 
 

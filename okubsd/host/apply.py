@@ -18,12 +18,14 @@ from okubsd.host.system import System
 from okubsd.netif.numbers import parse_numbers
 from okubsd.plan import apply as steps
 from okubsd.plan.apply import JOURNAL, STAGE, ApplyFacts, ApplyPlan, ApplyStep, Stat
-from okubsd.plan.compile import ANCHORS, NUMBERS, Compiled
+from okubsd.plan.compile import ANCHORS, AUTOSTART, CONF_DIRECTORY, NAMES, NUMBERS, PF_CONF, VM_CONF, Compiled
 from okubsd.vmd.helper import DRIVES, IMAGES, RECORDS
 
 Report = Callable[[str], None]
 
 _LOCK = "var/okubsd/apply/lock"
+
+_OF_NETWORKS = (f"{CONF_DIRECTORY}/dhcpd/*.conf", f"{CONF_DIRECTORY}/openvpn/*.conf")
 
 # Files of the administrator's that can hold a block of ours.
 _EDITED = ("etc/vm.conf", "etc/pf.conf", "etc/doas.conf", "etc/sysctl.conf")
@@ -39,6 +41,7 @@ def ask_apply(system: System, compiled: Compiled) -> ApplyFacts:
     """Look at the host: every file that okubsd has or is to have, what runs, what is there."""
     wanted = {file.path for file in compiled.files if file.path != "etc/rc.conf.local"}
     interfaces = {f"etc/hostname.{kind}{vm.number}" for vm in compiled.vms for kind in ("lo", "tap")}
+    interfaces |= {name for name in wanted if name.startswith("etc/hostname.")}
     # A hostname.if that is the administrator's is only looked at: it is refused to be replaced.
     names = {*_EDITED, *_our_files(system), *wanted}
     foreign = {name for name in interfaces - names if system.path(name).exists()}
@@ -47,10 +50,10 @@ def ask_apply(system: System, compiled: Compiled) -> ApplyFacts:
         files=system.read_all(sorted(names | foreign)),
         running=_running(numbers),
         drives=frozenset(path.parent.name for path in system.path(DRIVES).glob("*/home.img")),
-        taps=frozenset(number for number in range(256) if system.path(f"dev/tap{number}").exists()),
+        taps=frozenset(_numbers_of(system.path("dev").glob("tap*"))),
         services=frozenset(name for name in ("vmd", "okubsd") if _starts_at_boot(name)),
         forwarding=vmd.sysctl("net.inet.ip.forwarding") == "1",
-        numbers=frozenset(kept_numbers(system).values()),
+        numbers=frozenset(numbers.values()),
         vmd_runs=vmd_runs(),
         pf_enabled=_pf_enabled(),
         images=frozenset(path.parts[-3] for path in system.path(IMAGES).glob("*/current/drive.qcow2")),
@@ -58,19 +61,19 @@ def ask_apply(system: System, compiled: Compiled) -> ApplyFacts:
 
 
 def _our_files(system: System) -> Iterator[str]:
-    for pattern in ("etc/okubsd/*", f"{ANCHORS}/*.conf", f"{RECORDS[1:]}/*"):
-        for path in system.root.glob(pattern):
-            name = str(path.relative_to(system.root))
-            if path.is_file() and not path.name.startswith(".") and not _is_users(name):
-                yield name
+    # The administrator's own files are there too: the description, recipes, tunnels.
+    yield from (name for name in (VM_CONF, PF_CONF, NUMBERS, AUTOSTART) if system.path(name).is_file())
+    directories = (f"{ANCHORS}/*.conf", f"{RECORDS[1:]}/*", f"{NAMES}/*", *_OF_NETWORKS)
+    for path in (path for pattern in directories for path in system.root.glob(pattern)):
+        if path.is_file() and not path.name.startswith("."):
+            yield str(path.relative_to(system.root))
     for number in kept_numbers(system).values():
-        yield f"etc/hostname.lo{number}"
-        yield f"etc/hostname.tap{number}"
+        yield from (f"etc/hostname.{kind}{number}" for kind in ("lo", "tap", "wg", "tun", "veb", "vport"))
 
 
-def _is_users(name: str) -> bool:
-    """Return whether a file below /etc/okubsd was written by the administrator: the description itself."""
-    return name.endswith(".yaml")
+def _numbers_of(devices: Iterable[Path]) -> Iterator[int]:
+    """Yield the numbers that the names of ``devices`` end with."""
+    yield from (int(match[1]) for path in devices if (match := re.fullmatch(r"[a-z]+(\d{1,5})", path.name)))
 
 
 def _pf_enabled() -> bool:
@@ -184,6 +187,8 @@ def _call(system: System, step: steps.Call) -> None:
         done = door.run(system.argv(step.argv), timeout=step.timeout)
     except subprocess.TimeoutExpired:
         raise Problem(f"{step.what}: {step.argv[0]} did not end within {step.timeout} seconds") from None
+    if step.may_fail:
+        return
     if done.code != 0:
         raise Problem(f"{step.what}: {door.reason(done)}")
     # vmd -n is content with a file that is not there; sysctl says no and exits with 0.

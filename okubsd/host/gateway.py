@@ -12,13 +12,14 @@ from okubsd.errors import Problem
 from okubsd.host import door, tunnels, vmd
 from okubsd.host.places import Places
 from okubsd.host.running import live_qemu
-from okubsd.model import Recipe, Vm, Wish
+from okubsd.model import Recipe, Vm, Way, Wish
 from okubsd.plan.gateway import (
     CLIENTS,
     Clients,
     Links,
     Through,
     clients_of,
+    endpoint_flows,
     gateway_names,
     gateway_of,
     gateway_rules,
@@ -28,8 +29,10 @@ from okubsd.plan.gateway import (
 
 
 def find_gateway(vm: Vm, wish: Wish) -> Vm | None:
-    """Return the VM that the packets of ``vm`` go through here, or None; vmd's host has interfaces for that."""
-    return None if vmd.has_vmd() else gateway_of(vm, wish)
+    """Return the VM that the packets of ``vm`` go through here, or None; a host with vmd has tunnels of its own."""
+    if vmd.has_vmd():
+        return wish.find(vm.network.gateway) if vm.network.way is Way.GATEWAY else None
+    return gateway_of(vm, wish)
 
 
 def known_gateways(wish: Wish) -> tuple[Vm, ...]:
@@ -37,14 +40,34 @@ def known_gateways(wish: Wish) -> tuple[Vm, ...]:
     return () if vmd.has_vmd() else implied_gateways(wish)
 
 
-def read_clients(run: Path) -> Clients | None:
-    """Return what the gateway with the run directory ``run`` was started with, or None where it does not run."""
+def read_clients(places: Places, gateway: Vm, wish: Wish) -> Clients | None:
+    """Return what ``gateway`` was started with, or None where it does not run.
+
+    The NICs of a VM of vmd's are those of vm.conf(5), so there it is what the description says.
+    """
+    if vmd.has_vmd():
+        runs = any(row.name == gateway.name and row.running for row in vmd.ask_status(gateway.name))
+        return planned_clients(gateway, wish, None) if runs else None
+    run = places.vm_run(gateway.name)
     if live_qemu(run) is None:
         return None
     try:
         return msgspec.json.decode((run / CLIENTS).read_bytes(), type=Clients)
     except (OSError, msgspec.DecodeError):
         return None
+
+
+def planned_clients(gateway: Vm, wish: Wish, beyond: Clients | None) -> Clients:
+    """Return what ``gateway`` is to be started with; ``beyond`` are the links of its own gateway.
+
+    Raises BadDescription for a tunnel whose file is wrong.
+    """
+    tunnel = tunnels.read_tunnel(Path(gateway.tunnel)) if gateway.tunnel else None
+    outer = beyond.mtu if beyond else 1500
+    # What is put into a tunnel gets the tunnel's own head, 80 bytes at most (wg(4)).
+    mtu = min(tunnel.mtu, outer - 80) if tunnel else outer
+    names = tuple(client.name for client in clients_of(gateway, wish))
+    return Clients(names=names, mtu=mtu, uplink="eth1" if beyond else "eth0")
 
 
 def ask_links(places: Places, vm: Vm, wish: Wish, recipes: Mapping[str, Recipe]) -> Links:
@@ -55,24 +78,19 @@ def ask_links(places: Places, vm: Vm, wish: Wish, recipes: Mapping[str, Recipe])
     gateway = find_gateway(vm, wish)
     through = None
     if gateway is not None:
-        run = places.vm_run(gateway.name)
         # A plan that is only shown takes a gateway that does not run for one that was started now.
-        clients = read_clients(run) or ask_links(places, gateway, wish, recipes).clients
-        through = Through(gateway=gateway, run=run, clients=clients)
+        clients = read_clients(places, gateway, wish) or ask_links(places, gateway, wish, recipes).clients
+        through = Through(gateway=gateway, run=places.vm_run(gateway.name), clients=clients)
     recipe = recipes.get(vm.image)
-    if recipe is None or not recipe.gateway or vmd.has_vmd():
+    if recipe is None or not recipe.gateway:
         return Links(through=through)
     tunnel = tunnels.read_tunnel(Path(vm.tunnel)) if vm.tunnel else None
     need_tunnel(vm, recipe, tunnel)
-    beyond = through.clients.mtu if through and through.clients else 1500
-    # What is put into a tunnel gets the tunnel's own head, 80 bytes at most (wg(4)).
-    mtu = min(tunnel.mtu, beyond - 80) if tunnel else beyond
-    passed = clients_of(vm, wish)
-    names = tuple(client.name for client in passed)
     return Links(
         through=through,
-        clients=Clients(names=names, mtu=mtu, uplink="eth1" if through else "eth0"),
-        passed=passed,
+        clients=planned_clients(vm, wish, through.clients if through else None),
+        passed=clients_of(vm, wish),
+        own=endpoint_flows(tunnel) if tunnel else (),
     )
 
 
@@ -86,7 +104,7 @@ def gateway_state(places: Places, vm: Vm, wish: Wish) -> str | None:
     gateway = find_gateway(vm, wish)
     if gateway is None:
         return None
-    clients = read_clients(places.vm_run(gateway.name))
+    clients = read_clients(places, gateway, wish)
     if clients is None:
         return f"{gateway.name} does not run, so this VM has no network; okubsd start {gateway.name}"
     if clients.number(vm.name) is None:
@@ -113,7 +131,7 @@ def push_rules(
 
     ``root_ssh`` makes the call of ssh for a command in the gateway.  Raises Problem where it does not take them.
     """
-    clients = read_clients(places.vm_run(gateway.name))
+    clients = read_clients(places, gateway, wish)
     if clients is None:
         return False
     tunnel = tunnels.read_tunnel(Path(gateway.tunnel)) if gateway.tunnel else None

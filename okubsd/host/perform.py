@@ -26,9 +26,9 @@ from okubsd.host import builder, door, facts, keys, running, store, tunnels, vmd
 from okubsd.host.monitor import monitor
 from okubsd.host.places import Places
 from okubsd.host.sockets import listener_pid
-from okubsd.model import Argv, Recipe
+from okubsd.model import Argv, Recipe, Vm
 from okubsd.plan import steps
-from okubsd.plan.gateway import CLIENTS, gateway_entries
+from okubsd.plan.gateway import CLIENTS, Passing, gateway_entries
 from okubsd.plan.steps import Phase, Plan, Slot, Step
 
 # What a guest's console may say to be taken for ready (images/base/files/usr/lib/okubsd/init).
@@ -173,28 +173,19 @@ def _(step: steps.WriteInitrd, run: Run) -> None:
     _leave_nothing(step.run)
     cookie = keys.make_cookie(step.run)
     secrets = keys.read_secrets(step.keys, cookie)
-    identity = render_identity(step.vm, step.lease, secrets, gateway=_passing_entries(step))
+    identity = render_identity(step.vm, step.lease, secrets, gateway=_passing_entries(step.vm, step.passing))
     archives = b"".join(path.read_bytes() for path in step.boot)
     door.write(step.run / "initrd", identity + archives, lasting=False)
     if step.passing is not None:
         door.write(step.run / CLIENTS, msgspec.json.encode(step.passing.clients), lasting=False)
 
 
-def _passing_entries(step: steps.WriteInitrd) -> tuple[Entry, ...]:
+def _passing_entries(vm: Vm, passing: Passing | None) -> tuple[Entry, ...]:
     """Return what a gateway is told of the VMs behind it; its tunnel's keys go from the file to the guest only."""
-    passing = step.passing
     if passing is None:
         return ()
-    tunnel = tunnels.read_tunnel(Path(step.vm.tunnel)) if step.vm.tunnel else None
-    return gateway_entries(
-        passing.vms,
-        passing.clients,
-        tunnel,
-        passing.proxy,
-        uplink=passing.uplink,
-        resolver=passing.resolver,
-        now=time.time(),
-    )
+    tunnel = tunnels.read_tunnel(Path(vm.tunnel)) if vm.tunnel else None
+    return gateway_entries(passing, tunnel, time.time())
 
 
 def _leave_nothing(run: Path) -> None:
@@ -321,7 +312,8 @@ def _(step: steps.WriteSshConfig, run: Run) -> None:
 @perform_step.register
 def _(step: steps.Prepare, run: Run) -> None:
     _leave_nothing(step.run)
-    vmd.prepare(run.places, step.vm, step.lease, step.keys, step.run, step.argv, step.images)
+    entries = _passing_entries(step.vm, step.passing)
+    vmd.prepare(run.places, step.vm, step.lease, step.keys, step.run, step.argv, step.images, entries)
 
 
 @perform_step.register

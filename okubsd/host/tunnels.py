@@ -8,7 +8,9 @@ from pathlib import Path
 
 from okubsd.errors import BadDescription
 from okubsd.host.reading import read_text
-from okubsd.model import Network, Vm, Way
+from okubsd.model import Network, Vm, Way, Wish
+from okubsd.plan.compile import Secrets
+from okubsd.vpn.openvpn import Client, parse_openvpn
 from okubsd.vpn.wg_quick import Tunnel, parse_wg_quick
 
 
@@ -51,3 +53,25 @@ def read_tunnels(networks: Iterable[Network], vms: Iterable[Vm]) -> dict[str, Tu
     if mistakes:
         raise BadDescription(dict.fromkeys(mistakes))
     return found
+
+
+def read_secrets(wish: Wish) -> Secrets:
+    """Return what all files of tunnels say.  Raises BadDescription with the mistakes of every one."""
+    mistakes: list[str] = []
+    tunnels: dict[str, Tunnel] = {}
+    clients: dict[str, Client] = {}
+    try:
+        tunnels = read_tunnels(wish.networks, wish.vms)
+    except BadDescription as error:
+        mistakes += error.mistakes
+    for network in wish.networks:
+        if network.way is Way.OPENVPN:
+            path = Path(network.file)
+            try:
+                check_secret(path)
+                clients[network.name] = parse_openvpn(path, read_text(path))
+            except BadDescription as error:
+                mistakes += error.mistakes
+    if mistakes:
+        raise BadDescription(dict.fromkeys(mistakes))
+    return Secrets(tunnels=tunnels, clients=clients)

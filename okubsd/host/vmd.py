@@ -13,6 +13,7 @@ import msgspec
 
 from okubsd.config.names import quoted
 from okubsd.errors import Problem, TimedOut, Unreachable
+from okubsd.guest.cpio import Entry
 from okubsd.guest.identity import Lease, render_identity
 from okubsd.host import door, keys, programs
 from okubsd.host.places import Places
@@ -109,14 +110,21 @@ def call_helper(places: Places, argv: Argv, what: str, data: bytes = b"") -> doo
 
 
 def prepare(
-    places: Places, vm: Vm, lease: Lease, directory: Path, run: Path, argv: Argv, images: Iterable[str]
+    places: Places,
+    vm: Vm,
+    lease: Lease,
+    directory: Path,
+    run: Path,
+    argv: Argv,
+    images: Iterable[str],
+    gateway: Iterable[Entry] = (),
 ) -> None:
     """Have the VM's drives made anew over ``images``, and its identity put on the last one.
 
     Raises Problem where that fails, or where vmd would not take what is there.
     """
     cookie = keys.make_cookie(run)
-    identity = render_identity(vm, lease, keys.read_secrets(directory, cookie), off="poweroff")
+    identity = render_identity(vm, lease, keys.read_secrets(directory, cookie), off="poweroff", gateway=gateway)
     done = call_helper(places, argv, vm.name, identity)
     if done.code != 0:
         raise Problem(f"{vm.name}: its drives were not prepared: {door.reason(done)}", "doas okubsd apply")

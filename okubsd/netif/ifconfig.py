@@ -47,13 +47,13 @@ def parse_ifconfig(text: str) -> Tap | None:
     )
 
 
-def tap_mistakes(tap: Tap | None, number: int, group: str) -> list[str]:
+def tap_mistakes(tap: Tap | None, number: int, rdomain: int, group: str) -> list[str]:
     """Return what vmd only logged when it could not set up the tap of the VM with ``number``, in words."""
     if tap is None:
         return [f"tap{number} is not there"]
     found = []
-    if tap.rdomain != number:
-        found.append(f"{tap.name} is in rdomain {tap.rdomain} instead of {number}")
+    if tap.rdomain != rdomain:
+        found.append(f"{tap.name} is in rdomain {tap.rdomain} instead of {rdomain}")
     if group not in tap.groups:
         found.append(f"{tap.name} is not in the group {group}")
     if not tap.up:

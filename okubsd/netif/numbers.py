@@ -10,7 +10,10 @@ from collections.abc import Iterable, Mapping
 
 FIRST, LAST = 100, 249
 
-_LINE = re.compile(r"([A-Za-z][A-Za-z0-9._-]{0,31}) (\d{1,3})")
+# The interface of a network has a number too; its name is marked, so that no VM's is the same.
+NETWORK_MARK = "@"
+
+_LINE = re.compile(r"(@?[A-Za-z][A-Za-z0-9._-]{0,31}) (\d{1,3})")
 
 
 def parse_numbers(text: str) -> dict[str, int]:

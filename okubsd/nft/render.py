@@ -179,7 +179,8 @@ def _refusal(number: int) -> str:
 def _match(flow: Flow, sets: Iterable[NamedSet], *, proxied: bool) -> str:
     """Return what a packet of ``flow`` has; one that a proxy takes is known by where it was sent at first."""
     target, port = ("ct original ip daddr", "ct original proto-dst") if proxied else ("ip daddr", "th dport")
-    words = []
+    # nft(8): a number is seconds since the epoch; so a rule ends by itself.
+    words = [f"meta time < {flow.until}"] if flow.until is not None else []
     if is_name(flow):
         words.append(f"{target} @{next(entry.set for entry in sets if entry.host == flow.target)}")
     elif flow.target != "any":

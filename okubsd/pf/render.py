@@ -1,63 +1,189 @@
-"""The pf.conf(5) text of okubsd: three lines that shut every VM in, and one anchor per VM that opens a path.
+"""The pf.conf(5) text of okubsd: few lines that shut every VM in, and one anchor per VM that opens its path.
 
 The rules are fail-closed: the anchors come first, the blocks of the group `okubsd` after them, so that a VM
 without an anchor has no network.  The shape of the anchors, nested on the tap and then on the rdomain, keeps a
-tap shut that lost its rdomain; `block on ! rdomain N` would parse and never match (pf(4), observed).
+tap shut that lost its rdomain; `block on ! rdomain N` would parse and never match (pf(4), observed).  A tunnel's
+interface is in the group too: what no anchor sends through it, or what comes out of it unasked, is blocked.
 """
 
 from __future__ import annotations
 
-from okubsd.model import Network, Way
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+
+import msgspec
+
+from okubsd.config.flow import BUILT_IN, asks_names, effective_flows, is_name, render_flow
+from okubsd.model import Bandwidth, Flow, Way
 
 GROUP = "okubsd"
 ANCHOR = "okubsd"
+UPLINK = "egress"
 
-# Loopback, private, shared, link-local, "this network", multicast and reserved ranges (RFC 6890, 5771, 1112).
-REFUSED = (
-    *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12"),
-    *("192.168.0.0/16", "224.0.0.0/4", "240.0.0.0/4"),
-)
+# TCP's and IP's head (RFC 879): what of a packet is not its segment.
+_HEADS = 40
 
-
-def render_main() -> str:
-    """Return okubsd's part of the main rules; it is included before the site's own rules."""
-    return (
-        "# okubsd: every VM's tap is in the group okubsd; what no anchor lets out does not leave.\n"
-        f'anchor "{ANCHOR}/*"\n'
-        f"block drop quick on {GROUP}\n"
-        f"block drop out quick on egress received-on {GROUP}\n"
-    )
+# The name of the inner anchor of a rule that ends; the helper takes it out then.
+UNTIL = "t"
 
 
-def render_anchor(name: str, number: int, network: Network, resolver: str) -> str:
-    """Return the anchor of the VM ``name`` whose tap, rdomain and loopback have ``number``.
+class Exit(msgspec.Struct, frozen=True, kw_only=True):
+    """The way out of one VM: its tap's ``number``, the ``rdomain``, and the interface ``out`` of what leaves.
 
-    $G, the guest's address, is defined when it is loaded (pfctl -D G=ADDRESS); ``resolver`` is where its DNS goes.
+    ``out`` is "egress" for the host's uplink in rdomain 0, a tunnel in the VM's own rdomain, or "" for none;
+    ``mtu`` is that of a tunnel.
     """
-    inner = _nat_rules(name, resolver) if network.way is Way.NAT else ()
-    ssh = f'pass out quick inet proto tcp from (tap{number}) to $G port 22 label "{ANCHOR}:{name}:ssh"'
-    lines = [
-        f'# okubsd: the network "{network}" of the VM "{name}"; okubsd-helper defines G, the guest\'s address.',
-        f"anchor on tap{number} {{",
-        f"\tanchor on rdomain {number} {{",
-        *(f"\t\t{line}" for line in (*inner, ssh)),
-        "\t}",
-        "\tblock drop quick",
-        "}",
+
+    name: str
+    number: int
+    rdomain: int
+    way: Way = Way.NAT
+    out: str = ""
+    resolver: str = ""
+    mtu: int = 0
+    flows: tuple[Flow, ...] = ()
+    bandwidth: Bandwidth = Bandwidth()
+
+    @property
+    def label(self) -> str:
+        """Return what the labels of its rules begin with."""
+        return f"{ANCHOR}:{self.name}"
+
+    @property
+    def tag(self) -> str:
+        """Return the tag of what it sends, by which a queue finds it."""
+        return f"OKUBSD_{self.number}"
+
+    @property
+    def table(self) -> str:
+        """Return the words that send a packet out of rdomain 0, "" where it stays in its own."""
+        return " rtable 0" if self.out == UPLINK else ""
+
+
+def render_main(exits: Iterable[Exit] = (), ports: Iterable[str] = (), uplink: str = "") -> str:
+    """Return okubsd's part of the main rules; it is included before the site's own rules.
+
+    Queues cannot be in anchors (pf.conf(5), observed), so those of the ``exits`` are here; ``uplink`` is the
+    interface that ``egress`` stands for.  ``ports`` are the host's ends of switches, where DHCP is served.
+    """
+    exits = tuple(exits)
+    lines = ["# okubsd: every VM's tap is in the group okubsd; what no anchor lets out does not leave."]
+    lines += _queues(exits, uplink)
+    lines += [
+        f"pass quick on {port} inet proto udp from any port {{ 67 68 }} to any port {{ 67 68 }}" for port in ports
     ]
-    if network.way is Way.NAT:
-        out = f"pass out quick on egress inet from $G received-on tap{number} nat-to (egress)"
-        lines.append(f'{out} label "{ANCHOR}:{name}:out"')
+    lines += [
+        f'anchor "{ANCHOR}/*"',
+        f"block drop quick on {GROUP}",
+        f"block drop out quick on egress received-on {GROUP}",
+    ]
     return "".join(f"{line}\n" for line in lines)
 
 
-def _nat_rules(name: str, resolver: str) -> tuple[str, ...]:
-    label = f"{ANCHOR}:{name}"
-    refused = " ".join(("(self)", *REFUSED))
-    return (
-        "block drop in quick inet6",
-        "block drop in quick inet from ! $G",
-        f'pass in quick inet proto {{ tcp udp }} from $G to any port 53 rdr-to {resolver} rtable 0 label "{label}:dns"',
-        f'block return in quick inet from $G to {{ {refused} }} label "{label}:host"',
-        f'pass in quick inet from $G rtable 0 label "{label}:in"',
-    )
+def _queues(exits: tuple[Exit, ...], uplink: str) -> Iterator[str]:
+    """Yield a queue for what each VM receives, on its tap, and one for what it sends, where that leaves."""
+    for vm in exits:
+        if vm.bandwidth.down:
+            rate = _rate(vm.bandwidth.down)
+            yield f"queue okubsd_d{vm.number} on tap{vm.number} bandwidth {rate} max {rate} default"
+    sending = [vm for vm in exits if vm.bandwidth.up and vm.out]
+    for interface in sorted({vm.out for vm in sending}):
+        real = uplink if interface == UPLINK else interface
+        yield f"queue okubsd_{real} on {real} bandwidth 4G"
+        yield f"queue okubsd_{real}_rest parent okubsd_{real} bandwidth 4G default"
+        for vm in (vm for vm in sending if vm.out == interface):
+            rate = _rate(vm.bandwidth.up)
+            yield f"queue okubsd_u{vm.number} parent okubsd_{real} bandwidth {rate} max {rate}"
+            yield f"match out on {real} inet tagged {vm.tag} set queue okubsd_u{vm.number}"
+
+
+def _rate(bits: int) -> str:
+    for unit, size in (("G", 10**9), ("M", 10**6)):
+        if bits % size == 0:
+            return f"{bits // size}{unit}"
+    return f"{bits // 1000}K"
+
+
+def render_anchor(vm: Exit, now: float = 0.0) -> str:
+    """Return the anchor of a VM, with the rules that are in force after ``now`` (seconds since the epoch).
+
+    $G, the guest's address, is defined when it is loaded (pfctl -D G=ADDRESS).
+    """
+    tunnelled = vm.out not in ("", UPLINK)
+    lines = [f'# okubsd: the way out of the VM "{vm.name}"; okubsd-helper defines G, the guest\'s address.']
+    lines += [f"table <{entry}> persist" for entry in table_names(vm.flows).values()]
+    if tunnelled and vm.mtu:
+        lines.append(f"match on {vm.out} scrub (no-df max-mss {vm.mtu - _HEADS})")
+    lines += [f"anchor on tap{vm.number} {{", f"\tanchor on rdomain {vm.rdomain} {{"]
+    inner = _rules(vm, now) if vm.out else ()
+    ssh = f'pass out quick inet proto tcp from (tap{vm.number}) to $G port 22 label "{vm.label}:ssh"'
+    lines += [*(f"\t\t{line}" for line in (*inner, ssh)), "\t}", "\tblock drop quick", "}"]
+    if tunnelled and table_names(vm.flows):
+        asked = f'to {vm.resolver} port 53 label "{vm.label}:names"'
+        lines.append(f"pass out quick on {vm.out} inet proto {{ tcp udp }} from ({vm.out}) {asked}")
+    if vm.out:
+        leaving = f"pass out quick on {vm.out} inet from $G received-on tap{vm.number} nat-to ({vm.out})"
+        lines.append(f'{leaving} label "{vm.label}:out"')
+    return "".join(f"{line}\n" for line in lines)
+
+
+def table_names(flows: Iterable[Flow]) -> dict[str, str]:
+    """Return the host names in ``flows``, each with the table that holds its addresses."""
+    names = dict.fromkeys(flow.target for flow in flows if is_name(flow))
+    return {name: f"name{number}" for number, name in enumerate(names, 1)}
+
+
+def render_names(vm: Exit) -> str:
+    """Return the file for the program `names`: a name, and its anchor and table, a line."""
+    return "".join(f"{name} {ANCHOR}/{vm.name}:{table}\n" for name, table in table_names(vm.flows).items())
+
+
+def _rules(vm: Exit, now: float) -> Iterator[str]:
+    yield "block drop in quick inet6"
+    yield "block drop in quick inet from ! $G"
+    if asks_names(vm.flows, now):
+        diverted = f'rdr-to {vm.resolver}{vm.table} label "{vm.label}:dns"'
+        yield f"pass in quick inet proto {{ tcp udp }} from $G to any port 53 {diverted}"
+    yield f'block return in quick inet from $G to (self) label "{vm.label}:host"'
+    tables = table_names(vm.flows)
+    # What holds without being said is written as one rule as long as nothing of the user's comes between.
+    for built_in, flows in groupby(effective_flows(vm.flows, now), lambda flow: flow in BUILT_IN and not flow.allow):
+        if built_in:
+            refused = " ".join(flow.target for flow in flows)
+            yield f'block return in quick inet from $G to {{ {refused} }} label "{vm.label}:private"'
+        else:
+            for flow in flows:
+                yield from _rule(vm, flow, tables)
+
+
+def _rule(vm: Exit, flow: Flow, tables: dict[str, str]) -> Iterator[str]:
+    action = "pass" if flow.allow else "block return"
+    protocol = flow.protocol or ("{ tcp udp }" if flow.ports else "")
+    target = f"<{tables[flow.target]}>" if is_name(flow) else flow.target
+    words = [f"{action} in quick inet", f"proto {protocol}" if protocol else "", "from $G"]
+    words += [f"to {target}" if target != "any" or flow.ports else "", f"port {_ports(flow)}" if flow.ports else ""]
+    rule = " ".join(word for word in words if word)
+    if flow.allow:
+        rule += f" tag {vm.tag}" if vm.bandwidth.up else ""
+        rule += vm.table
+    rule += f' label "{vm.label}:{f"r{flow.line}" if flow.line else "in"}"'
+    if flow.line:
+        yield f"# {comment(flow)}"
+    if flow.until is None:
+        yield rule
+    else:
+        yield f'anchor "{UNTIL}{flow.until}" {{'
+        yield f"\t{rule}"
+        yield "}"
+
+
+def comment(flow: Flow) -> str:
+    """Return where a rule is written and what it says, as a comment in the anchor and as the words of `why`."""
+    words = f"{flow.file}:{flow.line}: {'allow' if flow.allow else 'deny'} {render_flow(flow)}"
+    # A backslash at its end would take the next line into the comment.
+    return (f"{words} ({flow.comment})" if flow.comment else words).replace("\\", "/")
+
+
+def _ports(flow: Flow) -> str:
+    words = [str(first) if first == last else f"{first}:{last}" for first, last in flow.ports]
+    return words[0] if len(words) == 1 else "{ " + " ".join(words) + " }"

@@ -7,6 +7,7 @@ and its flows ended; then files change and are read anew; what may pass is opene
 from __future__ import annotations
 
 import difflib
+import re
 import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
@@ -18,11 +19,17 @@ from okubsd.errors import Problem
 from okubsd.model import Argv
 from okubsd.pf.render import ANCHOR
 from okubsd.plan.compile import ANCHORS, PF_CONF, VM_CONF, Compiled, CompiledVm, HostFile, How
-from okubsd.vmd.helper import RECORDS, Verb, helper_argv
+from okubsd.vmd.helper import RECORDS, Verb, helper_argv, parse_record
+from okubsd.vpn.wg import without_keys
 
 # Where candidates are judged and old files wait until the last step is done.
 STAGE = "var/okubsd/apply/new"
 JOURNAL = "var/okubsd/apply/journal"
+
+
+# The interfaces of VMs and of networks; those of networks are made anew when their files change.
+_INTERFACE = re.compile(r"etc/hostname\.((lo|tap|wg|tun|veb|vport)\d{1,3})")
+_OF_NETWORKS = ("wg", "tun", "veb", "vport")
 
 
 class Stat(msgspec.Struct, frozen=True):
@@ -66,10 +73,11 @@ class ApplyStep(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Call(ApplyStep, frozen=True, kw_only=True):
-    """Run a program that has to end with 0 within ``timeout`` seconds."""
+    """Run a program that has to end with 0 within ``timeout`` seconds, unless it ``may_fail``."""
 
     argv: Argv
     timeout: int = 60
+    may_fail: bool = False
 
     def show(self) -> str:
         return shlex.join(self.argv)
@@ -115,10 +123,22 @@ class Change(msgspec.Struct, frozen=True):
     new: Stat | None
 
     def diff(self) -> str:
-        """Return a unified diff."""
-        texts = [(stat.text if stat else "").splitlines(keepends=True) for stat in (self.old, self.new)]
+        """Return a unified diff without keys."""
+        secret = is_secret(self.path)
+        texts = [_shown(stat, secret=secret).splitlines(keepends=True) for stat in (self.old, self.new)]
         before, after = (f"/{self.path}" if stat else "/dev/null" for stat in (self.old, self.new))
-        return "".join(_with_ends(difflib.unified_diff(texts[0], texts[1], before, after)))
+        told = "".join(_with_ends(difflib.unified_diff(texts[0], texts[1], before, after)))
+        return told or f"/{self.path}: what changes is not shown, for it holds keys\n"
+
+
+def _shown(stat: Stat | None, *, secret: bool) -> str:
+    text = stat.text if stat else ""
+    return without_keys(text) if secret else text
+
+
+def is_secret(path: str) -> bool:
+    """Return whether the file at ``path`` holds the keys of a tunnel."""
+    return path.startswith(("etc/hostname.wg", "etc/okubsd/openvpn/"))
 
 
 def _with_ends(lines: Iterable[str]) -> Iterable[str]:
@@ -139,7 +159,7 @@ def wanted_files(compiled: Compiled, files: Mapping[str, Stat | None]) -> dict[s
 
 def is_ours(path: str) -> bool:
     """Return whether okubsd alone writes the file at ``path``."""
-    return path.startswith(("etc/okubsd/", "etc/hostname.lo", "etc/hostname.tap"))
+    return path.startswith("etc/okubsd/") or _INTERFACE.fullmatch(path) is not None
 
 
 def _wanted(file: HostFile, now: Stat | None) -> Stat:
@@ -188,7 +208,7 @@ def plan_apply(compiled: Compiled, facts: ApplyFacts) -> tuple[ApplyPlan, tuple[
     steps += [_helper(Verb.CREATE, name, "make the drives of") for name in creations]
     steps += _judge_vms(staged)
     steps += [_replace(change) for change in changes if not _is_record(change)]
-    steps += _reread(paths, services, vmd_runs=facts.vmd_runs, forwarding=needs_forwarding)
+    steps += _reread(changes, services, vmd_runs=facts.vmd_runs, forwarding=needs_forwarding)
     steps += [_helper(Verb.REMOVE, name, "forget the anchor of") for name in _removed(changes)]
     steps += [_helper(Verb.OPEN, name, "open") for name in shut if compiled.find(name)]
     if changes:
@@ -217,7 +237,7 @@ def plan_unapply(facts: ApplyFacts) -> tuple[ApplyPlan, tuple[Change, ...]]:
         Journal(what="keep the old files until all is done", files=_old(changes)),
         *(_helper(Verb.REMOVE, name, "forget the anchor of") for name in _removed(changes)),
         *(_replace(change) for change in ordered),
-        *_reread({change.path for change in changes}, [], vmd_runs=facts.vmd_runs, forwarding=False),
+        *_reread(changes, [], vmd_runs=facts.vmd_runs, forwarding=False),
     ]
     if "okubsd" in facts.services:
         steps.append(Call(what="take okubsd from the boot", argv=("rcctl", "disable", "okubsd")))
@@ -231,18 +251,19 @@ def plan_restore(journal: Mapping[str, Stat | None], running: Iterable[str], *, 
     What runs is shut first and opened last, by the rules of before.
     """
     running = [name for name in running if journal.get(f"{ANCHORS}/{name}.conf") is not None]
-    changes = [Change(path, None, stat) for path, stat in sorted(journal.items())]
+    changes = tuple(Change(path, None, stat) for path, stat in sorted(journal.items()))
     return (
         *(_helper(Verb.CLOSE, name, "shut") for name in running),
         *(_replace(change) for change in changes),
-        *_reread(set(journal), [], vmd_runs=vmd_runs, forwarding=False),
+        *_reread(changes, [], vmd_runs=vmd_runs, forwarding=False),
         *(_helper(Verb.OPEN, name, "open") for name in running),
         Finish(what="drop the old files"),
     )
 
 
 def _lacks_devices(vm: CompiledVm, facts: ApplyFacts) -> bool:
-    return vm.number not in facts.taps or (vm.on_vmd and vm.vm.name not in facts.drives)
+    taps = {vm.number, *(nic.tap for nic in vm.nics)}
+    return not taps <= facts.taps or (vm.on_vmd and vm.vm.name not in facts.drives)
 
 
 def _refuse_what_runs(compiled: Compiled, facts: ApplyFacts) -> None:
@@ -252,16 +273,25 @@ def _refuse_what_runs(compiled: Compiled, facts: ApplyFacts) -> None:
             raise Problem(f"VM '{name}' runs, and is described no more", f"okubsd stop {name}")
         if vm.number != number:
             raise Problem(f"VM '{name}' runs with the number {number} and would get {vm.number}", f"okubsd stop {name}")
+        old = facts.files.get(f"{RECORDS[1:]}/{name}")
+        record = parse_record(old.text) if old else None
+        if record is not None and (record.table, record.taps) != (vm.rdomain, " ".join(str(n.tap) for n in vm.nics)):
+            raise Problem(f"VM '{name}' runs on another network than '{vm.vm.network.name}'", f"okubsd stop {name}")
 
 
 def _refuse_foreign_files(compiled: Compiled, facts: ApplyFacts) -> None:
     """Raise Problem where a number is taken by an interface of the administrator's."""
+    hint = "give the VM another 'number', or 'numbers' below 'host' another range"
     for vm in compiled.vms:
         for kind in ("lo", "tap"):
             path = f"etc/hostname.{kind}{vm.number}"
             if vm.number not in facts.numbers and facts.files.get(path) is not None:
-                hint = "give the VM another 'number', or 'numbers' below 'host' another range"
                 raise Problem(f"/{path} is not okubsd's, and VM '{vm.vm.name}' would get the number {vm.number}", hint)
+    for file in compiled.files:
+        match = _INTERFACE.fullmatch(file.path)
+        number = int(re.sub(r"\D", "", match[1])) if match else None
+        if number is not None and number not in facts.numbers and facts.files.get(file.path) is not None:
+            raise Problem(f"/{file.path} is not okubsd's, and a network would get the number {number}", hint)
 
 
 def _need_images(compiled: Compiled, facts: ApplyFacts) -> None:
@@ -299,9 +329,34 @@ def _replace(change: Change) -> ApplyStep:
     return Replace(what=f"write /{change.path}", path=change.path, stat=change.new)
 
 
-def _reread(paths: set[str], services: list[str], *, vmd_runs: bool, forwarding: bool) -> list[ApplyStep]:
-    """Return what makes the host read what changed, and only that; vmd is started where it does not run."""
+def _interfaces(changes: tuple[Change, ...]) -> list[ApplyStep]:
+    """Return what makes the interfaces of networks anew whose files changed, and leaves all others as they are.
+
+    Destroying one and making it again is what wg(4) takes without fail (observed); what goes through it has no way
+    in the meantime.
+    """
     steps: list[ApplyStep] = []
+    for change in changes:
+        match = _INTERFACE.fullmatch(change.path)
+        if match is None or match[2] not in _OF_NETWORKS:
+            continue
+        name, number = match[1], match[1].removeprefix(match[2])
+        if match[2] == "tun":
+            argv = ("pkill", "-f", f"openvpn .*--dev {name} ")
+            steps.append(Call(what=f"end the openvpn of {name}", argv=argv, may_fail=True))
+        steps.append(Call(what=f"take {name} down", argv=("ifconfig", name, "destroy"), may_fail=True))
+        if change.new is not None:
+            loopback = (f"lo{number}",) if match[2] in ("wg", "tun") else ()
+            argv = ("sh", "/etc/netstart", *loopback, name)
+            steps.append(Call(what=f"bring {name} up", argv=argv))
+    return steps
+
+
+def _reread(changes: tuple[Change, ...], services: list[str], *, vmd_runs: bool, forwarding: bool) -> list[ApplyStep]:
+    """Return what makes the host read what changed, and only that; vmd is started where it does not run."""
+    paths = {change.path for change in changes}
+    # A switch has to be there before vmd reads of it (observed: vmd ends otherwise).
+    steps: list[ApplyStep] = _interfaces(changes)
     if paths & {"etc/pf.conf", PF_CONF}:
         steps.append(Call(what="read the pf rules", argv=("pfctl", "-f", "/etc/pf.conf")))
     if forwarding:

@@ -45,7 +45,7 @@ def choose_backend(vm: Vm, host: HostFacts, state: VmFacts) -> Choice:
 def reach(state: VmFacts, argv: Argv, *, root: bool) -> Argv:
     """Return ``argv`` run where the guest of a running VM can be reached from."""
     if state.record is not None:
-        return in_rdomain(state.record.number, argv)
+        return in_rdomain(state.record.table, argv)
     return enter_argv(str(state.qemu_pid), argv, root=root) if state.confined else argv
 
 

@@ -8,15 +8,19 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from okubsd.errors import BadDescription
-from okubsd.model import Backend, HostWish, Recipe, Vm, Way, Wish
-from okubsd.netif.hostname import loopback_file, tap_file
-from okubsd.netif.numbers import give_numbers, render_numbers
-from okubsd.pf.render import GROUP, render_anchor, render_main
+from okubsd.model import TUNNELS, Backend, HostWish, Network, Recipe, Vm, Way, Wish
+from okubsd.netif.hostname import dhcpd_conf, loopback_file, tap_file, veb_file, vport_file
+from okubsd.netif.numbers import NETWORK_MARK, give_numbers, render_numbers
+from okubsd.pf.render import GROUP, UPLINK, Exit, render_anchor, render_main, render_names
 from okubsd.plan.backend import HOST_MEMORY
+from okubsd.plan.gateway import clients_of, endpoint_flows
 from okubsd.plan.images import BOOT_IMAGE, images_of
-from okubsd.vmd.conf import Disk
+from okubsd.vmd.conf import MOST_INTERFACES, Disk
 from okubsd.vmd.helper import DRIVES, RECORDS, doas_line, render_record
-from okubsd.vmd.render import VmBlock, render_conf
+from okubsd.vmd.render import Nic, SwitchBlock, VmBlock, lladdr, render_conf
+from okubsd.vpn.openvpn import Client, render_config, tun_file
+from okubsd.vpn.wg import wg_file
+from okubsd.vpn.wg_quick import Tunnel
 
 CONF_DIRECTORY = "etc/okubsd"
 VM_CONF = f"{CONF_DIRECTORY}/vm.conf"
@@ -24,6 +28,17 @@ PF_CONF = f"{CONF_DIRECTORY}/pf.conf"
 ANCHORS = f"{CONF_DIRECTORY}/pf"
 NUMBERS = f"{CONF_DIRECTORY}/numbers"
 AUTOSTART = f"{CONF_DIRECTORY}/autostart"
+NAMES = f"{CONF_DIRECTORY}/names"
+
+# Both live beside the helper (okubsd(8), FILES).
+_TUN_PROGRAM = "/usr/local/libexec/okubsd-tun"
+
+# openvpn(8): the default of --tun-mtu, less what the tunnel's own head takes at most.
+_TUN_MTU = 1400
+
+# The taps of NICs on switches, so that each VM's own number leads to them.
+_CLIENT_TAP, _GATEWAY_TAP = 1000, 2000
+_CLIENT_NIC, _FIRST_GATEWAY_NIC = 2, 16
 
 _FORWARDING = "net.inet.ip.forwarding=1\n"
 
@@ -47,17 +62,24 @@ class HostFile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CompiledVm(msgspec.Struct, frozen=True, kw_only=True):
-    """One VM as vmd gets it."""
+    """One VM as vmd gets it; ``exit`` is its way out, ``nics`` those beside the host's way in."""
 
     vm: Vm
     number: int
     owner: str
+    exit: Exit
     images: tuple[str, ...] = ()
+    nics: tuple[Nic, ...] = ()
 
     @property
     def on_vmd(self) -> bool:
         """Return whether vmd runs it, where there is a vmd."""
         return self.vm.backend is not Backend.QEMU
+
+    @property
+    def rdomain(self) -> int:
+        """Return the rdomain that the host reaches it in."""
+        return self.exit.rdomain
 
 
 class Compiled(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,72 +94,247 @@ class Compiled(msgspec.Struct, frozen=True, kw_only=True):
         return next((vm for vm in self.vms if vm.vm.name == name), None)
 
 
-def compile_host(wish: Wish, recipes: Mapping[str, Recipe], kept: Mapping[str, int], user: str) -> Compiled:
+class Secrets(msgspec.Struct, frozen=True, kw_only=True):
+    """What the files of tunnels say: WireGuard's by the names of networks and of gateway VMs, OpenVPN's by networks."""
+
+    tunnels: Mapping[str, Tunnel] = {}
+    clients: Mapping[str, Client] = {}
+
+
+class _Numbers(msgspec.Struct, frozen=True):
+    """The number of every VM and of every network that has an interface."""
+
+    given: Mapping[str, int]
+
+    def vm(self, vm: Vm) -> int:
+        return self.given[vm.name]
+
+    def network(self, network: Network) -> int:
+        return self.given[f"{NETWORK_MARK}{network.name}"]
+
+
+def compile_host(
+    wish: Wish,
+    recipes: Mapping[str, Recipe],
+    kept: Mapping[str, int],
+    user: str,
+    secrets: Secrets | None = None,
+    now: float = 0.0,
+) -> Compiled:
     """Return the files of an OpenBSD host for ``wish``.
 
-    ``kept`` are the numbers of before, ``user`` owns the VMs that name nobody.
-    Raises BadDescription where the numbers do not suffice or nobody owns a VM.
+    ``kept`` are the numbers of before, ``user`` owns the VMs that name nobody, ``secrets`` what the files of tunnels
+    say, ``now`` is seconds since the epoch: rules that ended before are left out.
+    Raises BadDescription where the numbers do not suffice, nobody owns a VM, or vmd has not enough NICs.
     """
-    vms = wish.vms
-    numbers = _numbers(wish, vms, kept)
+    vms, secrets = wish.vms, secrets or Secrets()
+    numbers = _numbers(wish, kept)
     unowned = [vm.name for vm in vms if not (vm.owner or wish.host.owner or user)]
     if unowned:
         raise BadDescription([f"{wish.path}: nobody owns {', '.join(unowned)}; write 'owner' below 'host'"])
+    mistakes = [*_switch_mistakes(wish), *_bandwidth_mistakes(wish)]
+    if mistakes:
+        raise BadDescription(mistakes)
     compiled = tuple(
         CompiledVm(
             vm=vm,
-            number=numbers[vm.name],
+            number=numbers.vm(vm),
             owner=vm.owner or wish.host.owner or user,
+            exit=_exit(vm, numbers, wish.host, secrets),
             images=images_of(vm, recipes) if vm.backend is not Backend.QEMU else (),
+            nics=_nics(vm, wish, numbers) if vm.backend is not Backend.QEMU else (),
         )
         for vm in vms
     )
+    networks = tuple(network for network in wish.networks if network.way in (*TUNNELS, Way.SWITCH))
     files = [
-        *_files_of_host(wish.host, compiled, recipes),
-        *(f for vm in compiled for f in _files_of(vm, wish.host, recipes)),
+        *_files_of_host(wish, compiled, networks, numbers),
+        *(f for network in networks for f in _files_of_network(network, wish, numbers, secrets)),
+        *(f for vm in compiled for f in _files_of(vm, recipes, now)),
     ]
     return Compiled(files=tuple(sorted(files, key=lambda file: file.path)), vms=compiled, group=wish.host.group)
 
 
-def _numbers(wish: Wish, vms: tuple[Vm, ...], kept: Mapping[str, int]) -> dict[str, int]:
-    wished = {vm.name: vm.number for vm in vms if vm.number is not None}
+def _numbers(wish: Wish, kept: Mapping[str, int]) -> _Numbers:
+    wished = {vm.name: vm.number for vm in wish.vms if vm.number is not None}
+    ways = (*TUNNELS, Way.SWITCH)
+    names = [vm.name for vm in wish.vms]
+    names += [f"{NETWORK_MARK}{network.name}" for network in wish.networks if network.way in ways]
     try:
-        return give_numbers((vm.name for vm in vms), wished, kept, *wish.host.numbers)
+        return _Numbers(give_numbers(names, wished, kept, *wish.host.numbers))
     except ValueError as error:
         raise BadDescription([f"{wish.path}: host.numbers: {error}; give 'numbers' a wider range"]) from None
 
 
-def _files_of_host(host: HostWish, vms: tuple[CompiledVm, ...], recipes: Mapping[str, Recipe]) -> Iterable[HostFile]:
-    conf = render_conf((_block(vm) for vm in vms if vm.on_vmd), host.group, host.staggered)
-    numbers = render_numbers({vm.vm.name: vm.number for vm in vms})
+def _switch_mistakes(wish: Wish) -> list[str]:
+    """Return what vmd has not enough NICs for, and what a VM of QEMU's beside it cannot have."""
+    found = []
+    for vm in wish.vms:
+        clients = len(clients_of(vm, wish)) if vm.network.way is not Way.WIREGUARD else 0
+        nics = 1 + clients + (vm.network.way in (Way.GATEWAY, Way.SWITCH))
+        if nics > MOST_INTERFACES:
+            sentence = f"VM '{vm.name}' needs {nics} NICs, one for each VM behind it, and vmd gives {MOST_INTERFACES}"
+            found.append(f"{wish.path}: {sentence}")
+        if nics > 1 and vm.backend is Backend.QEMU:
+            found.append(f"{wish.path}: VM '{vm.name}' is on a switch or a gateway, which beside vmd takes 'vmd'")
+    return found
+
+
+def _bandwidth_mistakes(wish: Wish) -> list[str]:
+    return [
+        f"{wish.path}: VM '{vm.name}' has a limit of what it sends; write 'uplink', the host's interface, below 'host'"
+        for vm in wish.vms
+        if vm.bandwidth.up and vm.network.way is Way.NAT and not wish.host.uplink
+    ]
+
+
+def _exit(vm: Vm, numbers: _Numbers, host: HostWish, secrets: Secrets) -> Exit:
+    """Return the way out of one VM."""
+    network, number = vm.network, numbers.vm(vm)
+    rdomain, out, mtu = number, "", 0
+    resolver = network.resolver or host.resolver
+    flows = vm.flows
+    match network.way:
+        case Way.NAT:
+            out = UPLINK
+            if vm.tunnel and vm.name in secrets.tunnels:
+                # A gateway reaches the ends of its tunnel, and nothing else.
+                flows = endpoint_flows(secrets.tunnels[vm.name])
+        case Way.WIREGUARD:
+            rdomain = numbers.network(network)
+            out = f"wg{rdomain}"
+            tunnel = secrets.tunnels.get(network.name)
+            if tunnel is not None:
+                mtu = tunnel.mtu
+                resolver = network.resolver or next(iter(tunnel.resolvers), host.resolver)
+        case Way.OPENVPN:
+            rdomain = numbers.network(network)
+            out, mtu = f"tun{rdomain}", _TUN_MTU
+        case _:
+            pass
+    return Exit(
+        name=vm.name,
+        number=number,
+        rdomain=rdomain,
+        way=network.way,
+        out=out,
+        resolver=resolver,
+        mtu=mtu,
+        flows=flows,
+        bandwidth=vm.bandwidth,
+    )
+
+
+def _nics(vm: Vm, wish: Wish, numbers: _Numbers) -> tuple[Nic, ...]:
+    """Return the NICs of ``vm`` on switches: that of its own network first, then one for each VM behind it."""
+    number = numbers.vm(vm)
+    own: tuple[Nic, ...] = ()
+    mine = lladdr(number, _CLIENT_NIC)
+    if vm.network.way is Way.SWITCH:
+        rdomain = numbers.network(vm.network)
+        own = (Nic(tap=_CLIENT_TAP + number, switch=vm.network.name, rdomain=rdomain, lladdr=mine),)
+    elif vm.network.way is Way.GATEWAY:
+        own = (Nic(tap=_CLIENT_TAP + number, switch=_link(number), rdomain=number, lladdr=mine),)
+    behind = (numbers.vm(client) for client in clients_of(vm, wish) if client.network.way is Way.GATEWAY)
+    return own + tuple(
+        Nic(tap=_GATEWAY_TAP + n, switch=_link(n), rdomain=n, lladdr=lladdr(number, _FIRST_GATEWAY_NIC + i))
+        for i, n in enumerate(behind)
+    )
+
+
+def _link(number: int) -> str:
+    """Return the name of the switch between a VM, by its number, and its gateway."""
+    return f"link{number}"
+
+
+def _files_of_host(
+    wish: Wish, vms: tuple[CompiledVm, ...], networks: tuple[Network, ...], numbers: _Numbers
+) -> Iterable[HostFile]:
+    host = wish.host
+    switches = [
+        *(_switch(network.name, numbers.network(network)) for network in networks if network.way is Way.SWITCH),
+        *(_switch(_link(vm.number), vm.number) for vm in vms if vm.vm.network.way is Way.GATEWAY),
+    ]
+    conf = render_conf((_block(vm) for vm in vms if vm.on_vmd), host.group, host.staggered, switches)
     autostart = "".join(f"{vm.owner} {vm.vm.name}\n" for vm in vms if vm.vm.autostart)
+    ports = [f"vport{numbers.network(network)}" for network in networks if network.way is Way.SWITCH]
     yield HostFile(path=VM_CONF, text=conf)
-    yield HostFile(path=PF_CONF, text=render_main(), mode=0o600)
-    yield HostFile(path=NUMBERS, text=numbers)
+    yield HostFile(path=PF_CONF, text=render_main((vm.exit for vm in vms), ports, host.uplink), mode=0o600)
+    yield HostFile(path=NUMBERS, text=render_numbers(numbers.given))
     yield HostFile(path=AUTOSTART, text=autostart)
     yield HostFile(path="etc/vm.conf", text=f'include "/{VM_CONF}"\n', how=How.BLOCK)
     yield HostFile(path="etc/pf.conf", text=f'include "/{PF_CONF}"\n', how=How.BEFORE_RULES, mode=0o600)
     yield HostFile(path="etc/doas.conf", text=doas_line(host.group), how=How.BLOCK, mode=0o600)
     yield HostFile(path="etc/rc.conf.local", text="pkg_scripts=okubsd\nvmd_flags=\n", how=How.RCCTL)
-    if any(vm.vm.network.way is Way.NAT for vm in vms):
+    if any(vm.exit.out for vm in vms):
         yield HostFile(path="etc/sysctl.conf", text=_FORWARDING, how=How.BLOCK)
 
 
-def _files_of(vm: CompiledVm, host: HostWish, recipes: Mapping[str, Recipe]) -> Iterable[HostFile]:
-    anchor = render_anchor(vm.vm.name, vm.number, vm.vm.network, host.resolver)
-    yield HostFile(path=f"{ANCHORS}/{vm.vm.name}.conf", text=anchor, mode=0o600)
+def _switch(name: str, number: int) -> SwitchBlock:
+    return SwitchBlock(name=name, number=number, rdomain=number)
+
+
+def _files_of_network(network: Network, wish: Wish, numbers: _Numbers, secrets: Secrets) -> Iterable[HostFile]:
+    """Yield the interfaces of one network; those of tunnels hold keys."""
+    number = numbers.network(network)
+    yield HostFile(path=f"etc/hostname.lo{number}", text=loopback_file(number), mode=0o640)
+    match network.way:
+        case Way.WIREGUARD if network.name in secrets.tunnels:
+            text = wg_file(number, GROUP, secrets.tunnels[network.name])
+            yield HostFile(path=f"etc/hostname.wg{number}", text=text, mode=0o600)
+        case Way.OPENVPN if network.name in secrets.clients:
+            config = f"{CONF_DIRECTORY}/openvpn/{network.name}.conf"
+            text = tun_file(number, GROUP, network.name, f"/{config}", _TUN_PROGRAM)
+            yield HostFile(path=config, text=render_config(secrets.clients[network.name]), mode=0o600)
+            yield HostFile(path=f"etc/hostname.tun{number}", text=text, mode=0o600)
+        case Way.SWITCH:
+            yield from _files_of_switch(network, number, wish, numbers)
+        case _:
+            pass
+
+
+def _files_of_switch(network: Network, number: int, wish: Wish, numbers: _Numbers) -> Iterable[HostFile]:
+    on_it = {vm.name: lladdr(numbers.vm(vm), _CLIENT_NIC) for vm in wish.vms if vm.network == network}
+    config = f"{CONF_DIRECTORY}/dhcpd/{network.name}.conf"
+    try:
+        conf = dhcpd_conf(network.address, on_it)
+    except ValueError as error:
+        raise BadDescription([f"{wish.path}: networks.{network.name}.switch: {error}"]) from None
+    leases = f"/var/db/okubsd-{network.name}.leases"
+    yield HostFile(path=config, text=conf)
+    yield HostFile(path=f"etc/hostname.veb{number}", text=veb_file(number, number, f"vport{number}"), mode=0o640)
+    port = vport_file(number, GROUP, network.address, f"/{config}", leases)
+    yield HostFile(path=f"etc/hostname.vport{number}", text=port, mode=0o640)
+
+
+def _files_of(vm: CompiledVm, recipes: Mapping[str, Recipe], now: float) -> Iterable[HostFile]:
+    yield HostFile(path=f"{ANCHORS}/{vm.vm.name}.conf", text=render_anchor(vm.exit, now), mode=0o600)
     yield HostFile(path=f"{RECORDS[1:]}/{vm.vm.name}", text=render_record(_record(vm, recipes)))
-    yield HostFile(path=f"etc/hostname.lo{vm.number}", text=loopback_file(vm.number), mode=0o640)
+    names = render_names(vm.exit)
+    if names:
+        yield HostFile(path=f"{NAMES}/{vm.vm.name}", text=names)
+    if vm.rdomain == vm.number:
+        yield HostFile(path=f"etc/hostname.lo{vm.number}", text=loopback_file(vm.number), mode=0o640)
+    if vm.vm.network.way is Way.GATEWAY and vm.on_vmd:
+        yield HostFile(path=f"etc/hostname.veb{vm.number}", text=veb_file(vm.number, vm.number), mode=0o640)
     if not vm.on_vmd:
-        tap = tap_file(vm.number, GROUP, vm.owner)
+        tap = tap_file(vm.number, vm.rdomain, GROUP, vm.owner)
         yield HostFile(path=f"etc/hostname.tap{vm.number}", text=tap, mode=0o640)
 
 
 def _record(vm: CompiledVm, recipes: Mapping[str, Recipe]) -> dict[str, str | int]:
+    number, network = vm.number, vm.vm.network
+    links = [f"lo{vm.rdomain}"]
+    links += [vm.exit.out] if network.way in TUNNELS else []
+    # The interfaces that are there before vmd puts taps into them.
+    links += [f"veb{nic.rdomain}" for nic in vm.nics]
+    links += [f"vport{vm.nics[0].rdomain}"] if network.way is Way.SWITCH and vm.nics else []
+    closed = network.way is Way.SWITCH and not network.meet
     return {
         "name": vm.vm.name,
         "owner": vm.owner,
-        "number": vm.number,
+        "number": number,
+        "rdomain": vm.rdomain,
         "group": GROUP,
         "boot": BOOT_IMAGE,
         "base": recipes[vm.vm.image].base,
@@ -145,6 +342,12 @@ def _record(vm: CompiledVm, recipes: Mapping[str, Recipe]) -> dict[str, str | in
         # A disposable VM has no home; its last drive only carries who it is.
         "home": 0 if vm.vm.disposable else vm.vm.home >> 20,
         "backend": "vmd" if vm.on_vmd else "qemu",
+        "links": " ".join(links),
+        **({"taps": " ".join(str(nic.tap) for nic in vm.nics)} if vm.nics else {}),
+        # Ports of a switch that are protected by the same number do not reach each other (veb(4)).
+        **({"protected": f"veb{vm.nics[0].rdomain} tap{vm.nics[0].tap}"} if closed and vm.nics else {}),
+        # Whose resolver the names in rules are looked up by, and from which routing table.
+        **({"resolver": f"{vm.exit.resolver} {0 if vm.exit.out == UPLINK else vm.rdomain}"} if vm.exit.out else {}),
     }
 
 
@@ -162,7 +365,9 @@ def _block(vm: CompiledVm) -> VmBlock:
         disks=drives_of(vm.vm),
         owner=vm.owner,
         number=vm.number,
+        rdomain=vm.rdomain,
         group=GROUP,
+        nics=vm.nics,
     )
 
 

@@ -53,11 +53,25 @@ class Through(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Links(msgspec.Struct, frozen=True, kw_only=True):
-    """The links of a VM: to its gateway, and, of a gateway, to the VMs that go ``through`` it."""
+    """The links of a VM: to the gateway it goes ``through``; of a gateway, to the VMs whose packets are ``passed``.
+
+    ``own`` are the rules of a gateway itself.
+    """
 
     through: Through | None = None
     clients: Clients | None = None
     passed: tuple[Vm, ...] = ()
+    own: tuple[Flow, ...] = ()
+
+
+class Passing(msgspec.Struct, frozen=True, kw_only=True):
+    """What a gateway is told at its start: the VMs that go through it, its links, and its own next hop."""
+
+    vms: tuple[Vm, ...]
+    clients: Clients
+    uplink: str
+    resolver: str
+    proxy: Proxy | None = None
 
 
 def implied_gateway(network: Network) -> Vm:
@@ -199,31 +213,31 @@ def gateway_names(clients: tuple[Vm, ...]) -> str:
     return render_names(named_sets(flow for vm in clients for flow in vm.flows))
 
 
-def gateway_entries(
-    clients: tuple[Vm, ...],
-    link_names: Clients,
-    tunnel: Tunnel | None,
-    proxy: Proxy | None,
-    *,
-    uplink: str,
-    resolver: str,
-    now: float,
-) -> tuple[Entry, ...]:
-    """Return the files that tell a gateway what it passes on.
+def passing_of(vm: Vm, recipe: Recipe, links: Links, uplink: str, resolver: str) -> Passing:
+    """Return what the gateway ``vm`` is told: ``uplink`` is its next hop, ``resolver`` the one of its own network."""
+    return Passing(
+        vms=links.passed,
+        clients=links.clients or Clients(names=()),
+        uplink=uplink,
+        resolver=vm.network.resolver or resolver,
+        proxy=recipe.proxy,
+    )
 
-    ``uplink`` is the next hop of its own way out, ``resolver`` where DNS goes if the tunnel does not say.
-    """
+
+def gateway_entries(passing: Passing, tunnel: Tunnel | None, now: float) -> tuple[Entry, ...]:
+    """Return the files that tell a gateway what it passes on; ``now`` is in seconds since the epoch."""
     below = "run/okubsd/gateway"
-    rules = gateway_rules(clients, link_names, tunnel, proxy, resolver, now)
+    link_names, proxy, resolver = passing.clients, passing.proxy, passing.resolver
+    rules = gateway_rules(passing.vms, link_names, tunnel, proxy, resolver, now)
     numbers = range(1, len(link_names.names) + 1)
     links = "".join(f"{link_names.interface(i)} {link_addresses(i)[0]}/31\n" for i in numbers)
-    settings = _settings(tunnel, link_names, uplink, "127.0.0.1" if proxy else resolver_of(tunnel, resolver))
+    settings = _settings(tunnel, link_names, passing.uplink, "127.0.0.1" if proxy else resolver_of(tunnel, resolver))
     return (
         directory(below, 0o700),
         file(f"{below}/settings", settings.encode()),
         file(f"{below}/links", links.encode()),
         file(f"{below}/rules", rules.encode()),
-        file(f"{below}/names", gateway_names(clients).encode()),
+        file(f"{below}/names", gateway_names(passing.vms).encode()),
         *((file(f"{below}/tunnel", render_setconf(tunnel).encode()),) if tunnel else ()),
     )
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
+
 from okubsd.config.description import GATEWAY_SUFFIX
 from okubsd.config.flow import is_name
 from okubsd.config.names import did_you_mean, quoted
@@ -19,7 +21,7 @@ from okubsd.network import user
 from okubsd.nft.render import named_sets, render_names, render_namespace
 from okubsd.plan.backend import choose_backend, refuse_without_memory
 from okubsd.plan.facts import HostFacts, VmFacts
-from okubsd.plan.gateway import Clients, Links, client_link, client_wire, gateway_wires, need_link
+from okubsd.plan.gateway import Links, Passing, client_link, client_wire, gateway_wires, need_link, passing_of
 from okubsd.plan.images import images_of, stale_images
 from okubsd.plan.start_vmd import boot_on_vmd
 from okubsd.plan.steps import (
@@ -31,7 +33,6 @@ from okubsd.plan.steps import (
     MakeHome,
     MakeKeys,
     OpenNetwork,
-    Passing,
     Phase,
     Plan,
     ShowApp,
@@ -103,10 +104,10 @@ def plan_start(
     steps: list[Step] = []
     waits: list[Step] = []
     # On a host with vmd every guest is reached in its own rdomain, whatever runs it.
-    number = state.record.number if state.record and (on_vmd or host.vmd) else None
+    number = state.record.table if state.record and (on_vmd or host.vmd) else None
     if not state.running and on_vmd and state.record is not None:
         refuse_without_memory(vm, host.usable_memory, host.taken_memory)
-        steps, waits = boot_on_vmd(vm, recipes, host, state, state.record)
+        steps, waits = boot_on_vmd(vm, recipes, host, state, state.record, links)
     elif not state.running:
         steps = _boot(vm, recipes, host, state, links)
         address = Slot.GUEST.value if number is not None else ""
@@ -193,7 +194,7 @@ def _boot(vm: Vm, recipes: Mapping[str, Recipe], host: HostFacts, state: VmFacts
         StartQemu(argv=argv, log=state.directory / "qemu.log", life=state.run / "qemu.life", largest_file=largest)
     )
     if confined:
-        steps.append(_uplink(vm, host, state))
+        steps.append(_uplink(vm, host, state, links))
     if links.through is not None and links.through.gateway.name.endswith(GATEWAY_SUFFIX):
         watch = (*host.okubsd, "stop", "--unused", links.through.gateway.name)
         steps.append(WatchClient(argv=watch, log=state.directory / "watch.log"))
@@ -231,14 +232,7 @@ def _lease(vm: Vm, links: Links, *, confined: bool) -> Lease:
 
 def _passing(vm: Vm, recipe: Recipe, links: Links, lease: Lease) -> Passing:
     uplink = lease.link.gateway if lease.link else user.GATEWAY
-    resolver = vm.network.resolver or lease.resolver or user.UPLINK_RESOLVER
-    return Passing(
-        vms=links.passed,
-        clients=links.clients or Clients(names=()),
-        uplink=uplink,
-        resolver=resolver,
-        proxy=recipe.proxy,
-    )
+    return passing_of(vm, recipe, links, uplink, lease.resolver or user.UPLINK_RESOLVER)
 
 
 def _wires(vm: Vm, state: VmFacts, links: Links) -> tuple[Wire, ...]:
@@ -254,8 +248,11 @@ def _lease_on_tap(vm: Vm, number: int) -> Lease:
     return Lease(address=f"{here}/31", gateway=there if out else "", resolver=there if out else "")
 
 
-def _uplink(vm: Vm, host: HostFacts, state: VmFacts) -> StartUplink:
+def _uplink(vm: Vm, host: HostFacts, state: VmFacts, links: Links) -> StartUplink:
     open_to_nat = vm.network.way is Way.NAT
+    if links.own and "nft" not in host.missing:
+        # A gateway that is taken over reaches the ends of its tunnel, and nothing else.
+        vm = msgspec.structs.replace(vm, flows=links.own)
     ruled = open_to_nat and is_ruled(vm)
     addresses = host.addresses if open_to_nat else ()
 

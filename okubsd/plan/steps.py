@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 
 from okubsd.guest.identity import Lease
-from okubsd.model import Argv, Proxy, Vm
-from okubsd.plan.gateway import Clients
+from okubsd.model import Argv, Vm
+from okubsd.plan.gateway import Passing
 
 
 class Phase(enum.StrEnum):
@@ -82,16 +82,6 @@ class MakeHome(Step, frozen=True, kw_only=True):
 
     def show(self) -> str:
         return f"truncate -s {self.size} {shlex.quote(str(self.path))} && {shlex.join(self.argv)}"
-
-
-class Passing(msgspec.Struct, frozen=True, kw_only=True):
-    """What a gateway is told at its start: the VMs that go through it, its links, and its own next hop."""
-
-    vms: tuple[Vm, ...]
-    clients: Clients
-    uplink: str
-    resolver: str
-    proxy: Proxy | None = None
 
 
 class WriteInitrd(Step, frozen=True, kw_only=True):
@@ -211,6 +201,7 @@ class Prepare(Step, frozen=True, kw_only=True):
     run: Path
     argv: Argv
     images: tuple[str, ...]
+    passing: Passing | None = None
 
     def show(self) -> str:
         return f"{shlex.join(self.argv)}  # its input: the identity of {self.vm.name}"

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 
 import msgspec
 
-from okubsd.model import Way
+from okubsd.config.flow import asks_names, effective_flows
+from okubsd.model import TUNNELS, Flow, Vm, Way
 from okubsd.pf.evaluate import Packet, Verdict, evaluate
-from okubsd.pf.render import ANCHOR, GROUP
+from okubsd.pf.render import ANCHOR, GROUP, UPLINK, comment
 from okubsd.pf.rules import Rule, Ruleset
 from okubsd.plan.compile import CompiledVm
-
-UPLINK = "egress"
 
 
 class Hop(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,23 +52,90 @@ def explain(vm: CompiledVm, state: PfState, packet: Packet) -> Why:
     target = first.rdr_to or packet.target
     if any(target == text.partition("/")[0] for texts in state.addresses.values() for text in texts):
         return Why(leaves=True, sentence=f"{vm.vm.name}: reaches the host itself", hops=tuple(hops))
-    if first.rtable is None and vm.vm.network.way is Way.NONE:
+    if first.rtable is None and vm.vm.network.way not in TUNNELS:
         return Why(leaves=False, sentence=f"{vm.vm.name}: its routing table has no way out", hops=tuple(hops))
-    out = msgspec.structs.replace(
+    out = leaving_packet(vm, packet, first.rtable, target)
+    second = evaluate(state.main, state.anchors, out, state.addresses)
+    hops.append(Hop(where=f"out on {UPLINK if first.rtable is not None else vm.exit.out}", verdict=second))
+    leaves = second.passes
+    way = "the uplink" if first.rtable is not None else f"the tunnel of network '{vm.vm.network.name}'"
+    word = f"leaves by {way}" if leaves else "blocked where it would leave the host"
+    redirected = f", sent to {target} instead" if first.rdr_to and leaves else ""
+    return Why(leaves=leaves, sentence=f"{vm.vm.name}: {word}{redirected}", hops=tuple(hops))
+
+
+def leaving_packet(vm: CompiledVm, packet: Packet, rtable: int | None, target: str) -> Packet:
+    """Return ``packet`` as it leaves: by the uplink if pf gave it another ``rtable``, else by the VM's tunnel."""
+    tunnelled = rtable is None
+    return msgspec.structs.replace(
         packet,
         direction="out",
-        interface="uplink",
-        groups=(UPLINK,),
-        rdomain=first.rtable or 0,
+        interface=vm.exit.out if tunnelled else "uplink",
+        groups=(vm.exit.out.rstrip("0123456789"), GROUP) if tunnelled else (UPLINK,),
+        rdomain=packet.rdomain if rtable is None else rtable,
         target=target,
         received_on=(packet.interface, *packet.groups),
     )
-    second = evaluate(state.main, state.anchors, out, state.addresses)
-    hops.append(Hop(where=f"out on {UPLINK}", verdict=second))
-    leaves = second.passes
-    word = "leaves by the uplink" if leaves else "blocked where it would leave the host"
-    redirected = f", sent to {target} instead" if first.rdr_to and leaves else ""
-    return Why(leaves=leaves, sentence=f"{vm.vm.name}: {word}{redirected}", hops=tuple(hops))
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """What a VM's own rules say of a destination, and the rule (None: nothing is let out of its network at all)."""
+
+    passes: bool
+    flow: Flow | None
+    sentence: str
+
+
+def decide(vm: Vm, target: str, protocol: str, port: int, now: float) -> Decision:
+    """Return what the rules of ``vm`` say of ``target``, an IPv4 address or a host name, and ``port`` (0: none)."""
+    name, network = vm.name, vm.network
+    if network.way is Way.NONE:
+        return Decision(passes=False, flow=None, sentence=f"{name}: its network is 'none', which leads nowhere")
+    if network.way is Way.SWITCH:
+        met = "meets the VMs on it" if network.meet else "meets nobody but the host's end of it"
+        return Decision(
+            passes=False, flow=None, sentence=f"{name}: the switch '{network.name}' leads nowhere; it {met}"
+        )
+    if ":" in target:
+        return Decision(passes=False, flow=None, sentence=f"{name}: no network of okubsd carries IPv6")
+    if port == 53 and protocol in ("tcp", "udp") and asks_names(vm.flows, now):
+        return Decision(passes=True, flow=None, sentence=f"{name}: names are asked of the resolver of its own network")
+    flow = next(flow for flow in effective_flows(vm.flows, now) if _meets(flow, target, protocol, port))
+    word = "reaches it" if flow.allow else "does not reach it"
+    written = comment(flow) if flow.line else _BY_ITSELF[flow.allow]
+    return Decision(passes=flow.allow, flow=flow, sentence=f"{name}: {word}{_way_of(vm, flow)}: {written}")
+
+
+_BY_ITSELF = {
+    True: "what no rule denies is allowed",
+    False: "private and reserved networks are denied unless a rule allows them",
+}
+
+
+def _way_of(vm: Vm, flow: Flow) -> str:
+    if not flow.allow:
+        return ""
+    match vm.network.way:
+        case Way.NAT:
+            return " by the host's uplink"
+        case Way.GATEWAY:
+            return f" through the VM '{vm.network.gateway}'"
+        case _:
+            return f" through the tunnel of network '{vm.network.name}'"
+
+
+def _meets(flow: Flow, target: str, protocol: str, port: int) -> bool:
+    if flow.protocol and flow.protocol != protocol:
+        return False
+    if flow.ports and not (protocol in ("tcp", "udp") and any(first <= port <= last for first, last in flow.ports)):
+        return False
+    if flow.target in ("any", target):
+        return True
+    try:
+        return "/" in flow.target and ipaddress.IPv4Address(target) in ipaddress.IPv4Network(flow.target)
+    except ValueError:
+        # A name may have any address of the Internet, and none of a private range (images/base/.../names).
+        return False
 
 
 def guest_packet(vm: CompiledVm, guest: str, target: str, protocol: str, port: int) -> Packet:
@@ -77,7 +144,7 @@ def guest_packet(vm: CompiledVm, guest: str, target: str, protocol: str, port: i
         direction="in",
         interface=f"tap{vm.number}",
         groups=("tap", GROUP),
-        rdomain=vm.number,
+        rdomain=vm.rdomain,
         protocol=protocol,
         source=guest,
         target=target,

@@ -26,6 +26,7 @@ class Verb(enum.StrEnum):
     CREATE = "create"  # its drives, so that vm.conf can name them
     PREPARE = "prepare"  # fresh overlays, the identity from stdin, loopback, an anchor that blocks all
     OPEN = "open"  # look at the tap, load the final anchor; print the guest's address
+    EXPIRE = "expire"  # take out rules whose time is over
     CLOSE = "close"  # block all, kill its states
     REMOVE = "remove"  # flush its anchor
 
@@ -42,7 +43,12 @@ def doas_line(group: str) -> str:
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """What root wrote down of one VM: ``home`` in MB, 0 for a disposable one; ``backend`` is "vmd" or "qemu"."""
+    """What root wrote down of one VM: ``home`` in MB, 0 for a disposable one; ``backend`` is "vmd" or "qemu".
+
+    ``links`` are the interfaces that have to be there before it starts, ``taps`` the numbers of its taps on
+    switches, ``protected`` the port that reaches no other, ``resolver`` where and from which routing table the
+    names in its rules are looked up.
+    """
 
     name: str
     owner: str
@@ -53,6 +59,16 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     app: str
     home: int
     backend: str = "vmd"
+    rdomain: int = 0
+    links: str = ""
+    taps: str = ""
+    protected: str = ""
+    resolver: str = ""
+
+    @property
+    def table(self) -> int:
+        """Return the rdomain that the host reaches the VM in; before there were tunnels it was the VM's number."""
+        return self.rdomain or self.number
 
 
 def parse_record(text: str) -> Record | None:

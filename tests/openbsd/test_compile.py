@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from pathlib import Path
 
@@ -16,12 +17,37 @@ from okubsd.model import Recipe, Wish
 from okubsd.netif.numbers import give_numbers, parse_numbers, render_numbers
 from okubsd.plan.apply import wanted_files
 from okubsd.plan.check import compiled_mistakes
-from okubsd.plan.compile import Compiled, How, compile_host, memory_mistakes
+from okubsd.plan.compile import Compiled, How, Secrets, compile_host, memory_mistakes
 from okubsd.vmd.grammar import parse_conf
+from okubsd.vpn.openvpn import parse_openvpn
+from okubsd.vpn.wg_quick import parse_wg_quick
 
 RECIPES: dict[str, Recipe] = {
     name: parse_recipe(name, Path("r"), "from: base\napps: {app: [a]}\n") for name in ("term", "firefox", "gimp")
 }
+for _name in ("tor-gateway", "vpn-gateway"):
+    RECIPES[_name] = parse_recipe(_name, Path("r"), "from: base\ngateway: yes\n")
+
+# Throw-away keys: 32 bytes of one letter each.
+PRIVATE, PUBLIC, SHARED = (base64.b64encode(letter * 32).decode() for letter in (b"a", b"b", b"c"))
+WG = f"""
+[Interface]
+PrivateKey = {PRIVATE}
+Address = 10.66.0.2/32, fd00::2/128
+DNS = 10.64.0.1
+[Peer]
+PublicKey = {PUBLIC}
+PresharedKey = {SHARED}
+AllowedIPs = 0.0.0.0/0, ::/0
+Endpoint = 198.51.100.7:51820
+PersistentKeepalive = 25
+"""
+OVPN = "client\ndev tun\nproto udp\nremote 198.51.100.9 1194\nremote-cert-tls server\n<ca>\nPEM\n</ca>\n"
+SECRETS = Secrets(
+    tunnels={name: parse_wg_quick(Path("vpn.conf"), WG) for name in ("proton", "home")},
+    clients={"work": parse_openvpn(Path("work.ovpn"), OVPN)},
+)
+NOW = 1795600000.0
 
 
 def wish_of(text: str) -> Wish:
@@ -29,7 +55,7 @@ def wish_of(text: str) -> Wish:
 
 
 def compiled(text: str, kept: dict[str, int] | None = None, user: str = "alice") -> Compiled:
-    return compile_host(wish_of(text), RECIPES, kept or {}, user)
+    return compile_host(wish_of(text), RECIPES, kept or {}, user, SECRETS, NOW)
 
 
 def as_text(result: Compiled) -> str:
@@ -62,6 +88,30 @@ GOLDEN = {
     ),
     "odd-names": "vms: {disk: {image: term}, local: {image: term}, a.b-c_d: {image: term}, Work9: {image: term}}",
     "with-qemu": "vms: {a: {image: term}, q: {image: term, backend: qemu}}",
+    "wireguard": (
+        "networks: {proton: {wireguard: vpn.conf}}\n"
+        "vms: {a: {image: term, network: proton}, b: {image: term, network: proton}, c: {image: term}}"
+    ),
+    "openvpn": "networks: {work: {openvpn: work.ovpn}}\nvms: {a: {image: term, network: work}}",
+    "switch": (
+        "networks: {lab: {switch: 10.77.0.1/24}, club: {switch: 10.78.0.1/29, meet: yes}}\n"
+        "vms: {a: {image: term, network: lab}, b: {image: term, network: lab}, c: {image: term, network: club}}"
+    ),
+    "gateway": (
+        "networks: {tor: {gateway: onion}}\n"
+        "vms: {onion: {image: tor-gateway}, a: {image: term, network: tor}, b: {image: term, network: tor}}"
+    ),
+    "rules": (
+        "networks: {proton: {wireguard: vpn.conf}}\nhost: {uplink: em0}\nvms:\n"
+        "  a:\n    image: term\n    deny: [any]\n    allow:\n"
+        "      - example.org:443\n      - {to: 192.168.1.5:631, protocol: tcp, comment: the printer \\}\n"
+        "      - {to: 'tcp any:6000-6010', until: 2027-01-01T00:00Z}\n"
+        "      - {to: any:22, until: 2020-01-01}\n      - icmp 198.51.100.0/24\n"
+        "    bandwidth: {down: 20M, up: 512K}\n"
+        "  b: {image: term, network: proton, allow: [www.example.org], bandwidth: {down: 1G, up: 5M}}\n"
+        "  w: {image: term, preset: web}\n  m: {image: term, preset: mail}\n  p: {image: term, preset: p2p}\n"
+        "  o: {image: term, preset: offline}\n"
+    ),
     "forty": FORTY,
 }
 

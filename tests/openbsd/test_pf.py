@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import ipaddress
+from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from okubsd.config.flow import REFUSED
 from okubsd.model import NAT, NONE, Network
 from okubsd.pf.evaluate import Packet, Verdict, evaluate
 from okubsd.pf.grammar import parse_pf
-from okubsd.pf.render import REFUSED, render_anchor, render_main
+from okubsd.pf.render import Exit, render_anchor, render_main
 from okubsd.pf.rules import Ruleset
 from tests.conftest import CHECKOUT
 
@@ -33,10 +35,17 @@ def rules(text: str, **macros: str) -> Ruleset:
     return parse_pf(text, "pf.conf", None, macros)
 
 
+def way_out(network: Network, **values: Any) -> Exit:
+    """Return the way out of `work`."""
+    out = "egress" if network is NAT else ""
+    given = {"name": "work", "number": 101, "rdomain": 101, "out": out, "resolver": "9.9.9.9"}
+    return Exit(**(given | values))
+
+
 def anchors(network: Network) -> dict[str, Ruleset]:
     return {
-        "okubsd/work": rules(render_anchor("work", 101, network, "9.9.9.9"), G=GUEST),
-        "okubsd/mail": rules(render_anchor("mail", 102, NAT, "9.9.9.9"), G=OTHER),
+        "okubsd/work": rules(render_anchor(way_out(network)), G=GUEST),
+        "okubsd/mail": rules(render_anchor(way_out(NAT, name="mail", number=102, rdomain=102)), G=OTHER),
     }
 
 
