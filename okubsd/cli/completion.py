@@ -6,12 +6,26 @@ import click
 
 from okubsd.cli.table import ROWS, names
 
-_IMAGE_VERBS = ("build", "ls", "rm", "path", "export", "import")
+# Commands that have verbs of their own; after those of the network comes a VM.
+_VERBS = {
+    "image": ("build", "ls", "rm", "path", "export", "import"),
+    "net": ("ls", "show", "allow", "deny", "rm"),
+    "vpn": ("ls", "test"),
+}
 _SHELLS = ("bash", "zsh", "fish", "ksh")
 
 
 def _verbs_taking(what: str) -> str:
     return "|".join(row.name for row in ROWS if row.takes.startswith(what))
+
+
+def _bash_verbs() -> str:
+    lines = (f'{verb}) COMPREPLY=($(compgen -W "{" ".join(words)}" -- "$word")) ;;' for verb, words in _VERBS.items())
+    return "\n".join(f"\t\t{line}" for line in lines)
+
+
+def _zsh_verbs() -> str:
+    return "\n".join(f"\t\t{verb}) compadd -- {' '.join(words)} ;;" for verb, words in _VERBS.items())
 
 
 def render_bash() -> str:
@@ -22,9 +36,10 @@ _okubsd() {{
 	if [ "$COMP_CWORD" -eq 1 ]; then
 		COMPREPLY=($(compgen -W "{" ".join(names())}" -- "$word"))
 	else
+		[ "$COMP_CWORD" -eq 2 ] || verb=${{verb/%net/vm}} verb=${{verb/%vpn/vm}}
 		case $verb in
-		{_verbs_taking("vm")}) COMPREPLY=($(compgen -W "$(okubsd list --names 2>/dev/null)" -- "$word")) ;;
-		image) COMPREPLY=($(compgen -W "{" ".join(_IMAGE_VERBS)}" -- "$word")) ;;
+{_bash_verbs()}
+		{_verbs_taking("vm")}|vm) COMPREPLY=($(compgen -W "$(okubsd list --names 2>/dev/null)" -- "$word")) ;;
 		completion) COMPREPLY=($(compgen -W "{" ".join(_SHELLS)}" -- "$word")) ;;
 		*) COMPREPLY=($(compgen -f -- "$word")) ;;
 		esac
@@ -47,9 +62,11 @@ _okubsd() {{
 	if (( CURRENT == 2 )); then
 		_describe command verbs
 	else
-		case $words[2] in
-		{_verbs_taking("vm")}) compadd -- ${{(f)"$(okubsd list --names 2>/dev/null)"}} ;;
-		image) compadd -- {" ".join(_IMAGE_VERBS)} ;;
+		local verb=$words[2]
+		(( CURRENT > 3 )) && [[ $verb = (net|vpn) ]] && verb=vm
+		case $verb in
+{_zsh_verbs()}
+		{_verbs_taking("vm")}|vm) compadd -- ${{(f)"$(okubsd list --names 2>/dev/null)"}} ;;
 		completion) compadd -- {" ".join(_SHELLS)} ;;
 		*) _files ;;
 		esac
@@ -67,7 +84,8 @@ def render_fish() -> str:
         lines.append(f"complete -c okubsd -n __fish_use_subcommand -a {row.name} -d '{summary}'")
     seen = _verbs_taking("vm").replace("|", " ")
     lines.append(f"complete -c okubsd -n '__fish_seen_subcommand_from {seen}' -a '(okubsd list --names 2>/dev/null)'")
-    lines.append(f"complete -c okubsd -n '__fish_seen_subcommand_from image' -a '{' '.join(_IMAGE_VERBS)}'")
+    for verb, words in _VERBS.items():
+        lines.append(f"complete -c okubsd -n '__fish_seen_subcommand_from {verb}' -a '{' '.join(words)}'")
     lines.append(f"complete -c okubsd -n '__fish_seen_subcommand_from completion' -a '{' '.join(_SHELLS)}'")
     lines.append("complete -c okubsd -n '__fish_seen_subcommand_from cp screenshot' -F")
     return "\n".join(lines) + "\n"
@@ -77,8 +95,12 @@ def render_ksh() -> str:
     """Return the completion for OpenBSD's ksh(1): arrays called complete_COMMAND_N."""
     return f"""# ksh completion for okubsd, in ~/.kshrc: eval "$(okubsd completion ksh)"
 set -A complete_okubsd_1 -- {" ".join(names())}
-set -A complete_okubsd_2 -- $(okubsd list --names 2>/dev/null) {" ".join(_IMAGE_VERBS)}
+set -A complete_okubsd_2 -- $(okubsd list --names 2>/dev/null) {_all_verbs()}
 """
+
+
+def _all_verbs() -> str:
+    return " ".join(dict.fromkeys(word for words in _VERBS.values() for word in words))
 
 
 RENDERERS = {"bash": render_bash, "zsh": render_zsh, "fish": render_fish, "ksh": render_ksh}

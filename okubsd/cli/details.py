@@ -7,7 +7,8 @@ from typing import Any
 from okubsd.cli.look import summary
 from okubsd.cli.session import Session
 from okubsd.errors import Problem
-from okubsd.host import facts, lifecycle, store, vmd
+from okubsd.host import facts, gateway, lifecycle, rules, store, vmd
+from okubsd.host.publish import published
 from okubsd.model import Backend, Vm, Way
 from okubsd.netif.ifconfig import tap_mistakes
 from okubsd.pf.render import GROUP
@@ -27,9 +28,24 @@ def details_of(session: Session, vm: Vm) -> dict[str, Any]:
     return {
         **summary(session, vm, state.running),
         "display": f":{state.display}" if state.display is not None else None,
+        **_network(session, vm, running=state.running),
         **(_on_vmd(session, vm, host, state) if on_vmd else _on_qemu(session, vm, host, state)),
         "last_start_seconds": round(timings[-1].total, 2) if timings else None,
         "last_start_phases": {k: round(v, 2) for k, v in timings[-1].phases.items()} if timings else None,
+    }
+
+
+def _network(session: Session, vm: Vm, *, running: bool) -> dict[str, Any]:
+    """Return what is to be said of the VM's way out: its gateway, its rules, and the names in them."""
+    if not running:
+        return {"rules": len(vm.flows) or None}
+    return {
+        "gateway": gateway.gateway_state(session.places, vm, session.wish),
+        "rules": len(vm.flows) or None,
+        "names": rules.names_state(session.places, session.site, vm),
+        "published": [
+            f"127.0.0.1:{host} -> {port}" for host, port in published(session.places.vm_run(vm.name)).items()
+        ],
     }
 
 

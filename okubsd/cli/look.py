@@ -28,13 +28,22 @@ def list_vms(session: Session, names_only: bool, json: bool) -> None:
         print("\n".join(names))
         return
     live = running.ask_running(session.places)
-    by_name = {vm.name: vm for vm in session.wish.vms}
+    by_name = {vm.name: vm for vm in session.wish.vms} | _made_gateways(session, live)
     rows = [(name, by_name.get(name), name in live) for name in names]
     if json:
         print_json(vms=[summary(session, vm or Vm(name=name, image=""), runs) for name, vm, runs in rows])
         return
     header = ("NAME", "STATE", "IMAGE", "MEMORY", "NETWORK", "APPS")
     print_table(header, [_row(session, name, vm, runs) for name, vm, runs in rows])
+
+
+def _made_gateways(session: Session, live: set[str]) -> dict[str, Vm]:
+    """Return the gateways that okubsd made by itself and that run."""
+    if not any(name.endswith(".gw") for name in live):
+        return {}
+    from okubsd.host.gateway import known_gateways
+
+    return {vm.name: vm for vm in known_gateways(session.wish)}
 
 
 def _row(session: Session, name: str, vm: Vm | None, running: bool) -> tuple[str, ...]:

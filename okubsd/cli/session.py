@@ -6,7 +6,7 @@ import functools
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -108,7 +108,7 @@ def print_json(**fields: object) -> None:
     sys.stdout.write(msgspec.json.format(data, indent=2).decode() + "\n")
 
 
-def print_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     """Print columns as wide as they need to be, one header line, no frames."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in [header, *rows])

@@ -106,3 +106,20 @@ def disconnect_argv(vm: Vm, run: Path, user: str = USER) -> Argv:
 def power_off_argv(vm: Vm, run: Path) -> Argv:
     """Return ssh that tells PID 1 of the guest to power off."""
     return (*ssh_argv(vm, run, user="root"), remote_command(("/usr/lib/okubsd/poweroff",)))
+
+
+def publish_argv(vm: Vm, run: Path, socket: Path, port: int, host_port: int) -> Argv:
+    """Return ssh that gives ``port`` of the guest's loopback to ``host_port`` of ours, and goes into the background.
+
+    It talks to the guest's own ssh server through the VM's shared connection (-W), from where we are: a connection
+    that enters the VM's network namespace or rdomain would listen there.  ``socket`` is its own control socket.
+    """
+    inner = shlex.join(ssh_argv(vm, run, "-W", "127.0.0.1:22")).replace("%", "%%")
+    options = ("-o", f"ProxyCommand={inner}", "-o", f"ControlPath={_quote(socket)}", "-o", "ControlPersist=no")
+    forward = ("-o", "ExitOnForwardFailure=yes", "-f", "-N", "-M", "-L", f"127.0.0.1:{host_port}:127.0.0.1:{port}")
+    return ssh_argv(vm, run, *options, *forward)
+
+
+def unpublish_argv(vm: Vm, run: Path, socket: Path) -> Argv:
+    """Return ssh that ends what publish_argv() began with the same control ``socket``."""
+    return ssh_argv(vm, run, "-o", f"ControlPath={_quote(socket)}", "-O", "exit")

@@ -114,9 +114,9 @@ def gateway_state(places: Places, vm: Vm, wish: Wish) -> str | None:
 
 # What a running gateway is told when rules change: taken whole or not at all, then the names are asked for anew.
 _RELOAD = (
-    "cd /run/okubsd/gateway && cat >rules.new && nft -f rules.new && mv rules.new rules && "
-    "{ pkill -f okubsd/names; sleep 0.1; if [ -s names ]; then setsid /usr/lib/okubsd/names names nft "
-    "</dev/null >/dev/null 2>&1 & fi; }"
+    "cd /run/okubsd/gateway && cat >rules.new && nft -f rules.new && mv rules.new rules && mv names.new names && "
+    "if [ -s names ] && ! busybox pgrep -f okubsd/names >/dev/null; then "
+    "setsid /usr/lib/okubsd/names names nft </dev/null >/dev/null 2>&1 & fi"
 )
 
 
@@ -138,7 +138,7 @@ def push_rules(
     passed = clients_of(gateway, wish)
     resolver = gateway.network.resolver
     rules = gateway_rules(passed, clients, tunnel, recipe.proxy, resolver, time.time())
-    for command, data in (("cat >/run/okubsd/gateway/names", gateway_names(passed)), (_RELOAD, rules)):
+    for command, data in (("cat >/run/okubsd/gateway/names.new", gateway_names(passed)), (_RELOAD, rules)):
         done = door.run(root_ssh(command), data=data.encode(), timeout=30)
         if done.code != 0:
             raise Problem(f"{gateway.name}: it does not take the new rules: {door.reason(done)}")

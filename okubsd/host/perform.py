@@ -236,7 +236,8 @@ def _(step: steps.StartUplink, run: Run) -> None:
         raise Problem(f"the VM's network namespace cannot be set up: {door.reason(done)}")
     if step.names and step.names_file is not None:
         door.write(step.names_file, step.names.encode(), lasting=False)
-        door.spawn(run.fill(step.names_argv), step.log.with_name("names.log"), stdin=run.exit_end)
+        life = step.names_file.with_name("names.life")
+        door.spawn(run.fill(step.names_argv), step.log.with_name("names.log"), life=life)
 
 
 # Reads until the VM, which holds the other end, is gone; then becomes the command.

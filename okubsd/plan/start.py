@@ -261,6 +261,7 @@ def _uplink(vm: Vm, host: HostFacts, state: VmFacts, links: Links) -> StartUplin
 
     rules, names = namespace_rules(vm, host) if ruled else ("", "")
     names_file = state.run / "names"
+    follower = (str(host.names_program), str(names_file), "nft", str(state.run / "qemu.life"))
     return StartUplink(
         batch_argv=inside("ip", "-batch", "-"),
         batch=user.namespace_batch(vm.network, addresses, ruled=ruled),
@@ -268,7 +269,7 @@ def _uplink(vm: Vm, host: HostFacts, state: VmFacts, links: Links) -> StartUplin
         log=state.directory / "uplink.log",
         rules_argv=inside("nft", "-f", "-") if ruled else (),
         rules=rules,
-        names_argv=inside("sh", str(host.names_program), str(names_file), "nft", "tied") if names else (),
+        names_argv=inside("sh", *follower) if names else (),
         names=names,
         names_file=names_file,
     )

@@ -222,7 +222,7 @@ def test_ifconfig_is_read(path: Path) -> None:
     ],
 )
 def test_what_vmd_only_logs_is_seen(name: str, mistakes: list[str]) -> None:
-    assert tap_mistakes(parse_ifconfig(Sample(CORPUS / f"samples/{name}.txt").out), 101, "okubsd") == mistakes
+    assert tap_mistakes(parse_ifconfig(Sample(CORPUS / f"samples/{name}.txt").out), 101, 101, "okubsd") == mistakes
 
 
 def test_the_guest_is_the_other_end() -> None:

@@ -84,7 +84,7 @@ def test_the_rc_script_is_the_one_that_is_tested() -> None:
 
 
 def test_the_helper_is_installed_where_it_is_called(installed: dict[str, Any]) -> None:
-    assert ("libexec", ["libexec/okubsd-helper"]) in installed["data_files"]
+    assert ("libexec", ["libexec/okubsd-helper", "libexec/okubsd-tun"]) in installed["data_files"]
     assert HELPER == "/usr/local/libexec/okubsd-helper"
     assert os.access(CHECKOUT / "libexec/okubsd-helper", os.X_OK)
 

@@ -1,0 +1,98 @@
+"""okubsd vpn: the tunnels, and the proof that a VM's packets go through its own."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+import msgspec
+
+from okubsd.cli.session import Session, as_json, harmless, pass_session, print_json, print_table
+from okubsd.errors import Misuse, Problem
+from okubsd.model import Network, Way
+
+# Tells who asks; vpn test --url names another.
+_SERVICE = "http://icanhazip.com/"
+
+
+@click.group()
+def vpn() -> None:
+    """Tunnels: ls, test."""
+
+
+@vpn.command("ls")
+@as_json
+@pass_session
+def list_tunnels(session: Session, json: bool) -> None:
+    """List the tunnels, whether they are there, and whether their other end answers."""
+    from okubsd.host.vpn import ask_tunnels
+
+    states = list(ask_tunnels(session.places, session.site, lambda network: _interface(session, network)))
+    if json:
+        print_json(tunnels=[msgspec.to_builtins(state) for state in states])
+        return
+    rows = [
+        (
+            state.network,
+            str(state.way),
+            state.holder,
+            "up" if state.up else "down",
+            "; ".join(f"{peer.endpoint} {peer.in_words()}" for peer in state.peers) or "-",
+            " ".join(state.vms) or "-",
+        )
+        for state in states
+    ]
+    print_table(("NETWORK", "KIND", "HELD BY", "STATE", "PEERS", "VMS"), rows)
+
+
+def _interface(session: Session, network: Network) -> str:
+    """Return the interface of a tunnel on OpenBSD, by the number that it has there."""
+    from okubsd.host import apply as applying
+    from okubsd.host.system import System
+    from okubsd.netif.numbers import NETWORK_MARK
+
+    number = applying.kept_numbers(System(session.places.system)).get(f"{NETWORK_MARK}{network.name}")
+    if number is None:
+        raise Problem(f"the network '{network.name}' was not installed on this host yet", "doas okubsd apply")
+    return f"{'wg' if network.way is Way.WIREGUARD else 'tun'}{number}"
+
+
+@vpn.command()
+@click.argument("name", metavar="VM")
+@click.option("--url", default=_SERVICE, show_default=True, help="An http:// page that tells the address of who asks.")
+@click.option("--cut/--no-cut", default=None, help="Take the tunnel down for a moment; not if others use it.")
+@as_json
+@pass_session
+def test(session: Session, name: str, url: str, cut: bool | None, json: bool) -> None:
+    """Try from inside VM: its exit address, DNS, IPv6, and what is reached while the tunnel is down.
+
+    VM is booted if need be.  Exit with 1 if something is not as it should be.
+    """
+    from okubsd.host import facts, lifecycle
+    from okubsd.host import vpn as testing
+    from okubsd.host.gateway import clients_that_run, find_gateway
+    from okubsd.model import Request
+
+    vm = session.vm(name)
+    if vm.network.way not in (Way.WIREGUARD, Way.OPENVPN, Way.GATEWAY):
+        sentence = f"VM '{name}' goes through no tunnel: its network '{vm.network.name}' is {vm.network.way}"
+        raise Misuse(sentence, "okubsd net ls")
+    if not facts.ask_vm(session.places, vm.name).running:
+        lifecycle.start(session.places, vm, session.site, Request(windowless=True), session.report)
+    through = find_gateway(vm, session.wish)
+    others = [n for n in clients_that_run(session.places, through, session.wish) if n != name] if through else []
+    if cut is None:
+        cut = not others
+        if others:
+            session.report(f"{name}: {', '.join(others)} use this tunnel too, so it is not taken down; --cut does it")
+    found = []
+    for check in testing.checks(session.places, session.site, vm, url, cut=cut):
+        found.append(check)
+        if not json:
+            word = {True: "pass", False: "FAIL", None: "-"}[check.passed]
+            print(f"{word:<5} {check.name:<13} {harmless(check.evidence)}", flush=True)
+    failed = [check for check in found if check.passed is False]
+    if json:
+        print_json(vm=name, passed=not failed, checks=[msgspec.to_builtins(check) for check in found])
+    if failed:
+        sys.exit(1)

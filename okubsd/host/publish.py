@@ -1,0 +1,63 @@
+"""Give a port of a guest to the host's loopback, and take it back.
+
+ssh(1) listens, in our own network, and talks to the guest inside the VM's shared connection: the guest gains no way
+to the host by it, and it ends with the VM.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from pathlib import Path
+
+from okubsd.errors import Problem, TimedOut
+from okubsd.guest.ssh import publish_argv, unpublish_argv
+from okubsd.host import door
+from okubsd.host.sockets import listener_pid
+from okubsd.model import Vm
+
+_SOCKET = re.compile(r"publish-(\d{1,5})-(\d{1,5})")
+_CALL = 20
+
+
+def published(run: Path) -> dict[int, int]:
+    """Return the published ports of the VM with the run directory ``run``: those of the host to those of the guest."""
+    found = {}
+    for path in run.glob("publish-*") if run.is_dir() else ():
+        match = _SOCKET.fullmatch(path.name)
+        if match and listener_pid(path) is not None:
+            found[int(match[1])] = int(match[2])
+    return dict(sorted(found.items()))
+
+
+def publish(vm: Vm, run: Path, port: int, host_port: int) -> None:
+    """Let the host's loopback reach ``port`` of the guest as its own ``host_port``.
+
+    Raises Problem where that is taken, or the guest cannot be reached.
+    """
+    if host_port in published(run):
+        raise Problem(
+            f"{vm.name}: port {host_port} is published already", f"okubsd publish --stop {vm.name} {host_port}"
+        )
+    socket = run / f"publish-{host_port}-{port}"
+    socket.unlink(missing_ok=True)
+    try:
+        done = door.run(publish_argv(vm, run, socket, port, host_port), timeout=_CALL)
+    except subprocess.TimeoutExpired:
+        raise TimedOut(f"{vm.name}: port {host_port} was not published within {_CALL} seconds") from None
+    if done.code != 0:
+        raise Problem(f"{vm.name}: port {host_port} of this host was not published: {door.reason(done)}")
+
+
+def unpublish(vm: Vm, run: Path, host_port: int) -> bool:
+    """Take a port back; return whether it was published."""
+    port = published(run).get(host_port)
+    if port is None:
+        return False
+    socket = run / f"publish-{host_port}-{port}"
+    door.run(unpublish_argv(vm, run, socket), timeout=_CALL)
+    end = time.monotonic() + 5
+    while listener_pid(socket) is not None and time.monotonic() < end:
+        time.sleep(0.02)
+    return True

@@ -1,0 +1,185 @@
+"""Change the rules of a VM: in the description, and at once where it runs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from okubsd.config.description import parse_description
+from okubsd.config.edit import add_rule, remove_rule
+from okubsd.config.flow import render_flow
+from okubsd.errors import Problem
+from okubsd.guest.ssh import remote_command
+from okubsd.host import door, facts, gateway, lifecycle, locks, vmd
+from okubsd.host.lifecycle import Site
+from okubsd.host.places import Places
+from okubsd.host.reading import read_text
+from okubsd.model import Flow, Vm, Way, Wish
+from okubsd.network import user
+from okubsd.plan.facts import VmFacts
+from okubsd.plan.start import namespace_rules, refuse_unruled
+
+Report = Callable[[str], None]
+
+
+def file_of(wish: Wish, vm: Vm) -> tuple[Path, str | None]:
+    """Return the file that describes ``vm``, and its name there: None in a file of one VM only."""
+    drop_in = wish.path.parent / "vm.d" / f"{vm.name}.yaml"
+    return (drop_in, None) if drop_in.is_file() else (wish.path, vm.name)
+
+
+def change(places: Places, site: Site, vm: Vm, edit: Callable[[str, str | None], str]) -> Site:
+    """Edit the description by ``edit`` (text and name to text), and return it as it is then.
+
+    Nothing is written unless the new text is a description in which nothing but the rules of ``vm`` changed.
+    Raises Problem or BadDescription.
+    """
+    path, name = file_of(site.wish, vm)
+    if path.is_relative_to(places.share):
+        config = "~/.config/okubsd/okubsd.yaml"
+        raise Problem(f"{path} is the sample that came with okubsd", f"cp {path} {config}, and change that")
+    door.make_private(places.state)
+    with locks.locked(places.state / "description.lock"):
+        old = read_text(path)
+        text = edit(old, name)
+        wish = _parse(site, path, text)
+        _compare(site.wish, wish, vm)
+        door.write(path, text.encode(), path.stat().st_mode & 0o777)
+    return Site(wish, site.recipes)
+
+
+def _parse(site: Site, path: Path, text: str) -> Wish:
+    main = site.wish.path
+    drop_ins = sorted((main.parent / "vm.d").glob("*.yaml"))
+    texts = [(drop_in, text if drop_in == path else read_text(drop_in)) for drop_in in drop_ins]
+    return parse_description(main, text if path == main else read_text(main), texts, site.recipes)
+
+
+def _compare(before: Wish, after: Wish, vm: Vm) -> None:
+    """Raise Problem where more than the rules of ``vm`` differs."""
+
+    def bare(wish: Wish) -> object:
+        vms = [msgspec.structs.replace(v, flows=() if v.name == vm.name else _unplaced(v.flows)) for v in wish.vms]
+        return vms, wish.host, wish.networks
+
+    if bare(before) != bare(after):
+        raise Problem(f"the description of '{vm.name}' cannot be changed without changing more", "edit it by hand")
+
+
+def _unplaced(flows: tuple[Flow, ...]) -> tuple[Flow, ...]:
+    """Return ``flows`` without their lines, which an edit above them moves."""
+    return tuple(msgspec.structs.replace(flow, line=0) for flow in flows)
+
+
+def add(places: Places, site: Site, vm: Vm, key: str, element: str) -> Site:
+    """Put a rule, as a YAML ``element``, below ``key`` (allow or deny) of ``vm``."""
+    return change(places, site, vm, lambda text, name: add_rule(text, name, key, element))
+
+
+def remove(places: Places, site: Site, vm: Vm, flow: Flow) -> Site:
+    """Take a rule out.  Raises Problem where it is none of those in the VM's own lists."""
+    key = "allow" if flow.allow else "deny"
+    own = [found for found in vm.flows if found.allow == flow.allow]
+    # The rules of a preset come after those of the lists, and are not in them.
+    index = next((i for i, found in enumerate(own) if same(found, flow)), None)
+    if index is None:
+        known = ", ".join(f"'{render_flow(found)}'" for found in vm.flows) or "none"
+        raise Problem(f"VM '{vm.name}' has no rule '{render_flow(flow)}', it has {known}", f"okubsd net show {vm.name}")
+    return change(places, site, vm, lambda text, name: remove_rule(text, name, key, index))
+
+
+def same(one: Flow, other: Flow) -> bool:
+    """Return whether two rules say the same of the same packets."""
+    return (one.allow, one.target, one.ports, one.protocol) == (other.allow, other.target, other.ports, other.protocol)
+
+
+def put_in_force(places: Places, site: Site, vm: Vm) -> str:
+    """Give the rules of ``vm`` to what holds them, if it runs; return what came of it, as a sentence."""
+    state = facts.ask_vm(places, vm.name)
+    if vmd.has_vmd():
+        return "it takes effect with: doas okubsd apply"
+    if not state.running:
+        return "it takes effect when the VM starts"
+    through = gateway.find_gateway(vm, site.wish)
+    if through is not None:
+        return _push_to_gateway(places, site, through)
+    if vm.network.way is not Way.NAT:
+        return f"nothing leaves the network '{vm.network.name}', so it changes nothing"
+    host = facts.ask_host(places, booting=True)
+    refuse_unruled(vm, host, confined=state.confined)
+    _load(places, vm, state)
+    return "it is in force"
+
+
+def _push_to_gateway(places: Places, site: Site, through: Vm) -> str:
+    def root_ssh(command: str) -> tuple[str, ...]:
+        return (*lifecycle.shared_ssh(places, through, "-T", user="root"), remote_command(("sh", "-c", command)))
+
+    if gateway.push_rules(places, through, site.wish, site.recipes[through.image], root_ssh):
+        return f"it is in force in {through.name}"
+    return f"its gateway {through.name} does not run; it takes effect when that starts"
+
+
+def _load(places: Places, vm: Vm, state: VmFacts) -> None:
+    """Load the rules of a running VM into its network namespace, and have its names looked up."""
+    host = facts.ask_host(places, booting=True)
+    rules, names = namespace_rules(vm, host)
+
+    def inside(*argv: str) -> tuple[str, ...]:
+        return user.enter_argv(str(state.qemu_pid), argv, root=host.root)
+
+    done = door.run(inside("nft", "-f", "-"), data=rules.encode(), timeout=10)
+    if done.code != 0:
+        raise Problem(f"{vm.name}: its new rules were not taken: {door.reason(done)}")
+    # What its rules say of private networks is in them now, and no more in the routes.
+    lines = "".join(f"route del prohibit {network}\n" for network in user.REFUSED)
+    door.run(inside("ip", "-force", "-batch", "-"), data=lines.encode(), timeout=10)
+    follow_names(state.run, names, inside("sh", *follower_argv(host.names_program, state.run)))
+
+
+def follower_argv(program: Path, run: Path) -> tuple[str, ...]:
+    """Return the program that keeps the names of a VM, for as long as its QEMU lives."""
+    return (str(program), str(run / "names"), "nft", str(run / "qemu.life"))
+
+
+def follow_names(run: Path, names: str, argv: tuple[str, ...]) -> None:
+    """Have the host names in ``names`` looked up from now on, and no others.
+
+    Whoever does that already finds the new file by himself.
+    """
+    life = run / "names.life"
+    door.write(run / "names", names.encode(), lasting=False)
+    if names and not locks.is_alive(life):
+        door.spawn(argv, run / "names.log", life=life)
+
+
+def names_state(places: Places, site: Site, vm: Vm) -> list[str]:
+    """Return a sentence for each host name in the rules of a running ``vm``: its addresses, or why it has none."""
+    if not any("/" not in flow.target and flow.target != "any" for flow in vm.flows):
+        return []
+    through = gateway.find_gateway(vm, site.wish)
+    if through is None:
+        with contextlib.suppress(OSError):
+            return parse_names((places.vm_run(vm.name) / "names.state").read_text())
+        return []
+    with contextlib.suppress(Problem):
+        argv = (*lifecycle.shared_ssh(places, through, "-T", user="root"), "cat /run/okubsd/gateway/names.state")
+        done = door.run(argv, timeout=10)
+        wanted = {flow.target for flow in vm.flows}
+        return [line for line in parse_names(done.out.decode(errors="replace")) if line.split(":")[0] in wanted]
+    return []
+
+
+def parse_names(text: str) -> list[str]:
+    """Return the lines of a file that the program `names` wrote, as sentences."""
+    found = []
+    for line in text.splitlines()[:1000]:
+        name, _, rest = line.partition(" ")
+        _, _, known = rest.partition(" ")
+        addresses = " ".join(word for word in known.split() if not word.strip("0123456789."))
+        reason = known.removeprefix("- ") if known.startswith("- ") else "was not asked yet"
+        found.append(f"{name}: {addresses}" if addresses else f"{name}: {reason}, so it opens nothing")
+    return found

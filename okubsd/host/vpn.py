@@ -1,0 +1,201 @@
+"""What can be seen of a tunnel, and the proof of it: tried from inside the VM."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from okubsd.config.names import quoted
+from okubsd.errors import Problem
+from okubsd.guest.ssh import remote_command
+from okubsd.host import door, gateway, lifecycle, vmd
+from okubsd.host.lifecycle import Site
+from okubsd.host.places import Places
+from okubsd.model import Network, Vm, Way
+from okubsd.vpn.status import WgState, parse_ifconfig_wg, parse_wg_show
+
+_PATIENCE = 12
+
+# bash(1) speaks TCP without any other program; every guest has it.
+_FETCH = (
+    'exec 3<>"/dev/tcp/$1/$2" || exit 1; '
+    'printf "GET %s HTTP/1.0\\r\\nHost: %s\\r\\nConnection: close\\r\\n\\r\\n" "$3" "$1" >&3; head -c 4096 <&3'
+)
+# A datagram to an address where nobody answers DNS: a query for the name "." and the type NS (RFC 1035).
+_ASK = (
+    'exec 3<>"/dev/udp/$1/53" || exit 1; '
+    "printf '\\251\\107\\001\\000\\000\\001\\000\\000\\000\\000\\000\\000\\000\\000\\002\\000\\001' >&3; "
+    "timeout 5 head -c 2 <&3 | od -An -tx1"
+)
+# IPv6 by TCP; a guest of ours has none at all.
+_SIX = 'exec 3<>"/dev/tcp/2001:db8::1/443"'
+
+# An address for documentation (RFC 5737), where no resolver is.
+_NOBODY = "192.0.2.53"
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that was tried: whether it is as it should be (None: it could not be told), and the evidence."""
+
+    name: str
+    passed: bool | None
+    evidence: str
+
+
+class State(msgspec.Struct, frozen=True, kw_only=True):
+    """One tunnel: its network, what holds it, whether that is there, and what is known of its peers."""
+
+    network: str
+    way: Way
+    holder: str
+    up: bool
+    peers: tuple[WgState, ...] = ()
+    vms: tuple[str, ...] = ()
+
+
+def ask_tunnels(places: Places, site: Site, interfaces: Callable[[Network], str]) -> Iterator[State]:
+    """Yield the state of every tunnel of the description; ``interfaces`` names that of a network on OpenBSD."""
+    for network in site.wish.networks:
+        if network.way not in (Way.WIREGUARD, Way.OPENVPN):
+            continue
+        vms = tuple(vm.name for vm in site.wish.vms if vm.network == network)
+        if vmd.has_vmd():
+            yield _on_openbsd(network, interfaces(network), vms)
+        else:
+            yield _in_gateway(places, site, network, vms)
+
+
+def _on_openbsd(network: Network, interface: str, vms: tuple[str, ...]) -> State:
+    done = door.run(("ifconfig", interface), timeout=10)
+    text = done.out.decode(errors="replace")
+    up = done.code == 0 and "<UP" in text
+    return State(network=network.name, way=network.way, holder=interface, up=up, peers=parse_ifconfig_wg(text), vms=vms)
+
+
+def _in_gateway(places: Places, site: Site, network: Network, vms: tuple[str, ...]) -> State:
+    holder = next((vm for vm in gateway.known_gateways(site.wish) if vm.tunnel == network.file), None)
+    name = holder.name if holder else "nothing on this host"
+    if holder is None or gateway.read_clients(places, holder, site.wish) is None:
+        return State(network=network.name, way=network.way, holder=name, up=False, vms=vms)
+    out = as_root(places, holder, "wg show wg0 dump").out.decode(errors="replace")
+    peers = parse_wg_show(out, time.time())
+    return State(network=network.name, way=network.way, holder=name, up=bool(out.strip()), peers=peers, vms=vms)
+
+
+def as_root(places: Places, vm: Vm, command: str, *words: str) -> door.Done:
+    """Run a command as root of a guest and return how it went; one that does not end is told as exit code 124."""
+    argv = lifecycle.shared_ssh(places, vm, "-T", user="root")
+    return _run((*argv, remote_command(("sh", "-c", command, "sh", *words))))
+
+
+def as_user(places: Places, vm: Vm, command: str, *words: str) -> door.Done:
+    """Run a command of bash(1) as the user of a guest, and return how it went."""
+    argv = lifecycle.shared_ssh(places, vm, "-T")
+    return _run((*argv, remote_command(("timeout", str(_PATIENCE), "bash", "-c", command, "bash", *words))))
+
+
+def _run(argv: tuple[str, ...]) -> door.Done:
+    try:
+        return door.run(argv, timeout=_PATIENCE + 10)
+    except subprocess.TimeoutExpired:
+        return door.Done(124, err=b"no answer")
+
+
+_URL = re.compile(r"http://([A-Za-z0-9.-]{1,253})(?::(\d{1,5}))?(/[!-~]*)?")
+_ADDRESS = re.compile(rb"(?<![0-9.])(\d{1,3}(?:\.\d{1,3}){3})(?![0-9.])")
+
+
+def fetch_address(places: Places, vm: Vm, url: str) -> tuple[str, str]:
+    """Return the address that the service at ``url`` sees a ``vm`` come from, or "" and why not."""
+    match = _URL.fullmatch(url)
+    if match is None:
+        raise Problem(f"{quoted(url)} is no http:// URL", "okubsd vpn test VM --url http://icanhazip.com/")
+    done = as_user(places, vm, _FETCH, match[1], match[2] or "80", match[3] or "/")
+    _, _, body = done.out.partition(b"\r\n\r\n")
+    found = _ADDRESS.search(body)
+    return (found[1].decode(), "") if found else ("", door.reason(done) if done.code else "it told no address")
+
+
+def own_address(url: str) -> str:
+    """Return the address that the service at ``url`` sees this host come from, "" where it cannot be reached."""
+    try:
+        with urllib.request.urlopen(url, timeout=_PATIENCE) as answer:
+            found = _ADDRESS.search(answer.read(4096))
+    except OSError:
+        return ""
+    return found[1].decode() if found else ""
+
+
+def checks(places: Places, site: Site, vm: Vm, url: str, *, cut: bool) -> Iterator[Check]:
+    """Yield what was tried from inside a running ``vm``; ``cut`` takes its tunnel down for a moment."""
+    ours = own_address(url)
+    theirs, why = fetch_address(places, vm, url)
+    yield _exit_check(ours, theirs, why)
+    yield _dns_check(places, site, vm)
+    done = as_user(places, vm, _SIX)
+    yield Check(
+        name="IPv6",
+        passed=done.code != 0,
+        evidence=f"a connection by IPv6 fails: {door.reason(done)}" if done.code else "a connection by IPv6 succeeds",
+    )
+    through = gateway.find_gateway(vm, site.wish)
+    if cut:
+        yield _cut_check(places, vm, through, url)
+
+
+def _exit_check(ours: str, theirs: str, why: str) -> Check:
+    if not theirs:
+        return Check(name="exit address", passed=False, evidence=f"the service was not reached from the VM: {why}")
+    if not ours:
+        evidence = f"the VM comes from {theirs}; this host does not reach the service, so there is nothing to compare"
+        return Check(name="exit address", passed=True, evidence=evidence)
+    evidence = f"the VM comes from {theirs}, this host from {ours}"
+    return Check(name="exit address", passed=theirs != ours, evidence=evidence)
+
+
+def _dns_check(places: Places, site: Site, vm: Vm) -> Check:
+    """Ask an address where no resolver is: an answer comes from the one that all names are asked of."""
+    through = gateway.find_gateway(vm, site.wish)
+    before = _asked(places, site, through, vm) if through else None
+    done = as_user(places, vm, _ASK, _NOBODY)
+    answered = b"a9 47" in done.out
+    evidence = f"a query sent to {_NOBODY}, where no resolver is, {'was' if answered else 'was not'} answered"
+    if through is None or before is None:
+        return Check(name="DNS path", passed=answered, evidence=evidence)
+    after = _asked(places, site, through, vm) or 0
+    evidence += f"; {through.name} diverted {after - before} packets to the tunnel's resolver"
+    return Check(name="DNS path", passed=answered and after > before, evidence=evidence)
+
+
+def _asked(places: Places, site: Site, through: Vm, vm: Vm) -> int | None:
+    """Return how many packets of ``vm`` to a resolver its gateway has diverted, or None where it does not say."""
+    clients = gateway.read_clients(places, through, site.wish)
+    number = clients.number(vm.name) if clients else None
+    done = as_root(places, through, f"nft list counter inet okubsd asked{number}")
+    match = re.search(rb"packets (\d+)", done.out)
+    return int(match[1]) if match else None
+
+
+def _cut_check(places: Places, vm: Vm, through: Vm | None, url: str) -> Check:
+    name = "tunnel down"
+    if through is None:
+        return Check(name=name, passed=None, evidence="only root takes the tunnel of this host down: ifconfig wgN down")
+    down = as_root(places, through, "ip link set wg0 down")
+    if down.code != 0:
+        return Check(name=name, passed=None, evidence=f"{through.name} does not take it down: {door.reason(down)}")
+    try:
+        theirs, why = fetch_address(places, vm, url)
+    finally:
+        # The routes of an interface are gone with it; the service of the gateway knows them.
+        up = as_root(places, through, "/usr/lib/okubsd/gateway routes")
+    if theirs:
+        return Check(name=name, passed=False, evidence=f"the VM still came from {theirs}")
+    again, _ = fetch_address(places, vm, url)
+    back = f"afterwards it came from {again}" if again else "afterwards it did not come back"
+    passed = bool(again) and up.code == 0
+    return Check(name=name, passed=passed, evidence=f"nothing was reached without it ({why}); {back}")

@@ -1,0 +1,165 @@
+"""Draw who reaches what: VMs, gateways and networks, as text and as SVG (W3C, Scalable Vector Graphics 1.1)."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable
+from itertools import pairwise
+
+import msgspec
+
+from okubsd.config.flow import render_flow
+from okubsd.model import Vm, Way, Wish
+
+WORLD = "the Internet"
+
+# Sizes in the picture's own units.
+_WIDTH, _HEIGHT, _ACROSS, _DOWN, _MARGIN = 190, 44, 90, 22, 24
+
+_FILL = {
+    "red": "#f3b0ad", "orange": "#f6cf9d", "yellow": "#f4e9a0", "green": "#b6dfb0", "blue": "#b0cdf0",
+    "purple": "#d6bdf0", "grey": "#dddddd", "black": "#777777",
+}  # fmt: skip
+
+
+class Box(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing in the picture: what it is called, what is said below, its column from the left, and its colour."""
+
+    name: str
+    words: str = ""
+    column: int = 0
+    color: str = "#ffffff"
+    of_vm: bool = True
+
+
+class Arrow(msgspec.Struct, frozen=True):
+    """What goes from one box to another, by their names, and on what terms."""
+
+    source: str
+    target: str
+    words: str = ""
+
+
+class Graph(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole picture."""
+
+    boxes: tuple[Box, ...]
+    arrows: tuple[Arrow, ...]
+
+
+def hops_of(vm: Vm, wish: Wish) -> tuple[str, ...]:
+    """Return what the packets of ``vm`` go through, the last being the world; () where they go nowhere."""
+    network = vm.network
+    match network.way:
+        case Way.NONE:
+            return ()
+        case Way.NAT:
+            return (WORLD,)
+        case Way.SWITCH:
+            return (f"switch {network.name}",)
+        case Way.GATEWAY:
+            gateway = wish.find(network.gateway)
+            return (network.gateway, *(hops_of(gateway, wish) if gateway else ()))
+        case _:
+            return (f"tunnel {network.name}", WORLD)
+
+
+def draw(wish: Wish) -> Graph:
+    """Return the picture of ``wish``: each VM, left of all that its packets go through."""
+    paths = {vm.name: (vm.name, *hops_of(vm, wish)) for vm in wish.vms}
+    depth = max((len(path) for path in paths.values()), default=1)
+    columns: dict[str, int] = {WORLD: depth - 1}
+    for path in sorted(paths.values(), key=len, reverse=True):
+        last = depth - 1 if path[-1] == WORLD else len(path) - 1
+        for distance, name in enumerate(reversed(path)):
+            columns.setdefault(name, last - distance)
+    vms = {vm.name: vm for vm in wish.vms}
+    boxes = tuple(_box(name, vms.get(name), column) for name, column in columns.items())
+    arrows = dict.fromkeys(pair for path in paths.values() for pair in pairwise(path))
+    return Graph(
+        boxes=tuple(box for box in boxes if box.of_vm or any(box.name in pair for pair in arrows)),
+        arrows=tuple(Arrow(source, target, _terms(vms.get(source))) for source, target in arrows),
+    )
+
+
+def _box(name: str, vm: Vm | None, column: int) -> Box:
+    if vm is None:
+        return Box(name=name, column=column, of_vm=False)
+    words = vm.image if vm.network.way is not Way.NONE else f"{vm.image}, no network"
+    return Box(name=name, words=words, column=column, color=_FILL.get(vm.color, "#ffffff"))
+
+
+def _terms(vm: Vm | None) -> str:
+    """Return the rules of a VM in a few words."""
+    if vm is None or not vm.flows:
+        return ""
+    first = "; ".join(f"{'allow' if flow.allow else 'deny'} {render_flow(flow)}" for flow in vm.flows[:2])
+    return f"{first}; {len(vm.flows) - 2} more" if len(vm.flows) > 2 else first
+
+
+def render_text(wish: Wish) -> str:
+    """Return a line for each VM with all that its packets go through, and a line for each of its rules."""
+    lines: list[str] = []
+    for vm in wish.vms:
+        path = (vm.name, *hops_of(vm, wish))
+        lines.append(" -> ".join(path) if len(path) > 1 else f"{vm.name} (no network)")
+        lines += [f"    {rule}" for rule in rules_in_words(vm)]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def rules_in_words(vm: Vm) -> Iterable[str]:
+    """Yield the rules of ``vm`` as they are written, and its limits."""
+    for flow in vm.flows:
+        yield f"{'allow' if flow.allow else 'deny'} {render_flow(flow)}" + (
+            f"  # {flow.comment}" if flow.comment else ""
+        )
+    for word, bits in (("receives", vm.bandwidth.down), ("sends", vm.bandwidth.up)):
+        if bits:
+            yield f"{word} at most {bits // 1000} kbit/s"
+
+
+def render_svg(graph: Graph) -> str:
+    """Return the picture as SVG."""
+    places: dict[str, tuple[int, int]] = {}
+    rows: dict[int, int] = {}
+    for box in graph.boxes:
+        row = rows.get(box.column, 0)
+        rows[box.column] = row + 1
+        places[box.name] = (_MARGIN + box.column * (_WIDTH + _ACROSS), _MARGIN + row * (_HEIGHT + _DOWN))
+    width = 2 * _MARGIN + (max(rows, default=0) + 1) * (_WIDTH + _ACROSS) - _ACROSS
+    height = 2 * _MARGIN + max(rows.values(), default=1) * (_HEIGHT + _DOWN) - _DOWN
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
+        ' font-family="sans-serif" font-size="13">',
+        '<defs><marker id="end" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="8" markerHeight="8" orient="auto">'
+        '<path d="M0 0 8 4 0 8z" fill="#444"/></marker></defs>',
+        f'<rect width="{width}" height="{height}" fill="#fff"/>',
+        *(_arrow(arrow, places) for arrow in graph.arrows),
+        *(_drawn(box, places[box.name]) for box in graph.boxes),
+        "</svg>",
+    ]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _arrow(arrow: Arrow, places: dict[str, tuple[int, int]]) -> str:
+    (x, y), (to_x, to_y) = places[arrow.source], places[arrow.target]
+    x, y, to_y = x + _WIDTH, y + _HEIGHT // 2, to_y + _HEIGHT // 2
+    middle = (x + to_x) // 2
+    title = f"<title>{html.escape(arrow.words)}</title>" if arrow.words else ""
+    dash = ' stroke-dasharray="5 3"' if arrow.words else ""
+    path = f"M{x} {y}C{middle} {y} {middle} {to_y} {to_x} {to_y}"
+    return f'<path d="{path}" fill="none" stroke="#444"{dash} marker-end="url(#end)">{title}</path>'
+
+
+def _drawn(box: Box, place: tuple[int, int]) -> str:
+    x, y = place
+    round_ = 6 if box.of_vm else 20
+    centre = x + _WIDTH // 2
+    down = 19 if box.words else 27
+    small = f'<text x="{centre}" y="{y + 35}" text-anchor="middle" fill="#333" font-size="11">'
+    words = f"{small}{html.escape(box.words)}</text>"
+    return (
+        f'<g><rect x="{x}" y="{y}" width="{_WIDTH}" height="{_HEIGHT}" rx="{round_}" fill="{box.color}" stroke="#444"/>'
+        f'<text x="{centre}" y="{y + down}" text-anchor="middle" font-weight="bold">{html.escape(box.name)}</text>'
+        f"{words if box.words else ''}</g>"
+    )
