@@ -37,6 +37,7 @@ setup(
         ("share/okubsd/rc.d", ["rc.d/okubsd"]),
         ("share/man/man1", ["man/okubsd.1"]),
         ("share/man/man5", ["man/okubsd.yaml.5", "man/okubsd-image.5"]),
+        ("share/man/man7", ["man/okubsd-network.7"]),
         ("share/man/man8", ["man/okubsd.8"]),
     ],
     entry_points={"console_scripts": ["okubsd = okubsd.cli.main:main"]},

@@ -89,7 +89,7 @@ def _line_end(text: str, at: int) -> int:
 
 def _content_end(text: str, node: _Node) -> int:
     """Return where the last line of ``node`` ends: a block's own mark is where the next thing begins."""
-    if node.flow_style is False and node.value:
+    if isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
         last = node.value[-1]
         return _content_end(text, last[1] if isinstance(last, tuple) else last)
     if isinstance(node, yaml.ScalarNode) and node.style in ("|", ">"):

@@ -114,7 +114,8 @@ def publish_argv(vm: Vm, run: Path, socket: Path, port: int, host_port: int) -> 
     It talks to the guest's own ssh server through the VM's shared connection (-W), from where we are: a connection
     that enters the VM's network namespace or rdomain would listen there.  ``socket`` is its own control socket.
     """
-    inner = shlex.join(ssh_argv(vm, run, "-W", "127.0.0.1:22")).replace("%", "%%")
+    # What it has to say would otherwise keep our caller's standard error open for as long as it lives.
+    inner = shlex.join(ssh_argv(vm, run, "-W", "127.0.0.1:22")).replace("%", "%%") + " 2>/dev/null"
     options = ("-o", f"ProxyCommand={inner}", "-o", f"ControlPath={_quote(socket)}", "-o", "ControlPersist=no")
     forward = ("-o", "ExitOnForwardFailure=yes", "-f", "-N", "-M", "-L", f"127.0.0.1:{host_port}:127.0.0.1:{port}")
     return ssh_argv(vm, run, *options, *forward)

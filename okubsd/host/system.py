@@ -28,7 +28,9 @@ class System(msgspec.Struct, frozen=True):
         return self.root / name.lstrip("/")
 
     def argv(self, argv: Argv) -> Argv:
-        """Return ``argv`` with a program that is named by its whole path looked up below the root."""
+        """Return ``argv`` with a program, or a script of sh(1), by its whole path looked up below the root."""
+        if argv[0] == "sh" and len(argv) > 1 and argv[1].startswith("/"):
+            return ("sh", str(self.path(argv[1])), *argv[2:])
         return (str(self.path(argv[0])), *argv[1:]) if argv[0].startswith("/") else argv
 
     def read(self, name: str) -> Stat | None:

@@ -76,7 +76,9 @@ def render_gateway(
     outward = _output(endpoints, links, uplink, out, proxy)
     body += _chain("output", "type filter hook output priority filter; policy drop;", outward)
     for number, client in enumerate(clients, 1):
-        body += _chain(f"client{number}", "", _client_rules(client, number, sets, now, proxied=proxy is not None))
+        body += _chain(
+            f"client{number}", "", _client_rules(client, number, sets, now, resolver="" if proxy else resolver)
+        )
     return _table(body)
 
 
@@ -160,16 +162,16 @@ def _output(endpoints: Iterable[tuple[str, int]], links: str, uplink: str, out: 
 
 
 def _client_rules(
-    client: Client, number: int, sets: tuple[NamedSet, ...], now: float, *, proxied: bool
+    client: Client, number: int, sets: tuple[NamedSet, ...], now: float, *, resolver: str
 ) -> Iterable[str]:
-    if not proxied:
+    if resolver:
         yield "tcp flags syn tcp option maxseg size set rt mtu"
         yield from _limit(client.bandwidth.up, "")
         if asks_names(client.flows, now):
-            yield "ct status dnat accept"
+            yield f"ip daddr {resolver} meta l4proto {{ tcp, udp }} th dport 53 accept"
     for flow in effective_flows(client.flows, now):
         verdict = f"counter name passed{number} accept" if flow.allow else _refusal(number)
-        yield f"{_match(flow, sets, proxied=proxied)} {verdict}".strip()
+        yield f"{_match(flow, sets, proxied=not resolver)} {verdict}".strip()
 
 
 def _refusal(number: int) -> str:

@@ -141,6 +141,11 @@ def load_vms(s: dict[str, Any]) -> bool:
         conf = read_conf()
     except ConfError:
         return False
+    missing = [switch.interface for switch in conf.switches if switch.interface not in s["interfaces"]]
+    if missing:
+        # vmd dies of it, at a reload too, although vmctl is content (observed).
+        s["vmd"] = False
+        return True
     s["socket_group"] = conf.socket_owner.partition(":")[2]
     for vm in conf.vms:
         if vm.name in kept or vm.name in s["vms"]:
@@ -521,10 +526,20 @@ def is_halted(path: Path) -> bool:
 def pfctl(args: list[str]) -> None:
     if USER != "root":
         fail("pfctl: /dev/pf: Permission denied")
-    options = parse_options(args, "aDfFkstV", "nqve")
+    rest: list[str] = []
+    if "-T" in args:
+        rest = args[args.index("-T") + 2 :]
+        args = args[: args.index("-T") + 2]
+    options = parse_options(args, "aDfFkstTV", "nqve")
     with state() as s:
+        if "T" in options:
+            if options["T"] != ["replace"] or options["a"][0] not in s["anchors"]:
+                fail("pfctl: Table does not exist.", 255)
+            s.setdefault("tables", {})[f"{options['a'][0]}:{options['t'][0]}"] = rest
         if "f" in options:
             load_rules(s, options)
+        if "k" in options:
+            s["calls"].append(" ".join(["kill", *options.get("V", []), *options["k"]]))
         if "k" in options and "q" not in options:
             print("killed 0 states from 1 sources and 0 destinations", file=sys.stderr)
         if "F" in options:
@@ -616,9 +631,29 @@ def show(s: dict[str, Any], options: dict[str, list[str]]) -> None:
 
 
 def ifconfig(args: list[str]) -> None:
-    if len(args) != 1:
-        undocumented(f"ifconfig {args}")
+    match args:
+        case [name, "destroy"]:
+            with state() as s:
+                if s["interfaces"].pop(name, None) is None:
+                    fail(f"ifconfig: {name}: SIOCIFDESTROY: Device not configured")
+                s["calls"].append(f"destroy {name}")
+            return
+        case [name, "protected", port, number]:
+            with state() as s:
+                if name not in s["interfaces"]:
+                    fail(f"{name}: no such interface")
+                s["calls"].append(f"protected {name} {port} {number}")
+            return
+        case [_]:
+            pass
+        case _:
+            undocumented(f"ifconfig {args}")
     with state() as s:
+        if re.match(r"(wg|tun|veb|vport)\d", args[0]) and args[0] in s["interfaces"]:
+            rdomain = s["interfaces"][args[0]][0].split()[1]
+            print(f"{args[0]}: flags=80c3<UP,BROADCAST,RUNNING,NOARP,MULTICAST> rdomain {rdomain} mtu 1420\n"
+                  "\tindex 9 priority 0 llprio 3\n\tgroups: wg okubsd")  # fmt: skip
+            return
         vm = next((vm for vm in running(s).values() if vm["vm"]["tap"] == args[0]), None)
         if vm is None and args[0].startswith("tap") and args[0] in s["interfaces"]:
             show_prepared(args[0], s["interfaces"][args[0]])
@@ -650,6 +685,8 @@ def mask_word(mask: str) -> str:
 def route(args: list[str]) -> None:
     if len(args) < 4 or args[0] != "-T" or args[2] != "exec":
         undocumented(f"route {args}")
+    if args[1] == "0":
+        os.execvp(args[3], args[3:])
     with state() as s:
         holder = next((vm["pid"] for vm in running(s).values() if str(vm["rdomain"]) == args[1]), None)
         holder = holder or s.get("holders", {}).get(f"tap{args[1]}")
@@ -677,6 +714,7 @@ def netstart(args: list[str]) -> None:
             if not re.fullmatch(r"rdomain \d+", lines[0]):
                 undocumented(f"{path}: the rdomain is not on the first line")
             s["interfaces"][name] = lines
+            s["calls"].append(f"netstart {name}")
             if name.startswith("tap"):
                 s.setdefault("holders", {})[name] = hold_tap(s, name, lines)
 
@@ -713,6 +751,33 @@ def qemu(args: list[str]) -> None:
         # vmd's own guests begin where their tap is.
         os.execv(real, [real, *args])
     os.execvp("nsenter", ["nsenter", "--target", str(holder), "--net", "--", real, *args])
+
+
+def at(args: list[str]) -> None:
+    """at(1) of OpenBSD: a time to the minute, and the job on standard input."""
+    if args[:1] != ["-t"] or not re.fullmatch(r"\d{12}", args[1]):
+        undocumented(f"at {args}")
+    with state() as s:
+        s.setdefault("jobs", []).append([args[1], sys.stdin.read().strip()])
+
+
+def date(args: list[str]) -> None:
+    """date(1) of OpenBSD: -r takes seconds, where GNU's takes a file."""
+    if args[:1] == ["-r"]:
+        args = ["-d", f"@{args[1]}", *args[2:]]
+    os.execv("/bin/date", ["date", *args])
+
+
+def drill(args: list[str]) -> None:
+    """A resolver's answers, from the state."""
+    with state() as s:
+        name = args[-2]
+        found = s.get("dns", {}).get(name)
+        s["calls"].append(f"ask {' '.join(args)}")
+    if found is None:
+        fail("Error: error sending query")
+    for address in found:
+        print(f"{name}.\t60\tIN\tA\t{address}")
 
 
 def makedev(args: list[str]) -> None:
@@ -809,6 +874,7 @@ def doas_permits(command: str) -> bool:
 PROGRAMS = {
     "vmd": vmd, "vmctl": vmctl, "pfctl": pfctl, "ifconfig": ifconfig, "route": route, "sysctl": sysctl, "rcctl": rcctl,
     "doas": doas, "netstart": netstart, "makedev": makedev, "__device": device, "qemu-system-x86_64": qemu,
+    "at": at, "date": date, "drill": drill,
 }  # fmt: skip
 
 
@@ -832,6 +898,10 @@ def install(root: Path, shell: str = "/bin/ksh") -> None:
     path = root / "usr/local/libexec/okubsd-helper"
     path.write_text(helper)
     path.chmod(0o755)
+    follower = root / "usr/local/share/okubsd/images/base/files/usr/lib/okubsd/names"
+    follower.parent.mkdir(parents=True, exist_ok=True)
+    text = (HERE.parents[2] / "images/base/files/usr/lib/okubsd/names").read_text()
+    follower.write_text(text.replace("\nPATH=", f"\nPATH={root}/bin:", 1))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -121,16 +122,19 @@ class World:
         from okubsd.host.places import find_places
         from okubsd.host.reading import read_recipes
         from okubsd.host.system import System
+        from okubsd.host.tunnels import read_secrets
         from okubsd.plan.apply import wanted_files
         from okubsd.plan.compile import compile_host
 
         recipes = read_recipes(find_places(self.env()))
         wish = parse_description(self.description, self.description.read_text(), [], recipes)
         system = System(self.root)
-        compiled = compile_host(wish, recipes, {}, "alice")
+        compiled = compile_host(wish, recipes, {}, "alice", read_secrets(wish), time.time())
         for name, stat in wanted_files(compiled, {"etc/pf.conf": system.read("etc/pf.conf")}).items():
             if stat is not None:
                 system.write(name, stat)
+        switches = [path.name.removeprefix("hostname.") for path in self.root.glob("etc/hostname.v*")]
+        self.run("sh", str(self.root / "etc/netstart"), *sorted(switches))
         for vm in compiled.vms:
             done = self.run("sh", "-c", f"exec {self.root}/usr/local/libexec/okubsd-helper create {vm.vm.name}")
             assert done.returncode == 0, done.stderr

@@ -42,6 +42,11 @@ printf 'Content-Type: text/plain\\r\\n\\r\\n'
 echo "$REMOTE_ADDR"
 """
 
+_DNSMASQ = (
+    "dnsmasq --no-resolv --no-hosts --addn-hosts=/tmp/hosts --local-ttl=5 --user=root "
+    f"--listen-address={RESOLVER} --bind-interfaces --log-queries --log-facility=/tmp/queries"
+)
+
 _START = f"""
 ip link add wg0 type wireguard
 wg setconf wg0 /run/okubsd/gateway/tunnel
@@ -53,8 +58,7 @@ chmod 755 /tmp/www/cgi-bin/ip
 head -c 8388608 /dev/urandom >/tmp/www/large
 busybox httpd -p 80 -h /tmp/www
 echo "{PAGE} page.example.org" >/tmp/hosts
-dnsmasq --no-resolv --no-hosts --addn-hosts=/tmp/hosts --local-ttl=5 --user=root --listen-address={RESOLVER} \\
-    --bind-interfaces --log-queries --log-facility=/tmp/queries
+{_DNSMASQ}
 echo "peer: up" >/dev/console
 """
 
@@ -112,7 +116,8 @@ class Beyond:
             raw.settimeout(0.5)
             self._listening.set()
             while self._listening.is_set():
-                with contextlib.suppress(TimeoutError):
+                # The interface goes down when the test is over.
+                with contextlib.suppress(OSError):
                     frame, address = raw.recvfrom(65535)
                     if address[2] == socket.PACKET_OUTGOING:
                         self.seen.append(frame)
@@ -133,7 +138,8 @@ class Beyond:
         lines = [f"{key} = {values[key]}" for key in ("PrivateKey", "Address", "DNS")]
         lines = ["[Interface]", *lines, "[Peer]"]
         lines += [f"{key} = {values[key]}" for key in ("PublicKey", "AllowedIPs", "Endpoint", "PersistentKeepalive")]
-        path.touch(mode=0o600)
+        path.touch()
+        path.chmod(0o600)
         path.write_text("\n".join(lines) + "\n")
         return path
 
@@ -181,6 +187,13 @@ class Beyond:
                 text += line.recv(4096)
         return text.decode(errors="replace").replace("\r", "")
 
+    def mend_peer(self, page: str = PAGE) -> None:
+        """Put the peer's key and resolver back to what they were; it tells ``page`` as the address of the page."""
+        self.tell_peer(
+            "wg setconf wg0 /run/okubsd/gateway/tunnel; busybox pkill dnsmasq; sleep 0.2; "
+            f"echo '{page} page.example.org' >/tmp/hosts; {_DNSMASQ}"
+        )
+
     def remove(self) -> None:
         self._listening.clear()
         if self.peer is not None:
@@ -199,9 +212,15 @@ def libc_setns(descriptor: int) -> None:
 
 
 def tell(frame: bytes) -> str:
-    """Return what a frame is, in words; "" for ARP, and for UDP to the peer."""
+    """Return what a frame is, in words; "" for what is the uplink's own, and for the tunnel's.
+
+    The uplink's own are ARP, and what an interface that comes up says by IPv6 of itself, from its link-local address.
+    The tunnel's are UDP to the peer, and the host's word that nobody listens any more for a packet of the peer's.
+    """
     kind = int.from_bytes(frame[12:14], "big")
     if kind == 0x0806:
+        return ""
+    if kind == 0x86DD and frame[22:24] in (b"\xfe\x80", b"\0\0") and frame[38:40] == b"\xff\x02":
         return ""
     if kind != 0x0800:
         return f"ethertype {kind:#06x}: {frame[14:54].hex()}"
@@ -210,13 +229,18 @@ def tell(frame: bytes) -> str:
     port = int.from_bytes(frame[head + 2 : head + 4], "big") if protocol in (6, 17) else 0
     if protocol == 17 and target == OUTSIDE and port == PORT:
         return ""
+    if protocol == 1 and frame[head : head + 2] == b"\x03\x03":
+        # RFC 792: port unreachable, and after eight bytes the packet that is meant.
+        meant = frame[head + 8 :]
+        source, came_from = socket.inet_ntoa(meant[12:16]), int.from_bytes(meant[20:22], "big")
+        if meant[9] == 17 and (source, came_from) == (OUTSIDE, PORT):
+            return ""
     return f"protocol {protocol} to {target} port {port}"
 
 
 @contextlib.contextmanager
-def beyond(state: Path, tmp: Path) -> Iterator[Beyond]:
+def beyond(made: Beyond) -> Iterator[Beyond]:
     """Have the uplink and the peer for the block."""
-    made = Beyond(state, tmp)
     try:
         made.lay()
         made.start_peer()

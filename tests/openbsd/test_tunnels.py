@@ -1,0 +1,222 @@
+"""Tunnels, switches, names and rules that end, on a simulated host: what the helper and apply do about them."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.openbsd.test_compile import OVPN, PRIVATE, SHARED, WG
+from tests.openbsd.test_helper import SHELLS, helper
+from tests.openbsd.world import World
+
+pytestmark = pytest.mark.spawns
+
+DESCRIPTION = """\
+host: {owner: alice}
+networks:
+  proton: {wireguard: vpn.conf}
+  work: {openvpn: work.ovpn}
+  lab: {switch: 10.77.0.1/24}
+  club: {switch: 10.78.0.1/24, meet: yes}
+vms:
+  a: {image: term, network: proton, disposable: yes}
+  b: {image: term, network: proton, disposable: yes}
+  plain: {image: term, disposable: yes}
+  office: {image: term, network: work, disposable: yes}
+  lab1: {image: term, network: lab, disposable: yes}
+  club1: {image: term, network: club, disposable: yes}
+"""
+
+
+def describe(world: World, text: str = DESCRIPTION) -> None:
+    world.write(text)
+    for name, content in (("vpn.conf", WG), ("work.ovpn", OVPN)):
+        path = world.description.parent / name
+        path.write_text(content)
+        path.chmod(0o600)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    world = World(tmp_path)
+    world.fake_images()
+    describe(world)
+    return world
+
+
+def calls(world: World) -> list[str]:
+    """Return what was done to interfaces and flows since the last time."""
+    found = list(world.state.get("calls", []))
+    world.change(calls=[])
+    return found
+
+
+def test_apply_brings_networks_up_and_shows_no_key(world: World) -> None:
+    out = world.must("apply", "-y")
+    assert PRIVATE not in out and SHARED not in out and "+wgkey (hidden)" in out
+    made = world.state["interfaces"]
+    numbers = dict(line.split() for line in (world.root / "etc/okubsd/numbers").read_text().splitlines()[1:])
+    proton, work, lab = (numbers[f"@{name}"] for name in ("proton", "work", "lab"))
+    assert {f"wg{proton}", f"lo{proton}", f"tun{work}", f"veb{lab}", f"vport{lab}"} <= set(made)
+    assert world.state["vmd"], "vmd lives: its switches were there before it read of them"
+    assert (world.root / f"etc/hostname.wg{proton}").stat().st_mode & 0o777 == 0o600
+    assert "nothing to do" in world.okubsd("apply", "-y").stderr
+
+
+def test_a_tunnel_whose_file_changes_is_made_anew_and_nothing_else(world: World) -> None:
+    world.must("apply", "-y")
+    anchors = world.state["anchors"]
+    calls(world)
+    path = world.description.parent / "vpn.conf"
+    path.write_text(WG.replace("198.51.100.7", "198.51.100.8"))
+    out = world.must("apply", "-y")
+    assert "-wgpeer" in out and PRIVATE not in out
+    number = next(name for name in world.state["interfaces"] if name.startswith("wg"))[2:]
+    assert calls(world) == [f"destroy wg{number}", f"netstart lo{number}", f"netstart wg{number}"]
+    assert world.state["anchors"] == anchors
+    path.write_text(WG.replace("198.51.100.7", "198.51.100.8").replace(PRIVATE, SHARED))
+    out = world.must("apply", "-y")
+    assert "what changes is not shown, for it holds keys" in out and SHARED not in out
+    path.write_text(WG.replace("[Peer]", "[Pear]"))
+    done = world.okubsd("apply", "-y")
+    assert done.returncode == 8 and "there are [Interface] and [Peer]" in done.stderr
+    assert calls(world)[-1] == f"netstart wg{number}", "and nothing after that"
+
+
+def test_unapply_takes_networks_away(world: World) -> None:
+    before = world.tree("etc")
+    world.must("apply", "-y")
+    world.must("unapply", "-y")
+    assert not [name for name in world.state["interfaces"] if name.startswith(("wg", "tun", "veb", "vport"))]
+    assert world.tree("etc") == before
+
+
+def test_the_administrators_own_files_stay(world: World) -> None:
+    """Tunnels and recipes may lie in /etc/okubsd, beside what is written there."""
+    own = world.root / "etc/okubsd/proton.conf"
+    own.parent.mkdir(exist_ok=True)
+    own.write_text("mine")
+    world.must("apply", "-y")
+    world.must("unapply", "-y")
+    assert own.read_text() == "mine"
+
+
+def test_an_interface_of_the_administrators_is_not_taken(world: World) -> None:
+    (world.root / "etc/hostname.wg106").write_text("wgkey mine\n")
+    done = world.okubsd("apply", "-y")
+    assert done.returncode == 1 and "/etc/hostname.wg106 is not okubsd's" in done.stderr
+
+
+@pytest.fixture(params=SHELLS, ids=lambda path: Path(path).name)
+def laid(request: pytest.FixtureRequest, tmp_path: Path) -> World:
+    world = World(tmp_path, request.param)
+    world.fake_images()
+    describe(world)
+    world.lay()
+    calls(world)
+    return world
+
+
+def runs(world: World, name: str, number: int, rdomain: int) -> None:
+    """Let vmd's part of the simulator say that a VM runs."""
+    running = world.state.get("running", {})
+    running[name] = {"pid": 1, "vm": world.state["vms"][name], "host": f"100.64.{number}.2", "rdomain": rdomain,
+                     "group": "okubsd"}  # fmt: skip
+    world.change(running=running)
+
+
+def test_vms_that_share_a_tunnel_come_and_go_without_touching_each_other(laid: World) -> None:
+    for name in ("a", "b"):
+        assert helper(laid, "prepare", name, data="who").returncode == 0
+    done = calls(laid)
+    assert done.count("netstart wg106") == 1, "the tunnel is brought up by the first, and left alone by the second"
+    assert not any(call.startswith("kill 106 0.0.0.0/0") for call in done)
+    for number, name in enumerate(("a", "b"), 1):
+        runs(laid, name, number, 106)
+        opened = helper(laid, "open", name)
+        assert (opened.returncode, opened.stdout) == (0, f"100.64.{laid.state['ids'][name]}.3\n"), opened.stderr
+    calls(laid)
+    assert helper(laid, "close", "a").returncode == 0
+    mine = f"100.64.{laid.state['ids']['a']}.3"
+    assert calls(laid) == [f"kill 106 {mine}", f"kill 106 0.0.0.0/0 {mine}", f"kill {mine}"]
+    assert "anchor on tap101" in laid.state["anchors"]["okubsd/b"]["text"]
+    assert laid.state["anchors"]["okubsd/a"]["text"] == "block drop quick on tap100\n"
+
+
+def test_a_tap_in_the_wrong_rdomain_is_not_opened(laid: World) -> None:
+    runs(laid, "a", 1, 100)
+    done = helper(laid, "open", "a")
+    assert done.returncode == 3 and "tap100 is not in rdomain 106" in done.stderr
+    assert "okubsd/a" not in laid.state["anchors"]
+
+
+def test_ports_of_a_switch_are_closed_unless_vms_are_to_meet(laid: World) -> None:
+    for name, number in (("lab1", 104), ("club1", 105)):
+        assert helper(laid, "prepare", name, data="who").returncode == 0
+        runs(laid, name, number, number)
+        assert helper(laid, "open", name).returncode == 0
+    assert [call for call in calls(laid) if call.startswith("protected")] == ["protected veb108 tap1104 1"]
+    assert (laid.root / "dev/tap1104").exists() and (laid.root / "dev/tap1105").exists()
+
+
+RULES = """\
+host: {{owner: alice}}
+vms:
+  a:
+    image: term
+    disposable: yes
+    deny: [any]
+    allow:
+      - page.example.org
+      - dead.example.org:80
+      - {{to: 'tcp any:6000', until: {soon}}}
+      - {{to: 'tcp any:7000', until: {past}}}
+"""
+
+
+def stamp(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + seconds))
+
+
+def test_a_rule_ends_by_a_job_and_is_not_loaded_again(laid: World) -> None:
+    describe(laid, RULES.format(soon=stamp(2), past=stamp(3600)))
+    laid.lay()
+    runs(laid, "a", 1, 100)
+    assert helper(laid, "open", "a").returncode == 0
+    text = laid.state["anchors"]["okubsd/a"]["text"]
+    assert "port 6000" in text and "port 7000" in text
+    (first, command), (later, _) = laid.state["jobs"]
+    assert command == "/usr/local/libexec/okubsd-helper expire a" and first < later
+    time.sleep(3)
+    calls(laid)
+    assert helper(laid, "expire", "a").returncode == 0
+    assert calls(laid) == ["kill 100 100.64.1.3", "kill 100.64.1.3"]
+    # The rules of it are another anchor's, which is flushed; a new start loads them no more.
+    helper(laid, "close", "a")
+    assert helper(laid, "open", "a").returncode == 0
+    text = laid.state["anchors"]["okubsd/a"]["text"]
+    assert "port 6000" not in text and "port 7000" in text and "block return in quick inet from $G" in text
+    helper(laid, "close", "a")
+
+
+def test_names_fill_tables_for_as_long_as_the_network_is_open(laid: World) -> None:
+    describe(laid, RULES.format(soon=stamp(3600), past=stamp(3600)))
+    laid.lay()
+    laid.change(dns={"page.example.org": ["203.0.113.80", "10.0.0.1"]})
+    runs(laid, "a", 1, 100)
+    assert helper(laid, "open", "a").returncode == 0
+    end = time.monotonic() + 20
+    while "tables" not in laid.state or len(laid.state["tables"]) < 2:
+        assert time.monotonic() < end, laid.state["calls"]
+        time.sleep(0.1)
+    assert laid.state["tables"] == {"okubsd/a:name1": ["203.0.113.80"], "okubsd/a:name2": []}
+    assert "ask @9.9.9.9 page.example.org A" in laid.state["calls"], "by the network's own resolver"
+    assert helper(laid, "close", "a").returncode == 0
+    pattern = f"names {laid.root}/var/run/okubsd/a.names"
+    end = time.monotonic() + 10
+    while subprocess.run(["pgrep", "-f", pattern], capture_output=True, check=False).returncode == 0:
+        assert time.monotonic() < end, "the follower ends with the network"
+        time.sleep(0.1)
