@@ -115,7 +115,7 @@ def gateway_state(places: Places, vm: Vm, wish: Wish) -> str | None:
 # What a running gateway is told when rules change: taken whole or not at all, then the names are asked for anew.
 _RELOAD = (
     "cd /run/okubsd/gateway && cat >rules.new && nft -f rules.new && mv rules.new rules && mv names.new names && "
-    "if [ -s names ] && ! busybox pgrep -f okubsd/names >/dev/null; then "
+    "if [ -s names ] && ! busybox pidof names >/dev/null; then "
     "setsid /usr/lib/okubsd/names names nft </dev/null >/dev/null 2>&1 & fi"
 )
 

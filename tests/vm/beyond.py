@@ -190,7 +190,7 @@ class Beyond:
     def mend_peer(self, page: str = PAGE) -> None:
         """Put the peer's key and resolver back to what they were; it tells ``page`` as the address of the page."""
         self.tell_peer(
-            "wg setconf wg0 /run/okubsd/gateway/tunnel; busybox pkill dnsmasq; sleep 0.2; "
+            "wg syncconf wg0 /run/okubsd/gateway/tunnel; kill $(busybox pidof dnsmasq); sleep 1; "
             f"echo '{page} page.example.org' >/tmp/hosts; {_DNSMASQ}"
         )
 

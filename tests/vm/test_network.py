@@ -163,6 +163,7 @@ def place() -> Iterator[Inside]:
 def net(place: Inside) -> Iterator[Inside]:
     place.end_all()
     place.reset()
+    place.beyond.clear_frames()
     yield place
     place.end_all()
     place.assert_nothing_left()
@@ -245,7 +246,7 @@ def failures() -> dict[str, Any]:
         net.in_gateway("nft flush ruleset; echo 0 >/proc/sys/net/ipv4/ip_forward")
 
     def resolver_dead(net: Inside) -> None:
-        net.beyond.tell_peer("busybox pkill dnsmasq")
+        net.beyond.tell_peer("kill $(busybox pidof dnsmasq)")
 
     def gateway_taken_over(net: Inside) -> None:
         # Whoever owns the gateway lets everything out by its own uplink; the host lets out what the tunnel needs.
