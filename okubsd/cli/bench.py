@@ -12,7 +12,7 @@ from okubsd.errors import Misuse
 
 
 @click.command()
-@click.argument("name", metavar="[VM | compile]", default="term")
+@click.argument("name", metavar="[VM | compile | net]", default="term")
 @click.option("--rounds", default=5, show_default=True, help="How often each is started.")
 @click.option("--against", type=click.Choice(["stock"]), help="Measure a stock Debian VM in the same rounds.")
 @click.option("--vms", default=500, show_default=True, help="With 'compile': of how many VMs.")
@@ -21,12 +21,16 @@ from okubsd.errors import Misuse
 def bench(session: Session, name: str, rounds: int, against: str | None, vms: int, json: bool) -> None:
     """Start VM (term) again and again on a display nobody sees, and print medians and spreads.
 
-    'bench compile' measures how long it takes to compile a description of many VMs instead.
+    'bench compile' measures how long it takes to compile a description of many VMs instead, and 'bench net' what a
+    gateway costs and what a rule does.
     """
     if rounds < 1 or vms < 1:
         raise Misuse("--rounds and --vms take a whole number, at least 1")
     if name == "compile":
         _bench_compile(vms, rounds, json=json)
+        return
+    if name == "net":
+        _bench_net(session, rounds, json=json)
         return
     from okubsd.host import bench as measuring
 
@@ -47,6 +51,17 @@ def _bench_compile(vms: int, rounds: int, *, json: bool) -> None:
         print_json(vms=vms, rounds=rounds, host=bench_compile.describe_host(), figures=rows)
         return
     print(bench_compile.describe_host())
+    sys.stdout.write(render_rows(rows))
+
+
+def _bench_net(session: Session, rounds: int, *, json: bool) -> None:
+    from okubsd.host import bench_net
+
+    rows = bench_net.measure(session.places, session.recipes, rounds, session.report)
+    if json:
+        print_json(rounds=rounds, host=bench_net.describe_host(), figures=rows)
+        return
+    print(bench_net.describe_host())
     sys.stdout.write(render_rows(rows))
 
 

@@ -14,6 +14,7 @@ import yaml
 from okubsd.errors import Problem
 
 _Node = Any
+_Loader: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 _PLAIN = re.compile(r"[A-Za-z0-9./-]+(?::[0-9]+(?:-[0-9]+)?)?")
 
 
@@ -62,7 +63,7 @@ def render_rule(rule: str, until: str = "", comment: str = "") -> str:
 
 def _vm_node(text: str, vm: str | None) -> _Node:
     """Return the mapping of the VM in ``text``."""
-    root = yaml.compose(text, Loader=yaml.BaseLoader)
+    root = yaml.compose(text, Loader=_Loader)
     node = root
     for key in () if vm is None else ("vms", vm):
         node = _value(node, key)

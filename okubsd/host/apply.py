@@ -18,7 +18,7 @@ from okubsd.host.system import System
 from okubsd.netif.numbers import parse_numbers
 from okubsd.plan import apply as steps
 from okubsd.plan.apply import JOURNAL, STAGE, ApplyFacts, ApplyPlan, ApplyStep, Stat
-from okubsd.plan.compile import ANCHORS, AUTOSTART, CONF_DIRECTORY, NAMES, NUMBERS, PF_CONF, VM_CONF, Compiled
+from okubsd.plan.compile import ANCHORS, AUTOSTART, CONF_DIRECTORY, NAMES, NUMBERS, PF_CONF, VM_CONF, Compiled, HostFile
 from okubsd.vmd.helper import DRIVES, IMAGES, RECORDS
 
 Report = Callable[[str], None]
@@ -58,6 +58,17 @@ def ask_apply(system: System, compiled: Compiled) -> ApplyFacts:
         pf_enabled=_pf_enabled(),
         images=frozenset(path.parts[-3] for path in system.path(IMAGES).glob("*/current/drive.qcow2")),
     )
+
+
+def apply_rules(system: System, name: str, files: Iterable[HostFile], report: Report) -> int:
+    """Put the rules of one VM in force; return how many files changed.  Raises Problem, and then all is as before."""
+    paths = (f"{ANCHORS}/{name}.conf", f"{NAMES}/{name}")
+    with applying(system, report):
+        restore(system, report)
+        runs = name in _running(kept_numbers(system))
+        plan, changes = steps.plan_rules(name, files, system.read_all(paths), runs=runs)
+        perform(system, plan, report)
+    return len(changes)
 
 
 def _our_files(system: System) -> Iterator[str]:

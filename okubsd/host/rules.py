@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,12 +14,16 @@ from okubsd.config.edit import add_rule, remove_rule
 from okubsd.config.flow import render_flow
 from okubsd.errors import Problem
 from okubsd.guest.ssh import remote_command
+from okubsd.host import apply as applying
 from okubsd.host import door, facts, gateway, lifecycle, locks, vmd
 from okubsd.host.lifecycle import Site
 from okubsd.host.places import Places
 from okubsd.host.reading import read_text
+from okubsd.host.system import System
+from okubsd.host.tunnels import read_secrets
 from okubsd.model import Flow, Vm, Way, Wish
 from okubsd.network import user
+from okubsd.plan.compile import compile_rules
 from okubsd.plan.facts import VmFacts
 from okubsd.plan.start import namespace_rules, refuse_unruled
 
@@ -100,7 +105,7 @@ def put_in_force(places: Places, site: Site, vm: Vm) -> str:
     """Give the rules of ``vm`` to what holds them, if it runs; return what came of it, as a sentence."""
     state = facts.ask_vm(places, vm.name)
     if vmd.has_vmd():
-        return "it takes effect with: doas okubsd apply"
+        return _apply_on_openbsd(places, site, vm)
     if not state.running:
         return "it takes effect when the VM starts"
     through = gateway.find_gateway(vm, site.wish)
@@ -111,6 +116,20 @@ def put_in_force(places: Places, site: Site, vm: Vm) -> str:
     host = facts.ask_host(places, booting=True)
     refuse_unruled(vm, host, confined=state.confined)
     _load(places, vm, state)
+    return "it is in force"
+
+
+def _apply_on_openbsd(places: Places, site: Site, vm: Vm) -> str:
+    """Put the rules of one VM in force by pf(4), which is root's; where it goes through a gateway, by that."""
+    through = gateway.find_gateway(vm, site.wish)
+    if through is not None:
+        return _push_to_gateway(places, site, through)
+    if not facts.is_root():
+        return "it takes effect with: doas okubsd apply"
+    system = System(places.system)
+    secrets = read_secrets(site.wish)
+    files = compile_rules(site.wish, vm.name, applying.kept_numbers(system), secrets, time.time())
+    applying.apply_rules(system, vm.name, files, lambda line: None)
     return "it is in force"
 
 

@@ -216,6 +216,32 @@ def plan_apply(compiled: Compiled, facts: ApplyFacts) -> tuple[ApplyPlan, tuple[
     return tuple(steps), changes
 
 
+def plan_rules(
+    name: str, files: Iterable[HostFile], now: Mapping[str, Stat | None], *, runs: bool
+) -> tuple[ApplyPlan, tuple[Change, ...]]:
+    """Return the steps that put the rules of one VM in force, () where they are, and the changed files.
+
+    ``now`` are its ``files`` as they are, the one of its names among them also where there is none; every other VM,
+    and every other file, is left alone.
+    """
+    wanted: dict[str, Stat | None] = dict.fromkeys(now)
+    wanted |= {file.path: Stat(file.text, file.mode) for file in files}
+    changes = changes_to(wanted, now)
+    if not changes:
+        return (), ()
+    staged = {change.path: change.new.text for change in changes if change.new and change.path.startswith(ANCHORS)}
+    shut = [_helper(Verb.CLOSE, name, "shut")] if runs else []
+    opened = [_helper(Verb.OPEN, name, "open")] if runs else []
+    return (
+        *_judge(staged),
+        Journal(what="keep the old files until all is done", files=_old(changes)),
+        *shut,
+        *(_replace(change) for change in changes),
+        *opened,
+        Finish(what="drop the old files"),
+    ), changes
+
+
 def plan_unapply(facts: ApplyFacts) -> tuple[ApplyPlan, tuple[Change, ...]]:
     """Return the steps that take every file and block of okubsd's away; drives, images and homes stay.
 

@@ -155,6 +155,18 @@ def compile_host(
     return Compiled(files=tuple(sorted(files, key=lambda file: file.path)), vms=compiled, group=wish.host.group)
 
 
+def compile_rules(wish: Wish, name: str, kept: Mapping[str, int], secrets: Secrets, now: float) -> tuple[HostFile, ...]:
+    """Return the files that hold the rules of the VM called ``name``, and no others.
+
+    ``kept`` are the numbers of this host; raises BadDescription where the VM has none there.
+    """
+    vm = next(vm for vm in wish.vms if vm.name == name)
+    numbers = _numbers(wish, kept)
+    if kept.get(name) != numbers.vm(vm):
+        raise BadDescription([f"{wish.path}: VM '{name}' was not installed on this host yet; doas okubsd apply"])
+    return tuple(_rules_of(_exit(vm, numbers, wish.host, secrets), now))
+
+
 def _numbers(wish: Wish, kept: Mapping[str, int]) -> _Numbers:
     wished = {vm.name: vm.number for vm in wish.vms if vm.number is not None}
     ways = (*TUNNELS, Way.SWITCH)
@@ -308,11 +320,8 @@ def _files_of_switch(network: Network, number: int, wish: Wish, numbers: _Number
 
 
 def _files_of(vm: CompiledVm, recipes: Mapping[str, Recipe], now: float) -> Iterable[HostFile]:
-    yield HostFile(path=f"{ANCHORS}/{vm.vm.name}.conf", text=render_anchor(vm.exit, now), mode=0o600)
+    yield from _rules_of(vm.exit, now)
     yield HostFile(path=f"{RECORDS[1:]}/{vm.vm.name}", text=render_record(_record(vm, recipes)))
-    names = render_names(vm.exit)
-    if names:
-        yield HostFile(path=f"{NAMES}/{vm.vm.name}", text=names)
     if vm.rdomain == vm.number:
         yield HostFile(path=f"etc/hostname.lo{vm.number}", text=loopback_file(vm.number), mode=0o640)
     if vm.vm.network.way is Way.GATEWAY and vm.on_vmd:
@@ -320,6 +329,13 @@ def _files_of(vm: CompiledVm, recipes: Mapping[str, Recipe], now: float) -> Iter
     if not vm.on_vmd:
         tap = tap_file(vm.number, vm.rdomain, GROUP, vm.owner)
         yield HostFile(path=f"etc/hostname.tap{vm.number}", text=tap, mode=0o640)
+
+
+def _rules_of(vm: Exit, now: float) -> Iterable[HostFile]:
+    yield HostFile(path=f"{ANCHORS}/{vm.name}.conf", text=render_anchor(vm, now), mode=0o600)
+    names = render_names(vm)
+    if names:
+        yield HostFile(path=f"{NAMES}/{vm.name}", text=names)
 
 
 def _record(vm: CompiledVm, recipes: Mapping[str, Recipe]) -> dict[str, str | int]:

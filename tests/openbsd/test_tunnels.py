@@ -220,3 +220,23 @@ def test_names_fill_tables_for_as_long_as_the_network_is_open(laid: World) -> No
     while subprocess.run(["pgrep", "-f", pattern], capture_output=True, check=False).returncode == 0:
         assert time.monotonic() < end, "the follower ends with the network"
         time.sleep(0.1)
+
+
+def test_one_rule_of_one_vm_touches_its_anchor_only(world: World) -> None:
+    world.must("apply", "-y")
+    runs(world, "b", 2, 106)
+    before = world.tree("etc")
+    calls(world)
+    done = world.okubsd("net", "deny", "b", "any:25", "--comment", "no mail")
+    assert done.returncode == 0 and "it is in force" in done.stderr, done.stderr
+    after = world.tree("etc")
+    assert [name for name in after if after[name] != before.get(name)] == ["etc/okubsd/pf/b.conf"]
+    assert "port 25" in world.state["anchors"]["okubsd/b"]["text"] and "okubsd/a" not in world.state["anchors"]
+    assert all(call.startswith("kill") for call in calls(world)), "no interface was touched"
+    assert "nothing to do" in world.okubsd("apply", "-y").stderr, "it is what a whole apply would have made"
+    # Who is not root changes the description, and is told what is left to do.
+    done = world.okubsd("net", "allow", "b", "any:25", user="alice")
+    assert done.returncode == 0 and "it takes effect with: doas okubsd apply" in done.stderr
+    assert "etc/okubsd/pf/b.conf" in world.okubsd("apply", "-n").stdout
+    done = world.okubsd("why", "b", "198.51.100.7:25")
+    assert done.returncode == 1 and "deny any:25 (no mail)" in done.stdout

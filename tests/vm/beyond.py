@@ -1,39 +1,25 @@
-"""What lies beyond the host: its uplink with a listener on it, and a WireGuard peer in a VM of its own.
-
-    okubsd's world (namespace "in") ── uplink, every packet counted ── namespace "out" ── peer VM ── a web page
-
-The uplink is the only way out of the namespace that okubsd runs in: what is not on it did not leave.
-"""
+"""What lies beyond the host: a far end whose uplink is listened on, and whose peer has pages and a resolver."""
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import os
 import socket
-import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from okubsd.host.far_end import FAR, INSIDE, NEAR, OUTSIDE, PAGE, PORT, FarEnd, far_end, new_key
 
-from okubsd.guest.cpio import directory, file
-from okubsd.guest.identity import Lease, Secrets, render_identity
-from okubsd.model import Vm
-from okubsd.qemu.argv import Machine, render_argv
+__all__ = [
+    "INSIDE", "OTHER_PAGE", "OUTSIDE", "PAGE", "PEER_RECIPE", "RESOLVER", "Beyond", "far_end", "new_key",
+]  # fmt: skip
 
-INSIDE, OUTSIDE = "198.51.100.1", "198.51.100.2"
-PORT = 51820
-# Addresses that only the peer has, behind the tunnel; one is of no range that rules refuse.
-RESOLVER, PAGE, OTHER_PAGE = "10.66.0.1", "203.0.113.80", "203.0.113.81"
+RESOLVER, OTHER_PAGE = FAR, "203.0.113.81"
 
 PEER_RECIPE = """
 from: base
 gateway: yes
 packages: [iproute2, nftables, wireguard-tools, dnsmasq-base]
-services: [sh /run/okubsd/gateway/start]
 """
 
 # Answers with the address that it was asked from: what the world sees of a VM.
@@ -47,65 +33,34 @@ _DNSMASQ = (
     f"--listen-address={RESOLVER} --bind-interfaces --log-queries --log-facility=/tmp/queries"
 )
 
-_START = f"""
-ip link add wg0 type wireguard
-wg setconf wg0 /run/okubsd/gateway/tunnel
-for address in {RESOLVER}/24 {PAGE}/32 {OTHER_PAGE}/32; do ip address add $address dev wg0; done
-ip link set wg0 up
+_MORE = f"""
 mkdir -p /tmp/www/cgi-bin
-cp /run/okubsd/gateway/page /tmp/www/cgi-bin/ip
+cat >/tmp/www/cgi-bin/ip <<'END'
+{_PAGE}END
 chmod 755 /tmp/www/cgi-bin/ip
-head -c 8388608 /dev/urandom >/tmp/www/large
 busybox httpd -p 80 -h /tmp/www
 echo "{PAGE} page.example.org" >/tmp/hosts
 {_DNSMASQ}
-echo "peer: up" >/dev/console
 """
 
 
-def new_key() -> tuple[str, str]:
-    """Return a private key and its public one, as WireGuard writes them."""
-    key = X25519PrivateKey.generate()
-    pair = key.private_bytes_raw(), key.public_key().public_bytes_raw()
-    return base64.b64encode(pair[0]).decode(), base64.b64encode(pair[1]).decode()
-
-
-class Beyond:
-    """The uplink and the peer."""
+class Beyond(FarEnd):
+    """The far end, with a listener on the uplink."""
 
     def __init__(self, state: Path, tmp: Path) -> None:
-        self.state = state
-        self.tmp = tmp
-        mark = os.getpid() % 10000
-        self.inside, self.outside = f"okin{mark}", f"okout{mark}"
-        self.ends = (f"oka{mark}", f"okb{mark}")
-        self.peer_key = new_key()
-        self.own_key = new_key()
-        self.peer: subprocess.Popen[bytes] | None = None
+        super().__init__(state / "images", tmp, image="peer", more=_MORE)
+        self.addresses = (*self.addresses, f"{OTHER_PAGE}/32")
         self.seen: list[bytes] = []
         self._listening = threading.Event()
 
-    def enter(self, name: str) -> list[str]:
-        return ["nsenter", f"--net=/run/netns/{name}", "--"]
-
     def lay(self) -> None:
-        """Make both namespaces and the uplink between them, and listen on it."""
-        ours, theirs = self.ends
-        lines = [
-            f"netns add {self.inside}", f"netns add {self.outside}",
-            f"link add {ours} netns {self.inside} type veth peer name {theirs} netns {self.outside}",
-        ]  # fmt: skip
-        for line in lines:
-            subprocess.run(["ip", *line.split()], check=True)
-        for name, line in (
-            (self.inside, "link set lo up"), (self.outside, "link set lo up"),
-            (self.inside, f"address add {INSIDE}/24 dev {ours}"), (self.inside, f"link set {ours} up"),
-            (self.outside, f"address add {OUTSIDE}/24 dev {theirs}"), (self.outside, f"link set {theirs} up"),
-            (self.inside, f"route add default via {OUTSIDE}"),
-        ):  # fmt: skip
-            subprocess.run(["ip", "-n", name, *line.split()], check=True)
+        super().lay()
         threading.Thread(target=self._listen, daemon=True).start()
         assert self._listening.wait(10)
+
+    def remove(self) -> None:
+        self._listening.clear()
+        super().remove()
 
     def _listen(self) -> None:
         """Keep every frame that our end of the uplink sends; a thread can be in another namespace than its process."""
@@ -131,7 +86,7 @@ class Beyond:
     def wg_file(self, path: Path, **changes: str) -> Path:
         """Write a wg-quick file that leads to the peer."""
         values = {
-            "PrivateKey": self.own_key[0], "Address": "10.66.0.2/32, fd00::2/128", "DNS": RESOLVER,
+            "PrivateKey": self.own_key[0], "Address": f"{NEAR}/32, fd00::2/128", "DNS": RESOLVER,
             "PublicKey": self.peer_key[1], "AllowedIPs": "0.0.0.0/0, ::/0", "Endpoint": f"{OUTSIDE}:{PORT}",
             "PersistentKeepalive": "5",
         } | changes  # fmt: skip
@@ -143,64 +98,12 @@ class Beyond:
         path.write_text("\n".join(lines) + "\n")
         return path
 
-    def start_peer(self) -> None:
-        """Boot the peer: a guest of ours by a QEMU of the test's, with its UDP port at the far end of the uplink."""
-        vm = Vm(name="peer", image="peer", memory=128 << 20, disposable=True, keep=True)
-        boot, base, app = (self.state / "images" / name / "current" for name in ("boot", "base", "peer"))
-        tunnel = (
-            f"[Interface]\nPrivateKey = {self.peer_key[0]}\nListenPort = {PORT}\n"
-            f"[Peer]\nPublicKey = {self.own_key[1]}\nAllowedIPs = 10.66.0.2/32\n"
-        )
-        below = "run/okubsd/gateway"
-        entries = (
-            directory(below), file(f"{below}/tunnel", tunnel.encode()), file(f"{below}/start", _START.encode()),
-            file(f"{below}/page", _PAGE.encode()),
-        )  # fmt: skip
-        secrets = Secrets(bytes(32), bytes(32), "ssh-ed25519 AAAA none", bytes(16))
-        identity = render_identity(vm, Lease("10.0.2.15/24", "10.0.2.2"), secrets, gateway=entries)
-        (self.tmp / "initrd").write_bytes(identity + (boot / "initrd").read_bytes() + (boot / "network").read_bytes())
-        machine = Machine(
-            kernel=boot / "vmlinuz", initrd=self.tmp / "initrd", base=base / "drive.squashfs",
-            app=app / "drive.squashfs", home=None, run=self.tmp, console_log=self.tmp / "peer.log", accelerator="tcg",
-            netdev=f"user,id=net0,ipv6=off,hostfwd=udp:{OUTSIDE}:{PORT}-:{PORT}",
-        )  # fmt: skip
-        self.peer = subprocess.Popen([*self.enter(self.outside), *render_argv(vm, machine)], stdin=subprocess.DEVNULL)
-        end = time.monotonic() + 120
-        while b"peer: up" not in self._log():
-            assert time.monotonic() < end and self.peer.poll() is None, self._log().decode(errors="replace")
-            time.sleep(0.1)
-
-    def _log(self) -> bytes:
-        with contextlib.suppress(FileNotFoundError):
-            return (self.tmp / "peer.log").read_bytes()
-        return b""
-
-    def tell_peer(self, command: str, seconds: float = 30) -> str:
-        """Run a command in the peer by its serial line, and return what it printed."""
-        mark = f"done-{time.monotonic_ns()}"
-        with socket.socket(socket.AF_UNIX) as line:
-            line.connect(str(self.tmp / "console"))
-            line.settimeout(seconds)
-            line.sendall(f"\n{command}; echo {mark[:4]}'{mark[4:]}'\n".encode())
-            text = b""
-            while mark.encode() not in text:
-                text += line.recv(4096)
-        return text.decode(errors="replace").replace("\r", "")
-
     def mend_peer(self, page: str = PAGE) -> None:
         """Put the peer's key and resolver back to what they were; it tells ``page`` as the address of the page."""
         self.tell_peer(
             "wg syncconf wg0 /run/okubsd/gateway/tunnel; kill $(busybox pidof dnsmasq); sleep 1; "
             f"echo '{page} page.example.org' >/tmp/hosts; {_DNSMASQ}"
         )
-
-    def remove(self) -> None:
-        self._listening.clear()
-        if self.peer is not None:
-            self.peer.kill()
-            self.peer.wait()
-        for name in (self.inside, self.outside):
-            subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
 
 
 def libc_setns(descriptor: int) -> None:
@@ -236,14 +139,3 @@ def tell(frame: bytes) -> str:
         if meant[9] == 17 and (source, came_from) == (OUTSIDE, PORT):
             return ""
     return f"protocol {protocol} to {target} port {port}"
-
-
-@contextlib.contextmanager
-def beyond(made: Beyond) -> Iterator[Beyond]:
-    """Have the uplink and the peer for the block."""
-    try:
-        made.lay()
-        made.start_peer()
-        yield made
-    finally:
-        made.remove()

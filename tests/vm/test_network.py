@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import CHECKOUT
-from tests.vm.beyond import INSIDE, OTHER_PAGE, OUTSIDE, PAGE, PEER_RECIPE, RESOLVER, Beyond, beyond
+from tests.vm.beyond import INSIDE, OTHER_PAGE, OUTSIDE, PAGE, PEER_RECIPE, RESOLVER, Beyond, far_end
 from tests.vm.world import World, wait_until
 
 DESCRIPTION = """\
@@ -153,7 +153,7 @@ def place() -> Iterator[Inside]:
         world = Inside(made, top, Path(tmp))
         outside = World.argv(world, "image", "build", "term", "vpn-gateway", "tor-gateway", "intruder", "peer")
         subprocess.run(outside, env=world.env, check=True, capture_output=True, timeout=900)
-        with beyond(made):
+        with far_end(made):
             yield world
             world.end_all()
             world.assert_nothing_left()
