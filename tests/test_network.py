@@ -413,8 +413,8 @@ def test_the_program_names_fills_sets_and_fails_small(tmp_path: Path) -> None:
 
     state = parse_names((tmp_path / "file.state").read_text())
     assert state[0] == "good.example.org: 203.0.113.5 203.0.113.6"
-    assert state[1] == "dead.example.org: does not answer, so it opens nothing"
-    assert state[3] == "rebound.example.org: has only addresses that a name may not open, so it opens nothing"
+    assert state[1] == "dead.example.org: does not answer, so its rule does nothing"
+    assert state[3] == "rebound.example.org: has only addresses that a name may not open, so its rule does nothing"
     due = [line.split() for line in (tmp_path / "file.due").read_text().splitlines()]
     assert 4 <= int(due[0][1]) - int(due[0][2]) <= 8, "asked again when the shortest time is over"
 

@@ -11,11 +11,12 @@ import pytest
 
 from okubsd.cli.main import okubsd
 from okubsd.cli.table import ROWS
-from okubsd.config.description import VM_FIELDS, parse_description
+from okubsd.config.description import NETWORK_FIELDS, VM_FIELDS, parse_description
 from okubsd.config.recipe import _FIELDS, parse_recipe
 from okubsd.errors import Misuse, Problem
 from okubsd.host.places import find_places
 from okubsd.host.reading import read_recipes
+from okubsd.model import Way
 from tests.conftest import CHECKOUT, run_tool
 
 pytestmark = pytest.mark.spawns
@@ -79,24 +80,36 @@ def test_the_manual_has_every_exit_code() -> None:
 def test_the_manual_has_every_key() -> None:
     description = (CHECKOUT / "man/okubsd.yaml.5").read_text()
     recipe = (CHECKOUT / "man/okubsd-image.5").read_text()
-    assert [key for key in VM_FIELDS if f".It Ic {key}\n" not in description] == []
+    keys = [*VM_FIELDS, *NETWORK_FIELDS]
+    assert [key for key in keys if f".It Ic {key}\n" not in description] == []
     assert [key for key in _FIELDS if f".It Ic {key}\n" not in recipe] == []
 
 
-def literal(manual: str) -> str:
+def literals(manual: str) -> list[str]:
     text = (CHECKOUT / "man" / manual).read_text()
-    return text.split(".Bd -literal -offset indent\n")[1].split(".Ed")[0]
+    return [part.split(".Ed")[0] for part in text.split(".Bd -literal -offset indent\n")[1:]]
 
 
-def test_the_example_description_is_taken() -> None:
+def test_the_example_descriptions_are_taken() -> None:
     recipes = read_recipes(find_places())
-    wish = parse_description(Path("x"), literal("okubsd.yaml.5"), [], recipes)
-    assert [vm.name for vm in wish.vms] == ["bank", "browser"]
-    assert wish.vms[0].disposable and wish.vms[0].display == (1600, 900)
+    wishes = [parse_description(Path("x"), text, [], recipes) for text in literals("okubsd.yaml.5")]
+    vms = {tuple(vm.name for vm in wish.vms): wish for wish in wishes}
+    bank = vms["bank", "browser"].vms[0]
+    assert bank.disposable and bank.display == (1600, 900)
+    assert {network.way for wish in wishes for network in wish.networks} >= {Way.WIREGUARD, Way.GATEWAY}
+    assert any(flow.until for wish in wishes for vm in wish.vms for flow in vm.flows)
+
+
+def test_the_readmes_descriptions_are_taken() -> None:
+    recipes = read_recipes(find_places())
+    texts = re.findall(r"```yaml\n(.*?)```", (CHECKOUT / "README.md").read_text(), re.DOTALL)
+    assert len(texts) >= 2
+    for text in texts:
+        assert parse_description(Path("x"), text, [], recipes).vms
 
 
 def test_the_example_recipe_is_taken() -> None:
-    assert parse_recipe("viewer", Path("x"), literal("okubsd-image.5")).apps["feh"][0] == "feh"
+    assert parse_recipe("viewer", Path("x"), literals("okubsd-image.5")[0]).apps["feh"][0] == "feh"
 
 
 def test_the_examples_of_the_commands_parse() -> None:

@@ -200,5 +200,5 @@ def parse_names(text: str) -> list[str]:
         _, _, known = rest.partition(" ")
         addresses = " ".join(word for word in known.split() if not word.strip("0123456789."))
         reason = known.removeprefix("- ") if known.startswith("- ") else "was not asked yet"
-        found.append(f"{name}: {addresses}" if addresses else f"{name}: {reason}, so it opens nothing")
+        found.append(f"{name}: {addresses}" if addresses else f"{name}: {reason}, so its rule does nothing")
     return found

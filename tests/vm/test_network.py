@@ -373,7 +373,7 @@ def test_names_in_rules_follow_their_addresses(net: Inside) -> None:
         assert net.fetch("app", OTHER_PAGE) == ""
         names = net.status("app")["names"]
         assert f"page.example.org: {PAGE}" in names
-        assert any(line.startswith("nowhere.example.org: ") and "opens nothing" in line for line in names)
+        assert any(line.startswith("nowhere.example.org: ") and "does nothing" in line for line in names)
         try:
             net.beyond.mend_peer(OTHER_PAGE)
             wait_until(lambda: net.fetch("app", OTHER_PAGE) == "10.66.0.2")
