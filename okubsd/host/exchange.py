@@ -38,7 +38,7 @@ MANIFEST = "manifest.json"
 _LARGEST_MANIFEST = 1 << 20
 _LARGEST_PART = 8 << 30
 _MEMBER = re.compile(
-    rf"({IMAGE_NAME.pattern})/({re.escape(MANIFEST)}|vmlinuz|initrd|boot\.img|drive\.squashfs|index\.json)"
+    rf"({IMAGE_NAME.pattern})/({re.escape(MANIFEST)}|vmlinuz|initrd|network|boot\.img|drive\.squashfs|index\.json)"
 )
 
 

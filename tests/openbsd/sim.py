@@ -172,6 +172,7 @@ def as_dict(vm: ConfVm) -> dict[str, Any]:
         "group": nic.group if nic else "",
         "lladdr": nic.lladdr if nic else "",
         "local": bool(nic and nic.local),
+        "ports": [{"tap": other.name, "switch": other.switch, "lladdr": other.lladdr} for other in vm.interfaces[1:]],
     }
 
 
@@ -453,12 +454,28 @@ def machine(name: str, vm: dict[str, Any], kind: str) -> list[str]:
             "-chardev", f"socket,id=c0,path={ROOT}/sim/{name}.console,server=on,wait=off,"
             f"logfile={ROOT}/sim/{name}.serial",
             "-serial", "chardev:c0", "-qmp", f"unix:{ROOT}/sim/{name}.qmp,server=on,wait=off"]  # fmt: skip
+    for index, port in enumerate(vm["ports"]):
+        argv += [*port_of(port, f"n{index + 1}"), "-device",
+                 f"virtio-net-pci,netdev=n{index + 1},addr={9 + index},romfile=,mac={port['lladdr']},{options},"
+                 f"{NO_OFFLOAD}"]  # fmt: skip
     for index, (path, form) in enumerate(vm["disks"]):
         drive = f"if=none,id=d{index},format={form},file={place(path)},discard=ignore,detect-zeroes=off"
         argv += ["-drive", drive, "-device",
                  f"virtio-blk-pci,drive=d{index},addr={5 + index},{options},serial=,discard=off,write-zeroes=off,"
                  "config-wce=off"]  # fmt: skip
     return argv
+
+
+def port_of(port: dict[str, str], name: str) -> list[str]:
+    """Return the QEMU network of a port on a switch of two: a VM's tap, and its gateway's."""
+    number = int(port["tap"][3:]) % 1000
+    ends = {f"tap{1000 + number}", f"tap{2000 + number}"}
+    if port["switch"] != f"link{number}":
+        return ["-netdev", f"user,id={name},restrict=on"]
+    (other,) = ends - {port["tap"]}
+    paths = (str(ROOT / f"sim/{end}") for end in (port["tap"], other))
+    local, remote = paths
+    return ["-netdev", f"dgram,id={name},local.type=unix,local.path={local},remote.type=unix,remote.path={remote}"]
 
 
 def serve(qemu: subprocess.Popen[bytes], name: str, tap: str, host: str, guest: str) -> None:

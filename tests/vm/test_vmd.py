@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from okubsd.host.store import hash_file
+from tests.openbsd.test_compile import WG
 from tests.openbsd.world import World as Host
 from tests.vm.world import World
 
@@ -29,6 +30,10 @@ vms:
   kept: {image: term, keep: yes, network: none}
   gone: {image: term, keep: yes, disposable: yes}
   emulated: {image: term, keep: yes, backend: qemu}
+  way: {image: vpn-gateway, keep: yes, disposable: yes, tunnel: vpn.conf, memory: 192M}
+  behind: {image: term, keep: yes, disposable: yes, network: out}
+networks:
+  out: {gateway: way}
 """
 
 
@@ -37,8 +42,12 @@ def openbsd(built: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """A simulated OpenBSD with real images imported and the description applied."""
     host = Host(tmp_path_factory.mktemp("ob"))
     host.write(DESCRIPTION.replace("image: term, ", "", 1))
+    for path in (host.description.parent / "vpn.conf",):
+        path.write_text(WG)
+        path.chmod(0o600)
+    built.ok("image", "build", "vpn-gateway")
     archive = host.root / "images.tar"
-    built.ok("image", "export", str(archive), "boot", "base", "term")
+    built.ok("image", "export", str(archive), "boot", "base", "term", "vpn-gateway")
     host.must("image", "import", str(archive))
     host.must("apply", "-y")
     archive.unlink()
@@ -260,3 +269,27 @@ def test_qemu_beside_vmd_runs_on_its_prepared_tap(ob: Host, built: World, tmp_pa
     assert guest(ob, "emulated", "sh", "-c", "cat /proc/net/route | grep -c '^eth0.00000000'") == "1"
     ob.must("stop", "emulated", user="alice")
     assert ob.state["anchors"]["okubsd/emulated"]["text"] == f"block drop quick on tap{number}\n"
+
+
+def test_a_vm_behind_a_gateway_vm(ob: Host) -> None:
+    """Both on vmd: the gateway loads its modules from the boot drive, and the link is a switch of theirs alone."""
+    done = ob.okubsd("start", "behind", "--no-app", user="alice")
+    assert done.returncode == 0 and "its gateway way was started" in done.stderr, done.stderr
+    shown = guest(ob, "behind", "sh", "-c", "busybox ip -4 address show dev eth1; busybox ip route show")
+    assert "inet 100.126.1.3/31" in shown and "default via 100.126.1.2 dev eth1" in shown
+    guest(ob, "behind", "timeout", "3", "bash", "-c", "echo x >/dev/udp/192.0.2.53/53; sleep 1")
+    root = ("run", "--root", "way", "--")
+    routes = ob.must(*root, "ip", "route", user="alice")
+    # The way to the tunnel's end is by the host's side of its own tap, which DHCP told.
+    assert re.search(r"(?m)^198\.51\.100\.7 via 100\.64\.\d+\.2 dev eth0", routes) and "default dev wg0" in routes
+    asked = ob.must(*root, "nft", "list", "counter", "inet", "okubsd", "asked1", user="alice")
+    assert "packets 0" not in asked, "what the VM sends arrives, and its DNS is diverted"
+    assert "198.51.100.7:51820" in ob.must(*root, "wg", "show", "wg0", "endpoints", user="alice")
+    status = json.loads(ob.must("status", "behind", "--json", user="alice"))
+    assert status["gateway"] == "way runs"
+    # pf lets out of the gateway what its tunnel needs, and of the VM behind it nothing at all.
+    anchors = ob.state["anchors"]
+    assert "to 198.51.100.7/32 port 51820" in anchors["okubsd/way"]["text"]
+    assert "block return in quick inet from $G label" in anchors["okubsd/way"]["text"]
+    assert "egress" not in anchors["okubsd/behind"]["text"]
+    assert "pass in" not in anchors["okubsd/behind"]["text"]
