@@ -91,8 +91,9 @@ def render_argv(vm: Vm, machine: Machine) -> Argv:
 
 
 def _command_line(vm: Vm, accelerator: str) -> str:
-    # A software CPU takes a tenth of a second to measure its local timer; one CPU alone does with the HPET.
-    return f"{_KERNEL} nolapic_timer" if accelerator == "tcg" and vm.cpus == 1 else _KERNEL
+    # A software CPU takes a tenth of a second to measure its local timer; one CPU alone does with the HPET.  And
+    # each place where a kernel for one CPU patches itself has to be translated anew: it is left as for many.
+    return f"{_KERNEL} nolapic_timer noreplace-smp" if accelerator == "tcg" and vm.cpus == 1 else _KERNEL
 
 
 def _accelerator(vm: Vm, accelerator: str) -> Argv:
