@@ -20,9 +20,19 @@ from okubsd.config.fields import parse_moment
 from okubsd.config.flow import parse_flow, render_flow
 from okubsd.config.recipe import parse_recipe
 from okubsd.errors import BadDescription, HostLacks, Problem
-from okubsd.model import Bandwidth, Flow, Proxy, Vm, Way, Wish
+from okubsd.host.tunnels import read_tunnels
+from okubsd.model import Bandwidth, Flow, Network, Proxy, Vm, Way, Wish
 from okubsd.nft.render import Client, named_sets, render_gateway, render_names, render_namespace
-from okubsd.plan.gateway import Clients, clients_of, gateway_of, gateway_wires, implied_gateway, need_link
+from okubsd.plan.gateway import (
+    Clients,
+    clients_of,
+    gateway_of,
+    gateway_rules,
+    gateway_wires,
+    implied_gateway,
+    need_link,
+    need_tunnel,
+)
 from okubsd.plan.graph import draw, render_svg, render_text
 from okubsd.plan.why import decide
 from okubsd.vpn.openvpn import parse_openvpn, render_config
@@ -280,6 +290,40 @@ def test_any_damage_is_refused_or_harmless(data: st.DataObject) -> None:
 OVPN = "client\ndev tun\nremote 198.51.100.9 1194\nredirect-gateway def1\n# by the provider\n<ca>\nup evil\n</ca>\n"
 
 
+def test_two_networks_with_one_key_are_told(tmp_path: Path) -> None:
+    for name in ("a.conf", "b.conf"):
+        (tmp_path / name).write_text(wg_text())
+        (tmp_path / name).chmod(0o600)
+    networks = [Network(name=name, way=Way.WIREGUARD, file=str(tmp_path / f"{name}.conf")) for name in "ab"]
+    with pytest.raises(BadDescription, match="the tunnels of 'a' and 'b' have the same private key"):
+        read_tunnels(networks, ())
+    (tmp_path / "b.conf").chmod(0o640)
+    with pytest.raises(BadDescription, match="can be read by others"):
+        read_tunnels(networks, ())
+
+
+def test_an_address_of_our_own_is_told() -> None:
+    for address in ("10.0.2.15/32", "10.0.3.7/24", "100.126.1.3/32"):
+        tunnel = parse_wg_quick(Path("p"), wg_text(changed("interface", "Address", address)))
+        with pytest.raises(Problem, match="which a guest's own links have"):
+            need_tunnel(Vm(name="g", image="vpn-gateway"), RECIPES["vpn-gateway"], tunnel)
+    with pytest.raises(Problem, match="'g' is a gateway without a tunnel"):
+        need_tunnel(Vm(name="g", image="vpn-gateway"), RECIPES["vpn-gateway"], None)
+    need_tunnel(Vm(name="o", image="tor-gateway"), RECIPES["tor-gateway"], None)
+
+
+def test_each_network_has_its_resolver_whatever_gateway_it_is() -> None:
+    wish = wish_of(
+        "networks: {p: {gateway: w}, q: {gateway: w, resolver: 192.0.2.53}}\n"
+        "vms: {w: {image: vpn-gateway, tunnel: x}, a: {image: term, network: p}, b: {image: term, network: q}}"
+    )
+    clients = Clients(names=("a", "b"))
+    with_own = gateway_rules(wish.vms[1:], clients, parse_wg_quick(Path("p"), wg_text()), None, "9.9.9.9", 0.0)
+    assert "eth1" in with_own and "dnat ip to 10.64.0.1" in with_own and "dnat ip to 192.0.2.53" in with_own
+    bare = parse_wg_quick(Path("p"), wg_text(without("interface", "DNS")))
+    assert "dnat ip to 9.9.9.9" in gateway_rules(wish.vms[1:], clients, bare, None, "9.9.9.9", 0.0)
+
+
 def test_an_openvpn_file_is_taken_without_what_is_ours() -> None:
     client = parse_openvpn(Path("w.ovpn"), OVPN)
     assert render_config(client) == "client\nremote 198.51.100.9 1194\n<ca>\nup evil\n</ca>\n"
@@ -314,16 +358,16 @@ def flows(*rules: tuple[bool, str], **values: int) -> tuple[Flow, ...]:
 NFT = {
     "gateway": render_gateway(
         (
-            Client(name="a", interface="eth1", address="100.126.1.3", bandwidth=Bandwidth(down=20_000_000, up=1_000_000),
+            Client(name="a", interface="eth1", address="100.126.1.3", resolver="10.64.0.1", bandwidth=Bandwidth(down=20_000_000, up=1_000_000),
                    flows=flows((False, "any"), (True, "example.org:443"), (True, "tcp 192.168.1.5:80,8000-8010"))),
-            Client(name="b", interface="eth2", address="100.126.2.3", flows=flows((False, "any"))),
-            Client(name="c", interface="eth3", address="100.126.3.3", flows=flows((True, "icmp any"), until=1795600000)),
+            Client(name="b", interface="eth2", address="100.126.2.3", resolver="10.64.0.1", flows=flows((False, "any"))),
+            Client(name="c", interface="eth3", address="100.126.3.3", resolver="192.0.2.53", flows=flows((True, "icmp any"), until=1795600000)),
         ),
-        out="wg0", resolver="10.64.0.1", endpoints=[("198.51.100.7", 51820)], now=1795500000.0,
+        out="wg0", endpoints=[("198.51.100.7", 51820)], now=1795500000.0,
     ),
     "proxy": render_gateway(
         (Client(name="a", interface="eth1", address="100.126.1.3", flows=flows((False, "any:25"))),),
-        out="eth0", resolver="", endpoints=(), now=0.0, proxy=Proxy(tcp=9040, dns=9053, user="nobody"),
+        out="eth0", endpoints=(), now=0.0, proxy=Proxy(tcp=9040, dns=9053, user="nobody"),
     ),
     "namespace": render_namespace(
         flows((False, "any"), (True, "example.org"), (True, "198.51.100.0/24:22")), Bandwidth(up=512_000),

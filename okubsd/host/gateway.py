@@ -91,6 +91,7 @@ def ask_links(places: Places, vm: Vm, wish: Wish, recipes: Mapping[str, Recipe])
         clients=planned_clients(vm, wish, through.clients if through else None),
         passed=clients_of(vm, wish),
         own=endpoint_flows(tunnel) if tunnel else (),
+        resolver=wish.host.resolver,
     )
 
 
@@ -136,7 +137,7 @@ def push_rules(
         return False
     tunnel = tunnels.read_tunnel(Path(gateway.tunnel)) if gateway.tunnel else None
     passed = clients_of(gateway, wish)
-    resolver = gateway.network.resolver
+    resolver = gateway.network.resolver or wish.host.resolver
     rules = gateway_rules(passed, clients, tunnel, recipe.proxy, resolver, time.time())
     for command, data in (("cat >/run/okubsd/gateway/names.new", gateway_names(passed)), (_RELOAD, rules)):
         done = door.run(root_ssh(command), data=data.encode(), timeout=30)

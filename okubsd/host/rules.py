@@ -52,7 +52,11 @@ def change(places: Places, site: Site, vm: Vm, edit: Callable[[str, str | None],
         text = edit(old, name)
         wish = _parse(site, path, text)
         _compare(site.wish, wish, vm)
-        door.write(path, text.encode(), path.stat().st_mode & 0o777)
+        # Whoever edits it, it stays whose it was; a link to it stays one.
+        real = path.resolve()
+        status = real.stat()
+        owner = (status.st_uid, status.st_gid) if facts.is_root() else None
+        door.write(real, text.encode(), status.st_mode & 0o777, owner=owner)
     return Site(wish, site.recipes)
 
 

@@ -50,9 +50,21 @@ def read_tunnels(networks: Iterable[Network], vms: Iterable[Vm]) -> dict[str, Tu
             found[name] = read_tunnel(Path(file))
         except BadDescription as error:
             mistakes += error.mistakes
+    mistakes += _doubled(found)
     if mistakes:
         raise BadDescription(dict.fromkeys(mistakes))
     return found
+
+
+def _doubled(tunnels: dict[str, Tunnel]) -> list[str]:
+    """Return a sentence for each key that two networks have: its other end would answer one of them at a time."""
+    first: dict[str, str] = {}
+    pairs = ((name, first.setdefault(tunnel.private_key, name)) for name, tunnel in tunnels.items())
+    return [
+        f"the tunnels of '{other}' and '{name}' have the same private key; let VMs share one network instead"
+        for name, other in pairs
+        if name != other
+    ]
 
 
 def read_secrets(wish: Wish) -> Secrets:

@@ -20,11 +20,15 @@ _BURST_SHARE = 5
 
 
 class Client(msgspec.Struct, frozen=True, kw_only=True):
-    """A VM as its gateway sees it: the interface of their link, the VM's address on it, and its rules."""
+    """A VM as its gateway sees it: the interface of their link, the VM's address on it, and its rules.
+
+    ``resolver`` is where its DNS goes, whatever it asks.
+    """
 
     name: str
     interface: str
     address: str
+    resolver: str = ""
     flows: tuple[Flow, ...] = ()
     bandwidth: Bandwidth = Bandwidth()
 
@@ -51,7 +55,6 @@ def render_gateway(
     clients: tuple[Client, ...],
     *,
     out: str,
-    resolver: str,
     endpoints: Iterable[tuple[str, int]],
     now: float,
     uplink: str = "eth0",
@@ -59,15 +62,15 @@ def render_gateway(
 ) -> str:
     """Return the rules of a gateway VM.
 
-    ``out`` is the interface that the packets of its ``clients`` leave by, ``resolver`` where their DNS goes,
-    ``endpoints`` what alone the gateway itself reaches by its ``uplink``, ``proxy`` what takes their place.
+    ``out`` is the interface that the packets of its ``clients`` leave by, ``endpoints`` what alone the gateway
+    itself reaches by its ``uplink``, ``proxy`` what takes their place.
     """
     sets = named_sets(flow for client in clients for flow in client.flows)
     links = _set_of(client.interface for client in clients) if clients else '"none"'
     body = [*(f"set {entry.set} {{ type ipv4_addr; }}" for entry in sets)]
     for number in range(1, len(clients) + 1):
         body += [f"counter {kind}{number} {{ }}" for kind in ("passed", "refused", "asked")]
-    divert = _divert(clients, resolver, proxy, now)
+    divert = _divert(clients, proxy, now)
     body += _chain("divert", "type nat hook prerouting priority dstnat; policy accept;", divert)
     body += _chain("hide", "type nat hook postrouting priority srcnat; policy accept;", [f'oifname "{out}" masquerade'])
     body += _chain("forward", "type filter hook forward priority filter; policy drop;", _forward(clients, out, proxy))
@@ -76,9 +79,7 @@ def render_gateway(
     outward = _output(endpoints, links, uplink, out, proxy)
     body += _chain("output", "type filter hook output priority filter; policy drop;", outward)
     for number, client in enumerate(clients, 1):
-        body += _chain(
-            f"client{number}", "", _client_rules(client, number, sets, now, resolver="" if proxy else resolver)
-        )
+        body += _chain(f"client{number}", "", _client_rules(client, number, sets, now, proxied=proxy is not None))
     return _table(body)
 
 
@@ -101,13 +102,13 @@ def _from(client: Client) -> str:
     return f'iifname "{client.interface}" ip saddr {client.address}'
 
 
-def _divert(clients: tuple[Client, ...], resolver: str, proxy: Proxy | None, now: float) -> list[str]:
+def _divert(clients: tuple[Client, ...], proxy: Proxy | None, now: float) -> list[str]:
     """Return where DNS goes whatever resolver it was sent to, and with a ``proxy`` also TCP."""
     rules = []
     for number, client in enumerate(clients, 1):
         who = _from(client)
         if asks_names(client.flows, now):
-            there = f"redirect to :{proxy.dns}" if proxy else f"dnat ip to {resolver}"
+            there = f"redirect to :{proxy.dns}" if proxy else f"dnat ip to {client.resolver}"
             rules.append(f"{who} meta l4proto {{ tcp, udp }} th dport 53 counter name asked{number} {there}")
         if proxy:
             rules.append(f"{who} meta l4proto tcp redirect to :{proxy.tcp}")
@@ -162,16 +163,16 @@ def _output(endpoints: Iterable[tuple[str, int]], links: str, uplink: str, out: 
 
 
 def _client_rules(
-    client: Client, number: int, sets: tuple[NamedSet, ...], now: float, *, resolver: str
+    client: Client, number: int, sets: tuple[NamedSet, ...], now: float, *, proxied: bool
 ) -> Iterable[str]:
-    if resolver:
+    if not proxied:
         yield "tcp flags syn tcp option maxseg size set rt mtu"
         yield from _limit(client.bandwidth.up, "")
         if asks_names(client.flows, now):
-            yield f"ip daddr {resolver} meta l4proto {{ tcp, udp }} th dport 53 accept"
+            yield f"ip daddr {client.resolver} meta l4proto {{ tcp, udp }} th dport 53 accept"
     for flow in effective_flows(client.flows, now):
         verdict = f"counter name passed{number} accept" if flow.allow else _refusal(number)
-        yield f"{_match(flow, sets, proxied=not resolver)} {verdict}".strip()
+        yield f"{_match(flow, sets, proxied=proxied)} {verdict}".strip()
 
 
 def _refusal(number: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import shlex
 from pathlib import Path
 
@@ -23,6 +24,9 @@ CLIENTS, LINK = "clients.json", "link"
 _LINKS = "100.126"
 
 _IMAGE = "vpn-gateway"
+
+# What a gateway is in by itself: QEMU's user network and its uplink, and links.
+_OURS = ("10.0.2.0/24", "10.0.3.0/24", f"{_LINKS}.0.0/16")
 
 
 class Clients(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,13 +59,14 @@ class Through(msgspec.Struct, frozen=True, kw_only=True):
 class Links(msgspec.Struct, frozen=True, kw_only=True):
     """The links of a VM: to the gateway it goes ``through``; of a gateway, to the VMs whose packets are ``passed``.
 
-    ``own`` are the rules of a gateway itself.
+    ``own`` are the rules of a gateway itself, ``resolver`` is that of the host's description.
     """
 
     through: Through | None = None
     clients: Clients | None = None
     passed: tuple[Vm, ...] = ()
     own: tuple[Flow, ...] = ()
+    resolver: str = ""
 
 
 class Passing(msgspec.Struct, frozen=True, kw_only=True):
@@ -168,16 +173,25 @@ def need_tunnel(vm: Vm, recipe: Recipe, tunnel: Tunnel | None) -> None:
     """Raise Problem where a gateway has neither a tunnel nor a proxy, so that it would pass nothing on."""
     if tunnel is None and recipe.proxy is None and "wireguard-tools" in recipe.packages:
         raise Problem(f"VM '{vm.name}' is a gateway without a tunnel", f"write 'tunnel: FILE' below '{vm.name}'")
+    for address in tunnel.addresses if tunnel else ():
+        taken = next((net for net in _OURS if ipaddress.IPv4Interface(address).ip in ipaddress.IPv4Network(net)), None)
+        if taken:
+            raise Problem(
+                f"VM '{vm.name}': the address {address} of its tunnel is in {taken}, which a guest's own links have",
+                "have the other end of the tunnel give another one",
+            )
 
 
 def gateway_rules(
     clients: tuple[Vm, ...], link_names: Clients, tunnel: Tunnel | None, proxy: Proxy | None, resolver: str, now: float
 ) -> str:
-    """Return the rules of a gateway for those of its ``clients`` that it has a link to."""
+    """Return the rules of a gateway for those of its ``clients`` that it has a link to.
+
+    ``resolver`` is where the DNS of those goes whose network names none, unless the tunnel's file says it.
+    """
     return render_gateway(
-        _nft_clients(clients, link_names),
+        _nft_clients(clients, link_names, resolver_of(tunnel, resolver)),
         out="wg0" if tunnel else link_names.uplink,
-        resolver=resolver_of(tunnel, resolver),
         endpoints=[peer.endpoint for peer in tunnel.peers if peer.endpoint] if tunnel else [],
         now=now,
         uplink=link_names.uplink,
@@ -185,17 +199,17 @@ def gateway_rules(
     )
 
 
-def _nft_clients(clients: tuple[Vm, ...], link_names: Clients) -> tuple[Client, ...]:
+def _nft_clients(clients: tuple[Vm, ...], link_names: Clients, resolver: str) -> tuple[Client, ...]:
     found = []
     for vm in clients:
         number = link_names.number(vm.name)
         if number is not None:
-            here = link_addresses(number)[1]
             found.append(
                 Client(
                     name=vm.name,
                     interface=link_names.interface(number),
-                    address=here,
+                    address=link_addresses(number)[1],
+                    resolver=vm.network.resolver or resolver,
                     flows=vm.flows,
                     bandwidth=vm.bandwidth,
                 )
@@ -203,9 +217,9 @@ def _nft_clients(clients: tuple[Vm, ...], link_names: Clients) -> tuple[Client, 
     return tuple(found)
 
 
-def resolver_of(tunnel: Tunnel | None, wished: str) -> str:
-    """Return where the DNS of VMs behind a gateway goes: what was ``wished``, or what the tunnel's file says."""
-    return tunnel.resolvers[0] if tunnel and tunnel.resolvers else wished
+def resolver_of(tunnel: Tunnel | None, otherwise: str) -> str:
+    """Return where the DNS of VMs behind a gateway goes: to what the tunnel's file says, ``otherwise`` elsewhere."""
+    return tunnel.resolvers[0] if tunnel and tunnel.resolvers else otherwise
 
 
 def gateway_names(clients: tuple[Vm, ...]) -> str:
@@ -247,7 +261,8 @@ def _settings(tunnel: Tunnel | None, clients: Clients, uplink: str, resolver: st
     if tunnel:
         values |= {
             "endpoints": " ".join(sorted({peer.endpoint[0] for peer in tunnel.peers if peer.endpoint})),
-            "addresses": " ".join(tunnel.addresses),
+            # What else is in the network of such an address is reached as 'AllowedIPs' says, and not for that.
+            "addresses": " ".join(f"{address.partition('/')[0]}/32" for address in tunnel.addresses),
             "allowed": " ".join(dict.fromkeys(network for peer in tunnel.peers for network in peer.allowed)),
             "mtu": str(tunnel.mtu),
         }

@@ -232,7 +232,8 @@ def _lease(vm: Vm, links: Links, *, confined: bool) -> Lease:
 
 def _passing(vm: Vm, recipe: Recipe, links: Links, lease: Lease) -> Passing:
     uplink = lease.link.gateway if lease.link else user.GATEWAY
-    return passing_of(vm, recipe, links, uplink, lease.resolver or user.UPLINK_RESOLVER)
+    # Behind a tunnel nobody but the tunnel's own resolver, or a public one, could answer.
+    return passing_of(vm, recipe, links, uplink, links.resolver if vm.tunnel else lease.resolver)
 
 
 def _wires(vm: Vm, state: VmFacts, links: Links) -> tuple[Wire, ...]:

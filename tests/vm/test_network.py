@@ -328,6 +328,24 @@ def test_the_guests_of_nat_and_none_stay_what_they_were(net: Inside) -> None:
         assert any(f"to {OUTSIDE} port 80" in line for line in net.beyond.clear_frames()), "the listener does listen"
 
 
+def test_the_ways_from_the_users_side(net: Inside) -> None:
+    """One VM on each network after the other: where it gets, and whom the world sees."""
+    with web_outside(net, 8080):
+        for network, page, straight in (
+            ("none", "", False), ("nat", "", True), ("proton", "10.66.0.2", False), ("mine", "10.66.0.2", False),
+        ):  # fmt: skip
+            net.description.write_text(
+                "networks: {proton: {wireguard: vpn.conf}, mine: {gateway: way}}\ndefaults: {memory: 160M, keep: yes}\n"
+                "vms:\n  way: {image: vpn-gateway, tunnel: vpn.conf, disposable: yes}\n"
+                f"  one: {{image: intruder, disposable: yes, network: {network}}}\n"
+            )
+            with up(net, "one"):
+                assert net.fetch("one", PAGE) == page, network
+                assert reaches(net, "one", OUTSIDE, 8080) is straight, network
+            net.call("stop", "way")
+            wait_until(lambda: not any("guest=proton.gw " in words for _, words in net.processes()))
+
+
 # --- rules ------------------------------------------------------------------------------------
 
 
