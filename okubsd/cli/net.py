@@ -95,26 +95,21 @@ _until = click.option("--until", default="", metavar="WHEN", help="A date, a dat
 _comment = click.option("--comment", default="", metavar="TEXT", help="What it is for.")
 
 
-@net.command()
-@click.argument("name", metavar="VM")
-@click.argument("rule", metavar="RULE")
-@_until
-@_comment
-@pass_session
-def allow(session: Session, name: str, rule: str, until: str, comment: str) -> None:
-    """Let VM reach what RULE says: [tcp|udp|icmp] NAME|ADDRESS|NETWORK|any[:PORTS]."""
-    _add(session, name, rule, until, comment, allow=True)
+def _adding(word: str, summary: str, *, allow: bool) -> None:
+    """Make the command ``word``, which adds a rule."""
+
+    @net.command(word, help=summary)
+    @click.argument("name", metavar="VM")
+    @click.argument("rule", metavar="RULE")
+    @_until
+    @_comment
+    @pass_session
+    def command(session: Session, name: str, rule: str, until: str, comment: str) -> None:
+        _add(session, name, rule, until, comment, allow=allow)
 
 
-@net.command()
-@click.argument("name", metavar="VM")
-@click.argument("rule", metavar="RULE")
-@_until
-@_comment
-@pass_session
-def deny(session: Session, name: str, rule: str, until: str, comment: str) -> None:
-    """Keep VM from what RULE says."""
-    _add(session, name, rule, until, comment, allow=False)
+_adding("allow", "Let VM reach what RULE says: [tcp|udp|icmp] NAME|ADDRESS|NETWORK|any[:PORTS].", allow=True)
+_adding("deny", "Keep VM from what RULE says.", allow=False)
 
 
 @net.command()

@@ -129,7 +129,8 @@ def _measure_rules(top: Path, rounds: int, rows: Rows) -> None:
     from okubsd.host.places import find_places
     from okubsd.host.reading import read_recipes
     from okubsd.plan.apply import plan_rules, wanted_files
-    from okubsd.plan.compile import ANCHORS, NAMES, Secrets, compile_host, compile_rules
+    from okubsd.plan.compile import ANCHORS, NAMES, compile_host, compile_rules
+    from okubsd.plan.exits import Secrets
 
     recipes = read_recipes(find_places())
     path, text = top / "many.yaml", describe_rules(200, 20)

@@ -9,7 +9,7 @@ from pathlib import Path
 from okubsd.errors import BadDescription
 from okubsd.host.reading import read_text
 from okubsd.model import Network, Vm, Way, Wish
-from okubsd.plan.compile import Secrets
+from okubsd.plan.exits import Secrets
 from okubsd.vpn.openvpn import Client, parse_openvpn
 from okubsd.vpn.wg_quick import Tunnel, parse_wg_quick
 

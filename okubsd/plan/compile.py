@@ -8,19 +8,28 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from okubsd.errors import BadDescription
-from okubsd.model import TUNNELS, Backend, HostWish, Network, Recipe, Vm, Way, Wish
+from okubsd.model import TUNNELS, Backend, Network, Recipe, Vm, Way, Wish
 from okubsd.netif.hostname import dhcpd_conf, loopback_file, tap_file, veb_file, vport_file
-from okubsd.netif.numbers import NETWORK_MARK, give_numbers, render_numbers
+from okubsd.netif.numbers import render_numbers
 from okubsd.pf.render import GROUP, UPLINK, Exit, render_anchor, render_main, render_names
 from okubsd.plan.backend import HOST_MEMORY
-from okubsd.plan.gateway import clients_of, endpoint_flows
+from okubsd.plan.exits import (
+    CLIENT_NIC,
+    Numbers,
+    Secrets,
+    bandwidth_mistakes,
+    exit_of,
+    link_name,
+    nics_of,
+    number_all,
+    switch_mistakes,
+)
 from okubsd.plan.images import BOOT_IMAGE, images_of
-from okubsd.vmd.conf import MOST_INTERFACES, Disk
+from okubsd.vmd.conf import Disk
 from okubsd.vmd.helper import DRIVES, RECORDS, doas_line, render_record
 from okubsd.vmd.render import Nic, SwitchBlock, VmBlock, lladdr, render_conf
-from okubsd.vpn.openvpn import Client, render_config, tun_file
+from okubsd.vpn.openvpn import render_config, tun_file
 from okubsd.vpn.wg import wg_file
-from okubsd.vpn.wg_quick import Tunnel
 
 CONF_DIRECTORY = "etc/okubsd"
 VM_CONF = f"{CONF_DIRECTORY}/vm.conf"
@@ -33,12 +42,6 @@ NAMES = f"{CONF_DIRECTORY}/names"
 # Both live beside the helper (okubsd(8), FILES).
 _TUN_PROGRAM = "/usr/local/libexec/okubsd-tun"
 
-# openvpn(8): the default of --tun-mtu, less what the tunnel's own head takes at most.
-_TUN_MTU = 1400
-
-# The taps of NICs on switches, so that each VM's own number leads to them.
-_CLIENT_TAP, _GATEWAY_TAP = 1000, 2000
-_CLIENT_NIC, _FIRST_GATEWAY_NIC = 2, 16
 
 _FORWARDING = "net.inet.ip.forwarding=1\n"
 
@@ -94,25 +97,6 @@ class Compiled(msgspec.Struct, frozen=True, kw_only=True):
         return next((vm for vm in self.vms if vm.vm.name == name), None)
 
 
-class Secrets(msgspec.Struct, frozen=True, kw_only=True):
-    """What the files of tunnels say: WireGuard's by the names of networks and of gateway VMs, OpenVPN's by networks."""
-
-    tunnels: Mapping[str, Tunnel] = {}
-    clients: Mapping[str, Client] = {}
-
-
-class _Numbers(msgspec.Struct, frozen=True):
-    """The number of every VM and of every network that has an interface."""
-
-    given: Mapping[str, int]
-
-    def vm(self, vm: Vm) -> int:
-        return self.given[vm.name]
-
-    def network(self, network: Network) -> int:
-        return self.given[f"{NETWORK_MARK}{network.name}"]
-
-
 def compile_host(
     wish: Wish,
     recipes: Mapping[str, Recipe],
@@ -128,11 +112,11 @@ def compile_host(
     Raises BadDescription where the numbers do not suffice, nobody owns a VM, or vmd has not enough NICs.
     """
     vms, secrets = wish.vms, secrets or Secrets()
-    numbers = _numbers(wish, kept)
+    numbers = number_all(wish, kept)
     unowned = [vm.name for vm in vms if not (vm.owner or wish.host.owner or user)]
     if unowned:
         raise BadDescription([f"{wish.path}: nobody owns {', '.join(unowned)}; write 'owner' below 'host'"])
-    mistakes = [*_switch_mistakes(wish), *_bandwidth_mistakes(wish)]
+    mistakes = [*switch_mistakes(wish), *bandwidth_mistakes(wish)]
     if mistakes:
         raise BadDescription(mistakes)
     compiled = tuple(
@@ -140,9 +124,9 @@ def compile_host(
             vm=vm,
             number=numbers.vm(vm),
             owner=vm.owner or wish.host.owner or user,
-            exit=_exit(vm, numbers, wish.host, secrets),
+            exit=exit_of(vm, numbers, wish.host, secrets),
             images=images_of(vm, recipes) if vm.backend is not Backend.QEMU else (),
-            nics=_nics(vm, wish, numbers) if vm.backend is not Backend.QEMU else (),
+            nics=nics_of(vm, wish, numbers) if vm.backend is not Backend.QEMU else (),
         )
         for vm in vms
     )
@@ -161,111 +145,19 @@ def compile_rules(wish: Wish, name: str, kept: Mapping[str, int], secrets: Secre
     ``kept`` are the numbers of this host; raises BadDescription where the VM has none there.
     """
     vm = next(vm for vm in wish.vms if vm.name == name)
-    numbers = _numbers(wish, kept)
+    numbers = number_all(wish, kept)
     if kept.get(name) != numbers.vm(vm):
         raise BadDescription([f"{wish.path}: VM '{name}' was not installed on this host yet; doas okubsd apply"])
-    return tuple(_rules_of(_exit(vm, numbers, wish.host, secrets), now))
-
-
-def _numbers(wish: Wish, kept: Mapping[str, int]) -> _Numbers:
-    wished = {vm.name: vm.number for vm in wish.vms if vm.number is not None}
-    ways = (*TUNNELS, Way.SWITCH)
-    names = [vm.name for vm in wish.vms]
-    names += [f"{NETWORK_MARK}{network.name}" for network in wish.networks if network.way in ways]
-    try:
-        return _Numbers(give_numbers(names, wished, kept, *wish.host.numbers))
-    except ValueError as error:
-        raise BadDescription([f"{wish.path}: host.numbers: {error}; give 'numbers' a wider range"]) from None
-
-
-def _switch_mistakes(wish: Wish) -> list[str]:
-    """Return what vmd has not enough NICs for, and what a VM of QEMU's beside it cannot have."""
-    found = []
-    for vm in wish.vms:
-        clients = len(clients_of(vm, wish)) if vm.network.way is not Way.WIREGUARD else 0
-        nics = 1 + clients + (vm.network.way in (Way.GATEWAY, Way.SWITCH))
-        if nics > MOST_INTERFACES:
-            sentence = f"VM '{vm.name}' needs {nics} NICs, one for each VM behind it, and vmd gives {MOST_INTERFACES}"
-            found.append(f"{wish.path}: {sentence}")
-        if nics > 1 and vm.backend is Backend.QEMU:
-            found.append(f"{wish.path}: VM '{vm.name}' is on a switch or a gateway, which beside vmd takes 'vmd'")
-    return found
-
-
-def _bandwidth_mistakes(wish: Wish) -> list[str]:
-    return [
-        f"{wish.path}: VM '{vm.name}' has a limit of what it sends; write 'uplink', the host's interface, below 'host'"
-        for vm in wish.vms
-        if vm.bandwidth.up and vm.network.way is Way.NAT and not wish.host.uplink
-    ]
-
-
-def _exit(vm: Vm, numbers: _Numbers, host: HostWish, secrets: Secrets) -> Exit:
-    """Return the way out of one VM."""
-    network, number = vm.network, numbers.vm(vm)
-    rdomain, out, mtu = number, "", 0
-    resolver = network.resolver or host.resolver
-    flows = vm.flows
-    match network.way:
-        case Way.NAT:
-            out = UPLINK
-            if vm.tunnel and vm.name in secrets.tunnels:
-                # A gateway reaches the ends of its tunnel, and nothing else.
-                flows = endpoint_flows(secrets.tunnels[vm.name])
-        case Way.WIREGUARD:
-            rdomain = numbers.network(network)
-            out = f"wg{rdomain}"
-            tunnel = secrets.tunnels.get(network.name)
-            if tunnel is not None:
-                mtu = tunnel.mtu
-                resolver = network.resolver or next(iter(tunnel.resolvers), host.resolver)
-        case Way.OPENVPN:
-            rdomain = numbers.network(network)
-            out, mtu = f"tun{rdomain}", _TUN_MTU
-        case _:
-            pass
-    return Exit(
-        name=vm.name,
-        number=number,
-        rdomain=rdomain,
-        way=network.way,
-        out=out,
-        resolver=resolver,
-        mtu=mtu,
-        flows=flows,
-        bandwidth=vm.bandwidth,
-    )
-
-
-def _nics(vm: Vm, wish: Wish, numbers: _Numbers) -> tuple[Nic, ...]:
-    """Return the NICs of ``vm`` on switches: that of its own network first, then one for each VM behind it."""
-    number = numbers.vm(vm)
-    own: tuple[Nic, ...] = ()
-    mine = lladdr(number, _CLIENT_NIC)
-    if vm.network.way is Way.SWITCH:
-        rdomain = numbers.network(vm.network)
-        own = (Nic(tap=_CLIENT_TAP + number, switch=vm.network.name, rdomain=rdomain, lladdr=mine),)
-    elif vm.network.way is Way.GATEWAY:
-        own = (Nic(tap=_CLIENT_TAP + number, switch=_link(number), rdomain=number, lladdr=mine),)
-    behind = (numbers.vm(client) for client in clients_of(vm, wish) if client.network.way is Way.GATEWAY)
-    return own + tuple(
-        Nic(tap=_GATEWAY_TAP + n, switch=_link(n), rdomain=n, lladdr=lladdr(number, _FIRST_GATEWAY_NIC + i))
-        for i, n in enumerate(behind)
-    )
-
-
-def _link(number: int) -> str:
-    """Return the name of the switch between a VM, by its number, and its gateway."""
-    return f"link{number}"
+    return tuple(_rules_of(exit_of(vm, numbers, wish.host, secrets), now))
 
 
 def _files_of_host(
-    wish: Wish, vms: tuple[CompiledVm, ...], networks: tuple[Network, ...], numbers: _Numbers
+    wish: Wish, vms: tuple[CompiledVm, ...], networks: tuple[Network, ...], numbers: Numbers
 ) -> Iterable[HostFile]:
     host = wish.host
     switches = [
         *(_switch(network.name, numbers.network(network)) for network in networks if network.way is Way.SWITCH),
-        *(_switch(_link(vm.number), vm.number) for vm in vms if vm.vm.network.way is Way.GATEWAY),
+        *(_switch(link_name(vm.number), vm.number) for vm in vms if vm.vm.network.way is Way.GATEWAY),
     ]
     conf = render_conf((_block(vm) for vm in vms if vm.on_vmd), host.group, host.staggered, switches)
     autostart = "".join(f"{vm.owner} {vm.vm.name}\n" for vm in vms if vm.vm.autostart)
@@ -286,7 +178,7 @@ def _switch(name: str, number: int) -> SwitchBlock:
     return SwitchBlock(name=name, number=number, rdomain=number)
 
 
-def _files_of_network(network: Network, wish: Wish, numbers: _Numbers, secrets: Secrets) -> Iterable[HostFile]:
+def _files_of_network(network: Network, wish: Wish, numbers: Numbers, secrets: Secrets) -> Iterable[HostFile]:
     """Yield the interfaces of one network; those of tunnels hold keys."""
     number = numbers.network(network)
     yield HostFile(path=f"etc/hostname.lo{number}", text=loopback_file(number), mode=0o640)
@@ -305,8 +197,8 @@ def _files_of_network(network: Network, wish: Wish, numbers: _Numbers, secrets: 
             pass
 
 
-def _files_of_switch(network: Network, number: int, wish: Wish, numbers: _Numbers) -> Iterable[HostFile]:
-    on_it = {vm.name: lladdr(numbers.vm(vm), _CLIENT_NIC) for vm in wish.vms if vm.network == network}
+def _files_of_switch(network: Network, number: int, wish: Wish, numbers: Numbers) -> Iterable[HostFile]:
+    on_it = {vm.name: lladdr(numbers.vm(vm), CLIENT_NIC) for vm in wish.vms if vm.network == network}
     config = f"{CONF_DIRECTORY}/dhcpd/{network.name}.conf"
     try:
         conf = dhcpd_conf(network.address, on_it)

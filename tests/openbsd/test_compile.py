@@ -17,7 +17,8 @@ from okubsd.model import Recipe, Wish
 from okubsd.netif.numbers import give_numbers, parse_numbers, render_numbers
 from okubsd.plan.apply import wanted_files
 from okubsd.plan.check import compiled_mistakes
-from okubsd.plan.compile import Compiled, How, Secrets, compile_host, memory_mistakes
+from okubsd.plan.compile import Compiled, How, compile_host, memory_mistakes
+from okubsd.plan.exits import Secrets
 from okubsd.vmd.grammar import parse_conf
 from okubsd.vpn.openvpn import parse_openvpn
 from okubsd.vpn.wg_quick import parse_wg_quick
