@@ -14,19 +14,23 @@ from okubsd.model import Vm, Way, Wish
 WORLD = "the Internet"
 
 # Sizes in the picture's own units.
-_WIDTH, _HEIGHT, _ACROSS, _DOWN, _MARGIN = 190, 44, 90, 22, 24
+_WIDTH, _HEIGHT, _ACROSS, _DOWN, _MARGIN = 190, 44, 90, 44, 24
+
+# Rules stand below their VM, as many lines of as many letters.
+_LINES, _LETTERS = 2, 34
 
 _FILL = {
     "red": "#f3b0ad", "orange": "#f6cf9d", "yellow": "#f4e9a0", "green": "#b6dfb0", "blue": "#b0cdf0",
-    "purple": "#d6bdf0", "grey": "#dddddd", "black": "#777777",
+    "purple": "#d6bdf0", "grey": "#dddddd", "black": "#a8a8a8",
 }  # fmt: skip
 
 
 class Box(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing in the picture: what it is called, what is said below, its column from the left, and its colour."""
+    """One thing in the picture: its name, what is said of it, its rules, its column from the left, and its colour."""
 
     name: str
     words: str = ""
+    rules: tuple[str, ...] = ()
     column: int = 0
     color: str = "#ffffff"
     of_vm: bool = True
@@ -86,7 +90,8 @@ def _box(name: str, vm: Vm | None, column: int) -> Box:
     if vm is None:
         return Box(name=name, column=column, of_vm=False)
     words = vm.image if vm.network.way is not Way.NONE else f"{vm.image}, no network"
-    return Box(name=name, words=words, column=column, color=_FILL.get(vm.color, "#ffffff"))
+    rules = tuple(rules_in_words(vm))
+    return Box(name=name, words=words, rules=rules, column=column, color=_FILL.get(vm.color, "#ffffff"))
 
 
 def _terms(vm: Vm | None) -> str:
@@ -161,5 +166,20 @@ def _drawn(box: Box, place: tuple[int, int]) -> str:
     return (
         f'<g><rect x="{x}" y="{y}" width="{_WIDTH}" height="{_HEIGHT}" rx="{round_}" fill="{box.color}" stroke="#444"/>'
         f'<text x="{centre}" y="{y + down}" text-anchor="middle" font-weight="bold">{html.escape(box.name)}</text>'
-        f"{words if box.words else ''}</g>"
+        f"{words if box.words else ''}{_notes(box, x, y + _HEIGHT)}</g>"
     )
+
+
+def _notes(box: Box, x: int, y: int) -> str:
+    """Return the first rules of a VM as lines below its box, and all of them for a pointer that rests there."""
+    if not box.rules:
+        return ""
+    shown = [rule if len(rule) <= _LETTERS else f"{rule[: _LETTERS - 1]}…" for rule in box.rules[:_LINES]]
+    if len(box.rules) > _LINES:
+        shown[-1] = f"and {len(box.rules) - _LINES + 1} more"
+    lines = (
+        f'<text x="{x + 4}" y="{y + 13 + 13 * row}" fill="#333" font-size="10">{html.escape(line)}</text>'
+        for row, line in enumerate(shown)
+    )
+    everything = html.escape("\n".join(box.rules))
+    return f"{''.join(lines)}<title>{everything}</title>"
