@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
 import time
@@ -14,9 +15,9 @@ import msgspec
 from okubsd.display.server import display_socket
 from okubsd.errors import DisplayGone, Problem, TimedOut
 from okubsd.guest.ssh import clock_command, disconnect_argv, power_off_argv, ssh_argv
-from okubsd.host import door, facts, gateway, locks, running, vmd
+from okubsd.host import door, facts, gateway, locks, programs, running, vmd
 from okubsd.host.monitor import monitor
-from okubsd.host.perform import Run, Timing, perform, stop_children
+from okubsd.host.perform import Run, Timing, perform, stop_children, when_it_ends
 from okubsd.host.places import Places
 from okubsd.host.sockets import listener_pid
 from okubsd.model import Backend, Recipe, Request, Vm, Wish
@@ -31,6 +32,8 @@ Report = Callable[[str], None]
 _SSH_CALL, _POWER_OFF, _QUIT, _KILL = 10, 20, 5, 5
 
 _KEPT_TIMINGS = 100
+
+_GATEWAYS_LOCK = "gateways.lock"
 
 
 class Site(msgspec.Struct, frozen=True):
@@ -89,15 +92,35 @@ def start(places: Places, vm: Vm, site: Site, request: Request, report: Report) 
     through = gateway.find_gateway(vm, site.wish)
     if through is None:
         return _start_alone(places, vm, site, request, report)
-    before = start(places, through, site, Request(windowless=True), report)
-    if not before.vm_was_running:
-        report(f"{vm.name}: its gateway {through.name} was started")
-    try:
-        return _start_alone(places, vm, site, request, report)
-    except BaseException:
+    with _needing(places, through, site.wish):
+        before = start(places, through, site, Request(windowless=True), report)
         if not before.vm_was_running:
-            stop_unused(places, through, site.wish, report)
-        raise
+            report(f"{vm.name}: its gateway {through.name} was started")
+        return _start_alone(places, vm, site, request, report)
+
+
+@contextlib.contextmanager
+def _needing(places: Places, through: Vm, wish: Wish) -> Iterator[None]:
+    """Have a gateway that okubsd makes by itself for the block; without a VM behind it, it ends with us.
+
+    That holds however we end: a process waits for the end of a pipe that only we hold, and then looks.
+    """
+    if through not in gateway.known_gateways(wish):
+        yield
+        return
+    for directory in (places.state, places.state / "vms", places.vm(through.name)):
+        door.make_private(directory)
+    with locks.locked(places.state / _GATEWAYS_LOCK, shared=True):
+        read_end, write_end = os.pipe()
+        argv = programs.okubsd_argv("-f", str(wish.path), "stop", "--unused", through.name)
+        try:
+            door.spawn(when_it_ends(argv), places.vm(through.name) / "watch.log", stdin=read_end)
+        finally:
+            os.close(read_end)
+        try:
+            yield
+        finally:
+            os.close(write_end)
 
 
 def _start_alone(places: Places, vm: Vm, site: Site, request: Request, report: Report) -> Started:
@@ -116,7 +139,8 @@ def stop_unused(places: Places, through: Vm, wish: Wish, report: Report) -> bool
     """Stop the gateway ``through`` if okubsd made it by itself and no VM behind it runs; return whether it did."""
     if through not in gateway.known_gateways(wish):
         return False
-    with locks.locked(places.state / "gateways.lock", lambda: None):
+    # Nobody who starts a VM behind one has it taken away meanwhile.
+    with locks.locked(places.state / _GATEWAYS_LOCK):
         if gateway.clients_that_run(places, through, wish):
             return False
         return stop(places, through, report)

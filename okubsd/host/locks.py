@@ -33,16 +33,17 @@ def living_pid(life: Path) -> int | None:
 
 
 @contextlib.contextmanager
-def locked(path: Path, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+def locked(path: Path, on_wait: Callable[[], None] | None = None, *, shared: bool = False) -> Iterator[None]:
     """Hold the lock file ``path``; the kernel drops it when the holder dies.
 
-    ``on_wait`` is called once if somebody else holds it.
+    ``on_wait`` is called once if somebody else holds it; others may hold a ``shared`` one too.
     """
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     with path.open("a") as stream:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(stream, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             if on_wait is not None:
                 on_wait()
-            fcntl.flock(stream, fcntl.LOCK_EX)
+            fcntl.flock(stream, kind)
         yield

@@ -240,13 +240,14 @@ def _(step: steps.StartUplink, run: Run) -> None:
         door.spawn(run.fill(step.names_argv), step.log.with_name("names.log"), life=life)
 
 
-# Reads until the VM, which holds the other end, is gone; then becomes the command.
-_WHEN_IT_ENDS = ("sh", "-c", 'cat >/dev/null; exec "$@"', "okubsd-watch")
+def when_it_ends(argv: Argv) -> Argv:
+    """Return ``argv`` run when whoever holds the other end of the pipe, that is to be its input, is gone."""
+    return ("sh", "-c", 'cat >/dev/null; exec "$@"', "okubsd-watch", *argv)
 
 
 @perform_step.register
 def _(step: steps.WatchClient, run: Run) -> None:
-    door.spawn((*_WHEN_IT_ENDS, *step.argv), step.log, stdin=run.exit_end)
+    door.spawn(when_it_ends(step.argv), step.log, stdin=run.exit_end)
 
 
 def _wait_for_uplink(step: steps.StartUplink, run: Run) -> None:

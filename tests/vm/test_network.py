@@ -495,6 +495,25 @@ def test_a_broken_tunnel_file_changes_nothing(net: Inside) -> None:
     assert net.beyond.own_key[0] not in done.err
 
 
+def test_a_gateway_that_was_made_for_nobody_ends_by_itself(net: Inside) -> None:
+    process = net.begin("start", "app", "--no-app")
+    wait_until(lambda: net.qemus("proton.gw") != [])
+    process.kill()
+    process.wait()
+    assert net.qemus("app") == []
+    wait_until(lambda: net.qemus("proton.gw") == [])
+    # So does one whose VM cannot be started.
+    home = net.state / "vms/app/id_ed25519"
+    mode = home.stat().st_mode
+    home.chmod(0o644)
+    try:
+        done = net.call("start", "app", "--no-app")
+        assert done.code == 1 and "can be read by others" in done.err
+        wait_until(lambda: net.qemus("proton.gw") == [])
+    finally:
+        home.chmod(mode)
+
+
 def test_killed_in_the_middle_of_a_start_nothing_stays(net: Inside) -> None:
     for seconds in (0.5, 1.2, 2.5):
         process = net.begin("start", "app", "--no-app")
