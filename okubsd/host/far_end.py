@@ -75,19 +75,22 @@ class FarEnd:
     def lay(self) -> None:
         """Make both namespaces, and the uplink between them."""
         ours, theirs = self.ends
-        for words in (
-            f"netns add {self.inside}",
-            f"netns add {self.outside}",
-            f"link add {ours} netns {self.inside} type veth peer name {theirs} netns {self.outside}",
-            f"-n {self.inside} link set lo up",
-            f"-n {self.outside} link set lo up",
-            f"-n {self.inside} address add {INSIDE}/24 dev {ours}",
-            f"-n {self.inside} link set {ours} up",
-            f"-n {self.outside} address add {OUTSIDE}/24 dev {theirs}",
-            f"-n {self.outside} link set {theirs} up",
-            f"-n {self.inside} route add default via {OUTSIDE}",
+        # ip(8) itself enters a namespace only where it can mount, which it cannot in a chroot.
+        inside, outside = self.enter(self.inside), self.enter(self.outside)
+        here: Argv = ()
+        for where, words in (
+            (here, f"netns add {self.inside}"),
+            (here, f"netns add {self.outside}"),
+            (here, f"link add {ours} netns {self.inside} type veth peer name {theirs} netns {self.outside}"),
+            (inside, "link set lo up"),
+            (outside, "link set lo up"),
+            (inside, f"address add {INSIDE}/24 dev {ours}"),
+            (inside, f"link set {ours} up"),
+            (outside, f"address add {OUTSIDE}/24 dev {theirs}"),
+            (outside, f"link set {theirs} up"),
+            (inside, f"route add default via {OUTSIDE}"),
         ):
-            door.must(("ip", *words.split()), "making the uplink", timeout=10)
+            door.must((*where, "ip", *words.split()), "making the uplink", timeout=10)
 
     def tunnel(self) -> Tunnel:
         """Return this end of the tunnel."""

@@ -132,7 +132,7 @@ def test_the_guest_takes_vmds_machine(virtio: str, ob: Host) -> None:
 
 def test_what_a_guest_writes_is_in_its_home_or_gone(ob: Host) -> None:
     images = {path: hash_file(path) for path in (ob.root / "var/okubsd/images").glob("*/current/drive.qcow2")}
-    assert len(images) == 3
+    assert len(images) == 4
     for name in ("kept", "gone"):
         ob.must("start", name, "--no-app", user="alice")
         guest(ob, name, "sh", "-c", "echo mine >~/kept; echo x >/tmp/x; sync")
