@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from okubsd.host.store import hash_file
+from tests.openbsd.conftest import okubsd_group  # noqa: F401  (a fixture that is used by being there)
 from tests.openbsd.test_compile import WG
 from tests.openbsd.world import World as Host
 from tests.vm.world import World
