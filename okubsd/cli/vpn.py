@@ -86,7 +86,8 @@ def test(session: Session, name: str, url: str, cut: bool | None, json: bool) ->
         if others:
             session.report(f"{name}: {', '.join(others)} use this tunnel too, so it is not taken down; --cut does it")
     found = []
-    for check in testing.checks(session.places, session.site, vm, url, cut=cut):
+    here = _interface(session, vm.network) if through is None else ""
+    for check in testing.checks(session.places, session.site, vm, url, cut=cut, interface=here):
         found.append(check)
         if not json:
             word = {True: "pass", False: "FAIL", None: "-"}[check.passed]
