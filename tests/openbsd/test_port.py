@@ -99,7 +99,10 @@ def test_the_samples_say_what_apply_does() -> None:
 def test_scripts_are_clean(shell: str) -> None:
     import subprocess
 
-    scripts = [CHECKOUT / name for name in ("rc.d/okubsd", "libexec/okubsd-helper", "etc/openbsd/apm/resume")]
+    scripts = [
+        CHECKOUT / name
+        for name in ("rc.d/okubsd", "libexec/okubsd-helper", "libexec/okubsd-tun", "etc/openbsd/apm/resume")
+    ]
     for script in scripts:
         assert subprocess.run([shell, "-n", str(script)], check=False).returncode == 0
     done = subprocess.run(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import CHECKOUT
 from tests.openbsd.test_compile import OVPN, PRIVATE, SHARED, WG
 from tests.openbsd.test_helper import SHELLS, helper
 from tests.openbsd.world import World
@@ -240,3 +241,34 @@ def test_one_rule_of_one_vm_touches_its_anchor_only(world: World) -> None:
     assert "etc/okubsd/pf/b.conf" in world.okubsd("apply", "-n").stdout
     done = world.okubsd("why", "b", "198.51.100.7:25")
     assert done.returncode == 1 and "deny any:25 (no mail)" in done.stdout
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_what_openvpn_calls_takes_addresses_and_nothing_else(shell: str, tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/hostname.tun107").touch()
+    (tmp_path / "bin").mkdir()
+    for name in ("ifconfig", "route"):
+        (tmp_path / "bin" / name).write_text(f'#!/bin/sh\necho {name} "$@" >>{tmp_path}/told\n')
+        (tmp_path / "bin" / name).chmod(0o755)
+    text = (CHECKOUT / "libexec/okubsd-tun").read_text()
+    script = tmp_path / "okubsd-tun"
+    script.write_text(text.replace("\nroot=\n", f"\nroot={tmp_path}\n").replace("\nPATH=", f"\nPATH={tmp_path}/bin:"))
+
+    def up(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([shell, str(script), *words], env=env, capture_output=True, text=True, check=False)
+
+    good = {"ifconfig_local": "10.8.0.6", "route_vpn_gateway": "10.8.0.5"}
+    assert up("tun107", "1500", **good).returncode == 0
+    assert (tmp_path / "told").read_text() == (
+        "ifconfig tun107 inet 10.8.0.6 10.8.0.5 netmask 255.255.255.255 mtu 1500 up\n"
+        "route -qn -T 107 delete -inet default 10.8.0.5\nroute -qn -T 107 add -inet default 10.8.0.5\n"
+    )
+    (tmp_path / "told").unlink()
+    for words, env in (
+        (("tun108", "1500"), good), (("em0", "1500"), good), (("tun107", "1;id"), good), (("tun107",), good),
+        (("tun107", "1500"), {}), (("tun107", "1500"), good | {"ifconfig_local": "10.8.0.6 -x"}),
+        (("tun107", "1500"), good | {"route_vpn_gateway": "$(id)"}),
+    ):  # fmt: skip
+        assert up(*words, **env).returncode == 1, (words, env)
+    assert not (tmp_path / "told").exists()
