@@ -11,7 +11,7 @@ import msgspec
 
 from okubsd.config.description import parse_description
 from okubsd.config.edit import add_rule, remove_rule
-from okubsd.config.flow import render_flow
+from okubsd.config.flow import is_name, render_flow
 from okubsd.errors import Problem
 from okubsd.guest.ssh import remote_command
 from okubsd.host import apply as applying
@@ -24,8 +24,8 @@ from okubsd.host.tunnels import read_secrets
 from okubsd.model import Flow, Vm, Way, Wish
 from okubsd.network import user
 from okubsd.plan.compile import compile_rules
-from okubsd.plan.facts import VmFacts
-from okubsd.plan.start import namespace_rules, refuse_unruled
+from okubsd.plan.facts import HostFacts, VmFacts
+from okubsd.plan.start import follower_argv, namespace_rules, refuse_unruled
 
 Report = Callable[[str], None]
 
@@ -119,7 +119,7 @@ def put_in_force(places: Places, site: Site, vm: Vm) -> str:
         return f"nothing leaves the network '{vm.network.name}', so it changes nothing"
     host = facts.ask_host(places, booting=True)
     refuse_unruled(vm, host, confined=state.confined)
-    _load(places, vm, state)
+    _load(vm, state, host)
     return "it is in force"
 
 
@@ -146,9 +146,8 @@ def _push_to_gateway(places: Places, site: Site, through: Vm) -> str:
     return f"its gateway {through.name} does not run; it takes effect when that starts"
 
 
-def _load(places: Places, vm: Vm, state: VmFacts) -> None:
+def _load(vm: Vm, state: VmFacts, host: HostFacts) -> None:
     """Load the rules of a running VM into its network namespace, and have its names looked up."""
-    host = facts.ask_host(places, booting=True)
     rules, names = namespace_rules(vm, host)
 
     def inside(*argv: str) -> tuple[str, ...]:
@@ -160,12 +159,7 @@ def _load(places: Places, vm: Vm, state: VmFacts) -> None:
     # What its rules say of private networks is in them now, and no more in the routes.
     lines = "".join(f"route del prohibit {network}\n" for network in user.REFUSED)
     door.run(inside("ip", "-force", "-batch", "-"), data=lines.encode(), timeout=10)
-    follow_names(state.run, names, inside("sh", *follower_argv(host.names_program, state.run)))
-
-
-def follower_argv(program: Path, run: Path) -> tuple[str, ...]:
-    """Return the program that keeps the names of a VM, for as long as its QEMU lives."""
-    return (str(program), str(run / "names"), "nft", str(run / "qemu.life"))
+    follow_names(state.run, names, inside(*follower_argv(host, state.run)))
 
 
 def follow_names(run: Path, names: str, argv: tuple[str, ...]) -> None:
@@ -181,7 +175,7 @@ def follow_names(run: Path, names: str, argv: tuple[str, ...]) -> None:
 
 def names_state(places: Places, site: Site, vm: Vm) -> list[str]:
     """Return a sentence for each host name in the rules of a running ``vm``: its addresses, or why it has none."""
-    if not any("/" not in flow.target and flow.target != "any" for flow in vm.flows):
+    if not any(is_name(flow) for flow in vm.flows):
         return []
     through = gateway.find_gateway(vm, site.wish)
     if through is None:

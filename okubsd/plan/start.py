@@ -262,7 +262,6 @@ def _uplink(vm: Vm, host: HostFacts, state: VmFacts, links: Links) -> StartUplin
 
     rules, names = namespace_rules(vm, host) if ruled else ("", "")
     names_file = state.run / "names"
-    follower = (str(host.names_program), str(names_file), "nft", str(state.run / "qemu.life"))
     return StartUplink(
         batch_argv=inside("ip", "-batch", "-"),
         batch=user.namespace_batch(vm.network, addresses, ruled=ruled),
@@ -270,10 +269,15 @@ def _uplink(vm: Vm, host: HostFacts, state: VmFacts, links: Links) -> StartUplin
         log=state.directory / "uplink.log",
         rules_argv=inside("nft", "-f", "-") if ruled else (),
         rules=rules,
-        names_argv=inside("sh", *follower) if names else (),
+        names_argv=inside(*follower_argv(host, state.run)) if names else (),
         names=names,
         names_file=names_file,
     )
+
+
+def follower_argv(host: HostFacts, run: Path) -> Argv:
+    """Return the program that keeps the names of a VM, for as long as its QEMU lives."""
+    return ("sh", str(host.names_program), str(run / "names"), "nft", str(run / "qemu.life"))
 
 
 def namespace_rules(vm: Vm, host: HostFacts) -> tuple[str, str]:
