@@ -19,7 +19,7 @@ from okubsd.errors import Problem
 from okubsd.model import Argv
 from okubsd.pf.render import ANCHOR
 from okubsd.plan.compile import ANCHORS, PF_CONF, VM_CONF, Compiled, CompiledVm, HostFile, How
-from okubsd.vmd.helper import RECORDS, Verb, helper_argv, parse_record
+from okubsd.vmd.helper import RECORDS, Verb, helper_argv, opening, parse_record
 from okubsd.vpn.wg import without_keys
 
 # Where candidates are judged and old files wait until the last step is done.
@@ -196,8 +196,8 @@ def plan_apply(compiled: Compiled, facts: ApplyFacts) -> tuple[ApplyPlan, tuple[
     needs_forwarding = not facts.forwarding and any(change.path == "etc/sysctl.conf" for change in changes)
     if not (changes or services or creations or needs_forwarding):
         return (), ()
-    paths = {change.path for change in changes}
-    shut = [name for name in facts.running if f"{ANCHORS}/{name}.conf" in paths]
+    by_path = {change.path: change for change in changes}
+    shut = [name for name in facts.running if _opens_otherwise(name, by_path)]
     steps: list[ApplyStep] = []
     staged = _staged(changes, facts)
     if changes:
@@ -334,6 +334,17 @@ def _helper(verb: Verb, name: str, what: str) -> Call:
 
 def _old(changes: tuple[Change, ...]) -> tuple[tuple[str, Stat | None], ...]:
     return tuple((change.path, change.old) for change in changes)
+
+
+def _opens_otherwise(name: str, changes: Mapping[str, Change]) -> bool:
+    """Return whether the network of the VM called ``name`` is another one now, so that it is opened anew."""
+    if f"{ANCHORS}/{name}.conf" in changes:
+        return True
+    record = changes.get(f"{RECORDS[1:]}/{name}")
+    if record is None or record.old is None or record.new is None:
+        return False
+    old, new = parse_record(record.old.text), parse_record(record.new.text)
+    return old is None or new is None or opening(old) != opening(new)
 
 
 def _is_record(change: Change) -> bool:

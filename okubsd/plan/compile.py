@@ -236,8 +236,7 @@ def _record(vm: CompiledVm, recipes: Mapping[str, Recipe]) -> dict[str, str | in
     links += [vm.exit.out] if network.way in TUNNELS else []
     # The interfaces that are there before vmd puts taps into them.
     links += [f"veb{nic.rdomain}" for nic in vm.nics]
-    links += [f"vport{vm.nics[0].rdomain}"] if network.way is Way.SWITCH and vm.nics else []
-    closed = network.way is Way.SWITCH and not network.meet
+    links += [f"vport{vm.nics[0].rdomain}"] if network.way is Way.SWITCH else []
     return {
         "name": vm.vm.name,
         "owner": vm.owner,
@@ -253,10 +252,14 @@ def _record(vm: CompiledVm, recipes: Mapping[str, Recipe]) -> dict[str, str | in
         "links": " ".join(links),
         **({"taps": " ".join(str(nic.tap) for nic in vm.nics)} if vm.nics else {}),
         # Ports of a switch that are protected by the same number do not reach each other (veb(4)).
-        **({"protected": f"veb{vm.nics[0].rdomain} tap{vm.nics[0].tap}"} if closed and vm.nics else {}),
+        **({"meets" if network.meet else "protected": _port(vm.nics[0])} if network.way is Way.SWITCH else {}),
         # Whose resolver the names in rules are looked up by, and from which routing table.
         **({"resolver": f"{vm.exit.resolver} {0 if vm.exit.out == UPLINK else vm.rdomain}"} if vm.exit.out else {}),
     }
+
+
+def _port(nic: Nic) -> str:
+    return f"veb{nic.rdomain} tap{nic.tap}"
 
 
 def drives_of(vm: Vm) -> tuple[Disk, ...]:

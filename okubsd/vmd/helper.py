@@ -46,8 +46,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """What root wrote down of one VM: ``home`` in MB, 0 for a disposable one; ``backend`` is "vmd" or "qemu".
 
     ``links`` are the interfaces that have to be there before it starts, ``taps`` the numbers of its taps on
-    switches, ``protected`` the port that reaches no other, ``resolver`` where and from which routing table the
-    names in its rules are looked up.
+    switches, ``protected`` the port that reaches no other or ``meets`` one that does, ``resolver`` where and from
+    which routing table the names in its rules are looked up.
     """
 
     name: str
@@ -63,12 +63,18 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     links: str = ""
     taps: str = ""
     protected: str = ""
+    meets: str = ""
     resolver: str = ""
 
     @property
     def table(self) -> int:
         """Return the rdomain that the host reaches the VM in; before there were tunnels it was the VM's number."""
         return self.rdomain or self.number
+
+
+def opening(record: Record) -> tuple[str, str, str]:
+    """Return what the helper does by ``record`` when it opens the network of a VM that runs."""
+    return record.protected, record.meets, record.resolver
 
 
 def parse_record(text: str) -> Record | None:

@@ -153,14 +153,14 @@ def load_vms(s: dict[str, Any]) -> bool:
         if load_errors(Conf(vms=(vm,))):
             return False
         s["ids"].setdefault(vm.name, len(s["ids"]) + 1)
-        s["vms"][vm.name] = as_dict(vm)
+        s["vms"][vm.name] = as_dict(vm, {switch.name: switch.interface for switch in conf.switches})
     for vm in conf.vms:
         if vm.enabled and vm.name not in running(s):
             undocumented(f"vm {vm.name} would be started by the reload")
     return True
 
 
-def as_dict(vm: ConfVm) -> dict[str, Any]:
+def as_dict(vm: ConfVm, switches: dict[str, str]) -> dict[str, Any]:
     nic = vm.interfaces[0] if vm.interfaces else None
     return {
         "name": vm.name,
@@ -172,7 +172,10 @@ def as_dict(vm: ConfVm) -> dict[str, Any]:
         "group": nic.group if nic else "",
         "lladdr": nic.lladdr if nic else "",
         "local": bool(nic and nic.local),
-        "ports": [{"tap": other.name, "switch": other.switch, "lladdr": other.lladdr} for other in vm.interfaces[1:]],
+        "ports": [
+            {"tap": other.name, "interface": switches.get(other.switch, ""), "lladdr": other.lladdr}
+            for other in vm.interfaces[1:]
+        ],
     }
 
 
@@ -429,17 +432,24 @@ def device(args: list[str]) -> None:
     for line in (f"tuntap add {vm['tap']} mode tap", f"addr add {host}/31 dev {vm['tap']}", "link set lo up",
                  f"link set {vm['tap']} up"):  # fmt: skip
         subprocess.run(["ip", *line.split()], check=True)
+    for port in vm["ports"]:
+        (ROOT / f"sim/{port['tap']}").unlink(missing_ok=True)
     qemu = subprocess.Popen(machine(name, vm, kind))
     signal.signal(signal.SIGTERM, lambda *_: qemu.kill())
     with state() as s:
         rdomain = int(faults.get("tap_rdomain", vm["rdomain"]))
         s["running"][name] = {"pid": os.getpid(), "vm": vm, "host": host, "rdomain": rdomain,
                               "group": faults.get("tap_group", vm["group"])}  # fmt: skip
+        for port in vm["ports"]:
+            carry(port)
     os.write(report, b"ready\n")
     os.close(report)
     serve(qemu, name, vm["tap"], host, guest)
     with state() as s:
         s["running"].pop(name, None)
+        # A port that leaves its switch is protected from nobody when it comes back.
+        for port in vm["ports"]:
+            s.get("protected", {}).get(port["interface"], {}).pop(port["tap"], None)
 
 
 def machine(name: str, vm: dict[str, Any], kind: str) -> list[str]:
@@ -467,15 +477,22 @@ def machine(name: str, vm: dict[str, Any], kind: str) -> list[str]:
 
 
 def port_of(port: dict[str, str], name: str) -> list[str]:
-    """Return the QEMU network of a port on a switch of two: a VM's tap, and its gateway's."""
-    number = int(port["tap"][3:]) % 1000
-    ends = {f"tap{1000 + number}", f"tap{2000 + number}"}
-    if port["switch"] != f"link{number}":
+    """Return the QEMU network of a port on a switch; one on no switch leads nowhere."""
+    if not port["interface"]:
         return ["-netdev", f"user,id={name},restrict=on"]
-    (other,) = ends - {port["tap"]}
-    paths = (str(ROOT / f"sim/{end}") for end in (port["tap"], other))
-    local, remote = paths
+    local, remote = (ROOT / f"sim/{end}" for end in (port["tap"], f"{port['interface']}.sock"))
     return ["-netdev", f"dgram,id={name},local.type=unix,local.path={local},remote.type=unix,remote.path={remote}"]
+
+
+def carry(port: dict[str, str]) -> None:
+    """Have a process that is the switch of ``port``, unless there is one."""
+    running = place(f"/sim/{port['interface']}.pid")
+    if not port["interface"] or (running.exists() and alive(int(running.read_text()))):
+        return
+    log = place(f"/sim/{port['interface']}.log").open("w")
+    argv = ["unshare", "--net", "--", sys.executable, str(HERE.with_name("veb.py")), str(ROOT), port["interface"]]
+    switch = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    running.write_text(str(switch.pid))
 
 
 def serve(qemu: subprocess.Popen[bytes], name: str, tap: str, host: str, guest: str) -> None:
@@ -660,6 +677,14 @@ def ifconfig(args: list[str]) -> None:
                 if name not in s["interfaces"]:
                     fail(f"{name}: no such interface")
                 s["calls"].append(f"protected {name} {port} {number}")
+                s.setdefault("protected", {}).setdefault(name, {})[port] = int(number)
+            return
+        case [name, "-protected", port]:
+            with state() as s:
+                if name not in s["interfaces"]:
+                    fail(f"{name}: no such interface")
+                s["calls"].append(f"-protected {name} {port}")
+                s.get("protected", {}).get(name, {}).pop(port, None)
             return
         case [_]:
             pass

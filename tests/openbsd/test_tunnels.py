@@ -159,8 +159,26 @@ def test_ports_of_a_switch_are_closed_unless_vms_are_to_meet(laid: World) -> Non
         assert helper(laid, "prepare", name, data="who").returncode == 0
         runs(laid, name, number, number)
         assert helper(laid, "open", name).returncode == 0
-    assert [call for call in calls(laid) if call.startswith("protected")] == ["protected veb108 tap1104 1"]
+    assert [call for call in calls(laid) if "protected" in call] == [
+        "protected veb108 tap1104 1",
+        "-protected veb109 tap1105",
+    ]
     assert (laid.root / "dev/tap1104").exists() and (laid.root / "dev/tap1105").exists()
+
+
+def test_a_switch_that_lets_vms_meet_is_told_of_those_that_run(world: World) -> None:
+    world.must("apply", "-y")
+    for name, number in (("lab1", 104), ("club1", 105)):
+        runs(world, name, number, number)
+    calls(world)
+    anchors = {name: text for name, text in world.tree("etc").items() if "/pf/" in name}
+    describe(world, DESCRIPTION.replace("switch: 10.77.0.1/24", "switch: 10.77.0.1/24, meet: yes"))
+    world.must("apply", "-y")
+    assert [call for call in calls(world) if "protected" in call] == ["-protected veb108 tap1104"]
+    assert {name: text for name, text in world.tree("etc").items() if "/pf/" in name} == anchors
+    describe(world)
+    world.must("apply", "-y")
+    assert [call for call in calls(world) if "protected" in call] == ["protected veb108 tap1104 1"]
 
 
 RULES = """\

@@ -33,8 +33,11 @@ vms:
   emulated: {image: term, keep: yes, backend: qemu}
   way: {image: vpn-gateway, keep: yes, disposable: yes, tunnel: vpn.conf, memory: 192M}
   behind: {image: term, keep: yes, disposable: yes, network: out}
+  lab1: {image: term, keep: yes, disposable: yes, network: lab}
+  lab2: {image: term, keep: yes, disposable: yes, network: lab}
 networks:
   out: {gateway: way}
+  lab: {switch: 10.77.0.1/24}
 """
 
 
@@ -294,3 +297,34 @@ def test_a_vm_behind_a_gateway_vm(ob: Host) -> None:
     assert "block return in quick inet from $G label" in anchors["okubsd/way"]["text"]
     assert "egress" not in anchors["okubsd/behind"]["text"]
     assert "pass in" not in anchors["okubsd/behind"]["text"]
+
+
+def test_vms_on_a_switch_meet_only_where_that_is_said(ob: Host) -> None:
+    """Both have an address by dhcpd on their second NIC, and no way out; the host's end answers the sender only."""
+    both = {"lab1": "10.77.0.2", "lab2": "10.77.0.3"}
+    for name, address in both.items():
+        ob.must("start", name, "--no-app", user="alice")
+        shown = guest(ob, name, "sh", "-c", "busybox ip -4 address show dev eth1; busybox ip route show")
+        assert f"inet {address}/24" in shown and "default" not in shown
+
+    def reached() -> list[str]:
+        ping = "busybox ping -c 1 -W 2 {} >/dev/null && echo {}; true"
+        found = []
+        for name, own in both.items():
+            for other in ("10.77.0.1", *both.values()):
+                if other != own:
+                    command = ("run", "--root", name, "--", "sh", "-c", ping.format(other, f"{name}-{other}"))
+                    found += ob.must(*command, user="alice").split()
+        return found
+
+    apart = ["lab1-10.77.0.1", "lab2-10.77.0.1"]
+    assert reached() == apart
+    before = ob.description.read_text()
+    ob.write(before.replace("switch: 10.77.0.1/24", "switch: 10.77.0.1/24, meet: yes"))
+    try:
+        ob.must("apply", "-y")
+        assert sorted(reached()) == sorted([*apart, "lab1-10.77.0.3", "lab2-10.77.0.2"])
+    finally:
+        ob.write(before)
+        ob.must("apply", "-y")
+    assert reached() == apart
