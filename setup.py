@@ -57,6 +57,7 @@ setup(
             "mypy>=1.8",
             "pexpect>=4.8",
             "pytest>=7.4",
+            "pytest-xdist>=3.5",
             "ruff>=0.4",
             "types-PyYAML",
         ]

@@ -27,7 +27,7 @@ from okubsd.plan.gateway import (
     Clients,
     clients_of,
     gateway_of,
-    gateway_rules,
+    gateway_texts,
     gateway_wires,
     implied_gateway,
     need_link,
@@ -42,9 +42,15 @@ from tests.conftest import CHECKOUT
 
 RECIPES = {
     "term": parse_recipe("term", Path("r"), "from: base\napps: {app: [a]}\n"),
-    "vpn-gateway": parse_recipe("vpn-gateway", Path("r"), "from: base\ngateway: yes\npackages: [wireguard-tools]\n"),
+    "vpn-gateway": parse_recipe(
+        "vpn-gateway",
+        Path("r"),
+        "from: base\ngateway: yes\npackages: [iproute2, nftables, dnsmasq-base, wireguard-tools]\n",
+    ),
     "tor-gateway": parse_recipe(
-        "tor-gateway", Path("r"), "from: base\ngateway: yes\nproxy: {tcp: 9040, dns: 9053, user: debian-tor}\n"
+        "tor-gateway",
+        Path("r"),
+        "from: base\ngateway: yes\npackages: [iproute2, nftables]\nproxy: {tcp: 9040, dns: 9053, user: debian-tor}\n",
     ),
 }
 
@@ -317,11 +323,22 @@ def test_each_network_has_its_resolver_whatever_gateway_it_is() -> None:
         "networks: {p: {gateway: w}, q: {gateway: w, resolver: 192.0.2.53}}\n"
         "vms: {w: {image: vpn-gateway, tunnel: x}, a: {image: term, network: p}, b: {image: term, network: q}}"
     )
-    clients = Clients(names=("a", "b"))
-    with_own = gateway_rules(wish.vms[1:], clients, parse_wg_quick(Path("p"), wg_text()), None, "9.9.9.9", 0.0)
-    assert "eth1" in with_own and "dnat ip to 10.64.0.1" in with_own and "dnat ip to 192.0.2.53" in with_own
+    clients = Clients(names=("a", "b"), resolver="9.9.9.9")
+    tunnel = parse_wg_quick(Path("p"), wg_text())
+    told = gateway_texts(wish.vms[1:], clients, tunnel, None, 0.0)
+    assert told["resolvers"] == "53 10.64.0.1\n5301 192.0.2.53\n"
+    assert (
+        'iifname "eth1" ip saddr 100.126.1.3 meta l4proto { tcp, udp } th dport 53 counter name asked1 redirect to :53\n'
+        in told["rules"]
+    )
+    assert "asked2 redirect to :5301\n" in told["rules"]
+    for address in ("10.64.0.1", "192.0.2.53"):
+        assert f'oifname "wg0" ip daddr {address} meta' in told["rules"]
     bare = parse_wg_quick(Path("p"), wg_text(without("interface", "DNS")))
-    assert "dnat ip to 9.9.9.9" in gateway_rules(wish.vms[1:], clients, bare, None, "9.9.9.9", 0.0)
+    assert gateway_texts(wish.vms[1:2], clients, bare, None, 0.0)["resolvers"] == "53 9.9.9.9\n"
+    same = Clients(names=("a", "b"), resolver="192.0.2.53")
+    assert gateway_texts(wish.vms[1:], same, None, None, 0.0)["resolvers"] == "53 192.0.2.53\n"
+    assert gateway_texts(wish.vms[1:], clients, None, RECIPES["tor-gateway"].proxy, 0.0)["resolvers"] == ""
 
 
 def test_an_openvpn_file_is_taken_without_what_is_ours() -> None:
@@ -358,12 +375,12 @@ def flows(*rules: tuple[bool, str], **values: int) -> tuple[Flow, ...]:
 NFT = {
     "gateway": render_gateway(
         (
-            Client(name="a", interface="eth1", address="100.126.1.3", resolver="10.64.0.1", bandwidth=Bandwidth(down=20_000_000, up=1_000_000),
+            Client(name="a", interface="eth1", address="100.126.1.3", bandwidth=Bandwidth(down=20_000_000, up=1_000_000),
                    flows=flows((False, "any"), (True, "example.org:443"), (True, "tcp 192.168.1.5:80,8000-8010"))),
-            Client(name="b", interface="eth2", address="100.126.2.3", resolver="10.64.0.1", flows=flows((False, "any"))),
-            Client(name="c", interface="eth3", address="100.126.3.3", resolver="192.0.2.53", flows=flows((True, "icmp any"), until=1795600000)),
+            Client(name="b", interface="eth2", address="100.126.2.3", flows=flows((False, "any"))),
+            Client(name="c", interface="eth3", address="100.126.3.3", dns=5301, flows=flows((True, "icmp any"), until=1795600000)),
         ),
-        out="wg0", endpoints=[("198.51.100.7", 51820)], now=1795500000.0,
+        out="wg0", endpoints=[("198.51.100.7", 51820)], resolvers=["10.64.0.1", "192.0.2.53"], now=1795500000.0,
     ),
     "proxy": render_gateway(
         (Client(name="a", interface="eth1", address="100.126.1.3", flows=flows((False, "any:25"))),),

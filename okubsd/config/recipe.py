@@ -67,6 +67,9 @@ _FIELDS: Mapping[str, fields.Parser[Any]] = {
     "mirror": fields.matching(_URL, "the URL of a Debian mirror"),
 }
 
+# What the gateway's service calls; who has a proxy has a resolver in it.
+_GATEWAY_NEEDS = ("iproute2", "nftables", "dnsmasq-base")
+
 
 def parse_recipe(name: str, path: Path, text: str, digest: str = "") -> Recipe:
     """Return the Recipe called ``name`` from the ``text`` of the file at ``path``.
@@ -85,6 +88,10 @@ def parse_recipe(name: str, path: Path, text: str, digest: str = "") -> Recipe:
             mistakes.add(1, "from", "an app image says which base it is from")
         if kind is Kind.APP and not given.get("apps") and not given.get("gateway"):
             mistakes.add(1, "apps", "an app image has at least one app, unless it is a gateway's")
+        needed = _GATEWAY_NEEDS[: 2 if given.get("proxy") else 3] if given.get("gateway") else ()
+        for package in needed:
+            if package not in given.get("packages", ()):
+                mistakes.add(1, "packages", f"a gateway needs the package '{package}'")
     if mistakes.found:
         raise BadDescription(mistakes.found)
     return Recipe(name=name, digest=digest, **given)

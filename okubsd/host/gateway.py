@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,9 +21,8 @@ from okubsd.plan.gateway import (
     Through,
     clients_of,
     endpoint_flows,
-    gateway_names,
     gateway_of,
-    gateway_rules,
+    gateway_texts,
     implied_gateways,
     need_tunnel,
 )
@@ -67,7 +67,8 @@ def planned_clients(gateway: Vm, wish: Wish, beyond: Clients | None) -> Clients:
     # What is put into a tunnel gets the tunnel's own head, 80 bytes at most (wg(4)).
     mtu = min(tunnel.mtu, outer - 80) if tunnel else outer
     names = tuple(client.name for client in clients_of(gateway, wish))
-    return Clients(names=names, mtu=mtu, uplink="eth1" if beyond else "eth0")
+    resolver = gateway.network.resolver or wish.host.resolver
+    return Clients(names=names, mtu=mtu, uplink="eth1" if beyond else "eth0", resolver=resolver)
 
 
 def ask_links(places: Places, vm: Vm, wish: Wish, recipes: Mapping[str, Recipe]) -> Links:
@@ -113,12 +114,8 @@ def gateway_state(places: Places, vm: Vm, wish: Wish) -> str | None:
     return f"{gateway.name} runs"
 
 
-# What a running gateway is told when rules change: taken whole or not at all, then the names are asked for anew.
-_RELOAD = (
-    "cd /run/okubsd/gateway && cat >rules.new && nft -f rules.new && mv rules.new rules && mv names.new names && "
-    "if [ -s names ] && ! busybox pidof names >/dev/null; then "
-    "setsid /usr/lib/okubsd/names names nft </dev/null >/dev/null 2>&1 & fi"
-)
+# What a running gateway is told when rules change, in a tar(5); it is taken whole or not at all.
+_RELOAD = "mkdir -p /run/okubsd/gateway/new && tar -xf - -C /run/okubsd/gateway/new && /usr/lib/okubsd/gateway reload"
 
 
 def push_rules(
@@ -136,11 +133,20 @@ def push_rules(
     if clients is None:
         return False
     tunnel = tunnels.read_tunnel(Path(gateway.tunnel)) if gateway.tunnel else None
-    passed = clients_of(gateway, wish)
-    resolver = gateway.network.resolver or wish.host.resolver
-    rules = gateway_rules(passed, clients, tunnel, recipe.proxy, resolver, time.time())
-    for command, data in (("cat >/run/okubsd/gateway/names.new", gateway_names(passed)), (_RELOAD, rules)):
-        done = door.run(root_ssh(command), data=data.encode(), timeout=30)
-        if done.code != 0:
-            raise Problem(f"{gateway.name}: it does not take the new rules: {door.reason(done)}")
+    texts = gateway_texts(clients_of(gateway, wish), clients, tunnel, recipe.proxy, time.time())
+    done = door.run(root_ssh(_RELOAD), data=_packed(texts), timeout=30)
+    if done.code != 0:
+        raise Problem(f"{gateway.name}: it does not take the new rules: {door.reason(done)}")
     return True
+
+
+def _packed(texts: Mapping[str, str]) -> bytes:
+    import tarfile
+
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as archive:
+        for name, text in texts.items():
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = len(text.encode()), 0o600
+            archive.addfile(member, io.BytesIO(text.encode()))
+    return made.getvalue()

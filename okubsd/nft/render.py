@@ -22,13 +22,13 @@ _BURST_SHARE = 5
 class Client(msgspec.Struct, frozen=True, kw_only=True):
     """A VM as its gateway sees it: the interface of their link, the VM's address on it, and its rules.
 
-    ``resolver`` is where its DNS goes, whatever it asks.
+    ``dns`` is the port of the gateway's own resolver for it, whatever resolver it asks.
     """
 
     name: str
     interface: str
     address: str
-    resolver: str = ""
+    dns: int = 53
     flows: tuple[Flow, ...] = ()
     bandwidth: Bandwidth = Bandwidth()
 
@@ -57,13 +57,15 @@ def render_gateway(
     out: str,
     endpoints: Iterable[tuple[str, int]],
     now: float,
+    resolvers: Iterable[str] = (),
     uplink: str = "eth0",
     proxy: Proxy | None = None,
 ) -> str:
     """Return the rules of a gateway VM.
 
     ``out`` is the interface that the packets of its ``clients`` leave by, ``endpoints`` what alone the gateway
-    itself reaches by its ``uplink``, ``proxy`` what takes their place.
+    itself reaches by its ``uplink``, ``resolvers`` whom it asks for names by ``out``, ``proxy`` what takes the
+    place of all that.
     """
     sets = named_sets(flow for client in clients for flow in client.flows)
     links = _set_of(client.interface for client in clients) if clients else '"none"'
@@ -72,11 +74,16 @@ def render_gateway(
         body += [f"counter {kind}{number} {{ }}" for kind in ("passed", "refused", "asked")]
     divert = _divert(clients, proxy, now)
     body += _chain("divert", "type nat hook prerouting priority dstnat; policy accept;", divert)
+    if proxy:
+        # The gateway's own programs look names up where all others do.
+        own = f'oifname "lo" meta l4proto {{ tcp, udp }} th dport 53 redirect to :{proxy.dns}'
+        body += _chain("own", "type nat hook output priority -100; policy accept;", [own])
     body += _chain("hide", "type nat hook postrouting priority srcnat; policy accept;", [f'oifname "{out}" masquerade'])
     body += _chain("forward", "type filter hook forward priority filter; policy drop;", _forward(clients, out, proxy))
-    inward = _input(clients, (uplink, out), proxy)
+    inward = _input(clients, (uplink, out), proxy, now)
     body += _chain("input", "type filter hook input priority filter; policy drop;", inward)
-    outward = _output(endpoints, links, uplink, out, proxy)
+    asked = [f'oifname "{out}" ip daddr {who} meta l4proto {{ tcp, udp }} th dport 53 accept' for who in resolvers]
+    outward = _output(endpoints, links, uplink, proxy, asked)
     body += _chain("output", "type filter hook output priority filter; policy drop;", outward)
     for number, client in enumerate(clients, 1):
         body += _chain(f"client{number}", "", _client_rules(client, number, sets, now, proxied=proxy is not None))
@@ -108,8 +115,9 @@ def _divert(clients: tuple[Client, ...], proxy: Proxy | None, now: float) -> lis
     for number, client in enumerate(clients, 1):
         who = _from(client)
         if asks_names(client.flows, now):
-            there = f"redirect to :{proxy.dns}" if proxy else f"dnat ip to {client.resolver}"
-            rules.append(f"{who} meta l4proto {{ tcp, udp }} th dport 53 counter name asked{number} {there}")
+            port = proxy.dns if proxy else client.dns
+            diverted = f"counter name asked{number} redirect to :{port}"
+            rules.append(f"{who} meta l4proto {{ tcp, udp }} th dport 53 {diverted}")
         if proxy:
             rules.append(f"{who} meta l4proto tcp redirect to :{proxy.tcp}")
     return rules
@@ -138,25 +146,29 @@ def _limit(rate: int, match: str) -> list[str]:
     return [f"{match} limit rate over {kilobytes} kbytes/second burst {burst} kbytes drop".strip()]
 
 
-def _input(clients: tuple[Client, ...], ways: tuple[str, str], proxy: Proxy | None) -> list[str]:
+def _input(clients: tuple[Client, ...], ways: tuple[str, str], proxy: Proxy | None, now: float) -> list[str]:
     rules = ['iifname "lo" accept', 'iifname "eth0" ip protocol tcp tcp dport 22 accept']
     rules += [f'iifname "{way}" ct state established,related accept' for way in dict.fromkeys(ways)]
-    if proxy:
-        for number, client in enumerate(clients, 1):
+    for number, client in enumerate(clients, 1):
+        if proxy:
             rules += _limit(client.bandwidth.up, _from(client))
             rules.append(f"{_from(client)} tcp dport {proxy.tcp} jump client{number}")
-            rules.append(f"{_from(client)} meta l4proto {{ tcp, udp }} th dport {proxy.dns} accept")
+        if asks_names(client.flows, now):
+            port = proxy.dns if proxy else client.dns
+            rules.append(f"{_from(client)} meta l4proto {{ tcp, udp }} th dport {port} accept")
     return rules
 
 
-def _output(endpoints: Iterable[tuple[str, int]], links: str, uplink: str, out: str, proxy: Proxy | None) -> list[str]:
+def _output(
+    endpoints: Iterable[tuple[str, int]], links: str, uplink: str, proxy: Proxy | None, asked: Iterable[str]
+) -> list[str]:
     rules = ['oifname "lo" accept', 'oifname "eth0" tcp sport 22 ct state established accept']
     rules += [f'oifname "{uplink}" ip daddr {address} udp dport {port} accept' for address, port in endpoints]
     if proxy:
         rules.append(f'oifname "{uplink}" meta skuid "{proxy.user}" accept')
-        rules.append(f"oifname {links} ct state established accept")
     else:
-        rules.append(f'oifname "{out}" meta l4proto {{ tcp, udp }} th dport 53 accept')
+        rules += asked
+    rules.append(f"oifname {links} ct state established accept")
     # What the kernel itself has to say of a packet that it refused.
     rules.append(f"oifname {links} ip protocol {{ icmp, tcp }} accept")
     return rules
@@ -168,8 +180,6 @@ def _client_rules(
     if not proxied:
         yield "tcp flags syn tcp option maxseg size set rt mtu"
         yield from _limit(client.bandwidth.up, "")
-        if asks_names(client.flows, now):
-            yield f"ip daddr {client.resolver} meta l4proto {{ tcp, udp }} th dport 53 accept"
     for flow in effective_flows(client.flows, now):
         verdict = f"counter name passed{number} accept" if flow.allow else _refusal(number)
         yield f"{_match(flow, sets, proxied=proxied)} {verdict}".strip()

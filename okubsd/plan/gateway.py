@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import shlex
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -25,6 +26,9 @@ _LINKS = "100.126"
 
 _IMAGE = "vpn-gateway"
 
+# A gateway's own resolver answers on the port of RFC 1035, and on others to VMs whose network names another one.
+_DNS, _MORE_DNS = 53, 5301
+
 # What a gateway is in by itself: QEMU's user network and its uplink, and links.
 _OURS = ("10.0.2.0/24", "10.0.3.0/24", f"{_LINKS}.0.0/16")
 
@@ -32,12 +36,14 @@ _OURS = ("10.0.2.0/24", "10.0.3.0/24", f"{_LINKS}.0.0/16")
 class Clients(msgspec.Struct, frozen=True, kw_only=True):
     """What a gateway was started with: the VMs it has a link for, in order, and the MTU beyond it.
 
-    ``uplink`` is the gateway's own way out: eth0, or eth1 if that is a gateway too.
+    ``uplink`` is the gateway's own way out: eth0, or eth1 if that is a gateway too; ``resolver`` is the one of its
+    own network.
     """
 
     names: tuple[str, ...]
     mtu: int = 1500
     uplink: str = "eth0"
+    resolver: str = ""
 
     def number(self, name: str) -> int | None:
         """Return the number of the link to the VM called ``name``, from 1, or None."""
@@ -75,7 +81,6 @@ class Passing(msgspec.Struct, frozen=True, kw_only=True):
     vms: tuple[Vm, ...]
     clients: Clients
     uplink: str
-    resolver: str
     proxy: Proxy | None = None
 
 
@@ -182,58 +187,62 @@ def need_tunnel(vm: Vm, recipe: Recipe, tunnel: Tunnel | None) -> None:
             )
 
 
-def gateway_rules(
-    clients: tuple[Vm, ...], link_names: Clients, tunnel: Tunnel | None, proxy: Proxy | None, resolver: str, now: float
-) -> str:
-    """Return the rules of a gateway for those of its ``clients`` that it has a link to.
+def gateway_texts(
+    vms: tuple[Vm, ...], clients: Clients, tunnel: Tunnel | None, proxy: Proxy | None, now: float
+) -> dict[str, str]:
+    """Return the files of a gateway that may change while it runs: rules, names and resolvers, by their names.
 
-    ``resolver`` is where the DNS of those goes whose network names none, unless the tunnel's file says it.
+    They are for those of ``vms`` that it has a link to; ``now`` is in seconds since the epoch.
     """
-    return render_gateway(
-        _nft_clients(clients, link_names, resolver_of(tunnel, resolver)),
-        out="wg0" if tunnel else link_names.uplink,
+    links = [(number, vm) for vm in vms if (number := clients.number(vm.name)) is not None]
+    known = [vm for _, vm in links]
+    ports = {} if proxy else _resolver_ports(known, tunnel, clients.resolver)
+    rules = render_gateway(
+        tuple(_nft_client(vm, number, clients, ports) for number, vm in links),
+        out="wg0" if tunnel else clients.uplink,
         endpoints=[peer.endpoint for peer in tunnel.peers if peer.endpoint] if tunnel else [],
+        resolvers=dict.fromkeys(address for addresses in ports for address in addresses),
         now=now,
-        uplink=link_names.uplink,
+        uplink=clients.uplink,
         proxy=proxy,
+    )
+    return {
+        "rules": rules,
+        "names": render_names(named_sets(flow for vm in known for flow in vm.flows)),
+        "resolvers": "".join(f"{port} {' '.join(addresses)}\n" for addresses, port in ports.items()),
+    }
+
+
+def _nft_client(vm: Vm, number: int, clients: Clients, ports: Mapping[tuple[str, ...], int]) -> Client:
+    return Client(
+        name=vm.name,
+        interface=clients.interface(number),
+        address=link_addresses(number)[1],
+        dns=ports.get((vm.network.resolver,), _DNS),
+        flows=vm.flows,
+        bandwidth=vm.bandwidth,
     )
 
 
-def _nft_clients(clients: tuple[Vm, ...], link_names: Clients, resolver: str) -> tuple[Client, ...]:
-    found = []
-    for vm in clients:
-        number = link_names.number(vm.name)
-        if number is not None:
-            found.append(
-                Client(
-                    name=vm.name,
-                    interface=link_names.interface(number),
-                    address=link_addresses(number)[1],
-                    resolver=vm.network.resolver or resolver,
-                    flows=vm.flows,
-                    bandwidth=vm.bandwidth,
-                )
-            )
-    return tuple(found)
+def _resolver_ports(vms: Iterable[Vm], tunnel: Tunnel | None, own: str) -> dict[tuple[str, ...], int]:
+    """Return who is asked for names, and the port on which the gateway's resolver asks them.
 
-
-def resolver_of(tunnel: Tunnel | None, otherwise: str) -> str:
-    """Return where the DNS of VMs behind a gateway goes: to what the tunnel's file says, ``otherwise`` elsewhere."""
-    return tunnel.resolvers[0] if tunnel and tunnel.resolvers else otherwise
-
-
-def gateway_names(clients: tuple[Vm, ...]) -> str:
-    """Return the names in the rules of ``clients``, for the program `names`."""
-    return render_names(named_sets(flow for vm in clients for flow in vm.flows))
+    The gateway itself, and every VM whose network says nothing else, asks whom the tunnel's file names, or ``own``.
+    """
+    first = tunnel.resolvers if tunnel and tunnel.resolvers else (own,) if own else ()
+    others = dict.fromkeys((vm.network.resolver,) for vm in vms if vm.network.resolver)
+    return {first: _DNS} | {
+        addresses: _MORE_DNS + number for number, addresses in enumerate(others) if addresses != first
+    }
 
 
 def passing_of(vm: Vm, recipe: Recipe, links: Links, uplink: str, resolver: str) -> Passing:
     """Return what the gateway ``vm`` is told: ``uplink`` is its next hop, ``resolver`` the one of its own network."""
+    clients = links.clients or Clients(names=())
     return Passing(
         vms=links.passed,
-        clients=links.clients or Clients(names=()),
+        clients=msgspec.structs.replace(clients, resolver=vm.network.resolver or resolver),
         uplink=uplink,
-        resolver=vm.network.resolver or resolver,
         proxy=recipe.proxy,
     )
 
@@ -241,23 +250,18 @@ def passing_of(vm: Vm, recipe: Recipe, links: Links, uplink: str, resolver: str)
 def gateway_entries(passing: Passing, tunnel: Tunnel | None, now: float) -> tuple[Entry, ...]:
     """Return the files that tell a gateway what it passes on; ``now`` is in seconds since the epoch."""
     below = "run/okubsd/gateway"
-    link_names, proxy, resolver = passing.clients, passing.proxy, passing.resolver
-    rules = gateway_rules(passing.vms, link_names, tunnel, proxy, resolver, now)
-    numbers = range(1, len(link_names.names) + 1)
-    links = "".join(f"{link_names.interface(i)} {link_addresses(i)[0]}/31\n" for i in numbers)
-    settings = _settings(tunnel, link_names, passing.uplink, "127.0.0.1" if proxy else resolver_of(tunnel, resolver))
-    return (
-        directory(below, 0o700),
-        file(f"{below}/settings", settings.encode()),
-        file(f"{below}/links", links.encode()),
-        file(f"{below}/rules", rules.encode()),
-        file(f"{below}/names", gateway_names(passing.vms).encode()),
-        *((file(f"{below}/tunnel", render_setconf(tunnel).encode()),) if tunnel else ()),
-    )
+    clients = passing.clients
+    texts = gateway_texts(passing.vms, clients, tunnel, passing.proxy, now)
+    numbers = range(1, len(clients.names) + 1)
+    texts["links"] = "".join(f"{clients.interface(i)} {link_addresses(i)[0]}/31\n" for i in numbers)
+    texts["settings"] = _settings(tunnel, clients, passing.uplink)
+    if tunnel:
+        texts["tunnel"] = render_setconf(tunnel)
+    return (directory(below, 0o700), *(file(f"{below}/{name}", text.encode()) for name, text in texts.items()))
 
 
-def _settings(tunnel: Tunnel | None, clients: Clients, uplink: str, resolver: str) -> str:
-    values = {"uplink": uplink, "interface": clients.uplink, "link_mtu": str(clients.mtu), "resolver": resolver}
+def _settings(tunnel: Tunnel | None, clients: Clients, uplink: str) -> str:
+    values = {"uplink": uplink, "interface": clients.uplink, "link_mtu": str(clients.mtu)}
     if tunnel:
         values |= {
             "endpoints": " ".join(sorted({peer.endpoint[0] for peer in tunnel.peers if peer.endpoint})),

@@ -26,4 +26,6 @@ def okubsd_group() -> None:
     except KeyError:
         import subprocess
 
-        subprocess.run(["groupadd", "--system", "okubsd"], check=True)
+        # Another worker may be making it just now.
+        subprocess.run(["groupadd", "--system", "okubsd"], check=False)
+        grp.getgrnam("okubsd")

@@ -27,7 +27,9 @@ RECIPES: dict[str, Recipe] = {
     name: parse_recipe(name, Path("r"), "from: base\napps: {app: [a]}\n") for name in ("term", "firefox", "gimp")
 }
 for _name in ("tor-gateway", "vpn-gateway"):
-    RECIPES[_name] = parse_recipe(_name, Path("r"), "from: base\ngateway: yes\n")
+    RECIPES[_name] = parse_recipe(
+        _name, Path("r"), "from: base\ngateway: yes\npackages: [iproute2, nftables, dnsmasq-base]\n"
+    )
 
 # Throw-away keys: 32 bytes of one letter each.
 PRIVATE, PUBLIC, SHARED = (base64.b64encode(letter * 32).decode() for letter in (b"a", b"b", b"c"))

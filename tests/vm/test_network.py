@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 
 from tests.conftest import CHECKOUT
 from tests.vm.beyond import INSIDE, OTHER_PAGE, OUTSIDE, PAGE, PEER_RECIPE, RESOLVER, Beyond, far_end
+from tests.vm.onions import EXIT, FAR_PAGE, NAME, RELAYS, tor_network
 from tests.vm.world import World, wait_until
 
 DESCRIPTION = """\
@@ -127,9 +129,13 @@ class Inside(World):
         self.description.write_text(DESCRIPTION)
         self.beyond.wg_file(self.wg_path)
 
-    def fetch(self, vm: str, address: str, path: str = "/cgi-bin/ip", port: int = 80) -> str:
+    def fetch(self, vm: str, address: str, seconds: int = 12) -> str:
         """Return what a web server at ``address`` answers the VM, "" for nothing."""
-        return self.call("run", vm, "--", "timeout", "12", "bash", "-c", _FETCH, address, str(port), path).out.strip()
+        words = ("timeout", str(seconds), "bash", "-c", _FETCH, address, "80", "/cgi-bin/ip")
+        return self.call("run", vm, "--", *words).out.strip()
+
+    def reaches_nothing(self, vm: str, address: str) -> bool:
+        return self.fetch(vm, address, 4) == ""
 
     def try_all(self, vm: str) -> list[str]:
         """Let the guest's root try every way out, and return what of it left the host outside the tunnel."""
@@ -269,8 +275,7 @@ def test_nothing_leaks_whatever_fails(net: Inside, what: str) -> None:
         try:
             failures()[what](net)
             assert net.try_all("app") == []
-            reached = net.fetch("app", PAGE)
-            assert reached == ("10.66.0.2" if what == "resolver dead" else ""), reached
+            assert net.reaches_nothing("app", PAGE) is (what != "resolver dead")
             status = net.status("app")
             if what == "gateway killed":
                 assert "does not run, so this VM has no network; okubsd start proton.gw" in status["gateway"]
@@ -282,7 +287,7 @@ def test_nothing_leaks_whatever_fails(net: Inside, what: str) -> None:
         if what != "resolver dead":
             net.ok("stop", "proton.gw")
             net.ok("start", "proton.gw")
-            wait_until(lambda: net.fetch("app", PAGE) == "10.66.0.2")
+            wait_until(lambda: net.fetch("app", PAGE, 5) == "10.66.0.2")
         assert net.beyond.clear_frames() == []
 
 
@@ -293,7 +298,7 @@ def test_a_tunnel_that_is_down_at_the_start_lets_nothing_out(net: Inside) -> Non
     for changes in ({"PrivateKey": new_key()[0]}, {"Endpoint": f"{OUTSIDE}:51999"}):
         net.beyond.wg_file(net.wg_path, **changes)
         with up(net, "app"):
-            assert net.fetch("app", PAGE) == ""
+            assert net.reaches_nothing("app", PAGE)
             left = net.try_all("app")
             assert [line for line in left if "port 51999" not in line] == []
         wait_until(lambda: net.qemus("proton.gw") == [])
@@ -340,7 +345,7 @@ def test_the_ways_from_the_users_side(net: Inside) -> None:
                 f"  one: {{image: intruder, disposable: yes, network: {network}}}\n"
             )
             with up(net, "one"):
-                assert net.fetch("one", PAGE) == page, network
+                assert net.fetch("one", PAGE, 12 if page else 4) == page, network
                 assert reaches(net, "one", OUTSIDE, 8080) is straight, network
             net.call("stop", "way")
             wait_until(lambda: not any("guest=proton.gw " in words for _, words in net.processes()))
@@ -357,13 +362,13 @@ def test_a_rule_takes_effect_at_once_and_keeps_the_comments(net: Inside) -> None
         time.sleep(2)
         done = net.call("net", "deny", "app", "any", "--comment", "for a moment")
         assert done.code == 0 and "it is in force in proton.gw" in done.err
-        assert net.fetch("app", PAGE) == "", "new connections are refused"
+        assert net.reaches_nothing("app", PAGE), "new connections are refused"
         out, _ = flow.communicate(timeout=60)
         assert b"10.66.0.2" not in out, "a connection that was there does not go on"
         assert net.call("why", "app", PAGE).code == 1
         assert "deny any (for a moment)" in net.call("why", "app", PAGE).out
         net.ok("net", "allow", "app", f"tcp {PAGE}:80")
-        assert net.fetch("app", PAGE) == "10.66.0.2" and net.fetch("app", OTHER_PAGE) == ""
+        assert net.fetch("app", PAGE) == "10.66.0.2" and net.reaches_nothing("app", OTHER_PAGE)
         text = net.description.read_text()
         assert "# A comment that stays." in text and "# only through the tunnel" in text
         net.ok("net", "rm", "app", f"tcp {PAGE}:80")
@@ -378,7 +383,7 @@ def test_a_rule_ends_by_itself(net: Inside) -> None:
         net.ok("net", "deny", "app", "any")
         net.ok("net", "allow", "app", PAGE, "--until", "+8s")
         assert net.fetch("app", PAGE) == "10.66.0.2"
-        wait_until(lambda: net.fetch("app", PAGE) == "")
+        wait_until(lambda: net.reaches_nothing("app", PAGE))
         assert "(over)" in net.ok("net", "show", "app")
 
 
@@ -387,19 +392,19 @@ def test_names_in_rules_follow_their_addresses(net: Inside) -> None:
     net.ok("net", "allow", "app", "page.example.org")
     net.ok("net", "allow", "app", "nowhere.example.org:80")
     with up(net, "app"):
-        wait_until(lambda: net.fetch("app", PAGE) == "10.66.0.2")
-        assert net.fetch("app", OTHER_PAGE) == ""
+        wait_until(lambda: net.fetch("app", PAGE, 5) == "10.66.0.2")
+        assert net.reaches_nothing("app", OTHER_PAGE)
         names = net.status("app")["names"]
         assert f"page.example.org: {PAGE}" in names
         assert any(line.startswith("nowhere.example.org: ") and "does nothing" in line for line in names)
         try:
             net.beyond.mend_peer(OTHER_PAGE)
-            wait_until(lambda: net.fetch("app", OTHER_PAGE) == "10.66.0.2")
-            assert net.fetch("app", PAGE) == ""
+            wait_until(lambda: net.fetch("app", OTHER_PAGE, 5) == "10.66.0.2")
+            assert net.reaches_nothing("app", PAGE)
             # A name that leads to a private address opens it to nobody.
             net.beyond.mend_peer(RESOLVER)
             wait_until(lambda: "may not open" in " ".join(net.status("app")["names"]))
-            assert net.fetch("app", RESOLVER) == ""
+            assert net.reaches_nothing("app", RESOLVER)
         finally:
             net.beyond.mend_peer()
     assert net.beyond.clear_frames() == []
@@ -439,19 +444,44 @@ def test_rules_hold_a_vm_of_nat_too(net: Inside) -> None:
         assert net.try_all("open") == [], "not even its root gets past"
 
 
-def test_a_gateway_of_the_users_own(net: Inside) -> None:
-    """Tor cannot be reached here; that nothing goes beside it can be shown."""
-    with up(net, "behind"):
+def test_what_is_behind_tor_leaves_by_tor_or_not_at_all(net: Inside, tmp_path: Path) -> None:
+    """A whole Tor network beyond the uplink; what leaves is Tor's own, and never goes to what the guest asked for."""
+    (net.state / "vms/onion/home.img").unlink(missing_ok=True)
+    with tor_network(net.beyond, net.state / "images", tmp_path / "tor") as tor, up(net, "behind"):
         assert net.status("behind")["gateway"] == "onion runs"
+        # Tor asks its real directories still, by TCP; nothing goes to what the guest asks for.
+        assert net.reaches_nothing("behind", FAR_PAGE)
+        asked = (OUTSIDE, PAGE, FAR_PAGE)
+        left = net.try_all("behind")
+        assert [line for line in left if "protocol 6 " not in line or any(who in line for who in asked)] == []
+        net.ok("run", "--root", "onion", "--", "mkdir", "-p", "/home/torrc.d")
+        net.ok("run", "--root", "onion", "--", "sh", "-c", "cat >/home/torrc.d/test.conf", data=tor.torrc.encode())
+        net.ok("restart", "onion")
+        wait_until(lambda: net.fetch("behind", FAR_PAGE, 5) == EXIT, 180)
         net.beyond.clear_frames()
-        net.call("run", "--root", "behind", "--", "bash", "-c", _TRY_ALL, "intruder", PAGE, OUTSIDE)
-        left = net.beyond.clear_frames()
-        # What leaves is Tor's own, to its directories and guards: by TCP, and never to what the guest asked for.
-        assert [line for line in left if OUTSIDE in line or PAGE in line or "protocol 6 " not in line] == []
-        listening = net.in_gateway("busybox netstat -ln", "onion")
-        assert ":9040 " in listening and ":9053 " in listening
-        assert net.running("onion")
+        # Names are asked of an exit, whatever resolver the guest asks; those of onions are Tor's own to answer.
+        assert FAR_PAGE in net.ok("run", "behind", "--", "drill", f"@{OUTSIDE}", NAME, "A")
+        found = net.ok("run", "behind", "--", "drill", tor.service, "A")
+        onion = re.search(r"198\.1[89]\.[0-9.]+", found)
+        assert onion is not None, found
+        wait_until(lambda: net.fetch("behind", onion[0], 5) != "", 120)
+        assert beside_tor(net.beyond.clear_frames()) == []
+        assert beside_tor(net.try_all("behind")) == []
+        # Rules hold behind a proxy, those with names too.
+        net.ok("net", "deny", "behind", "any")
+        assert net.reaches_nothing("behind", FAR_PAGE)
+        net.ok("net", "allow", "behind", NAME)
+        wait_until(lambda: net.fetch("behind", FAR_PAGE, 5) == EXIT)
+        # Without Tor there is nothing.
+        net.in_gateway("kill $(busybox pidof tor)", "onion")
+        assert net.reaches_nothing("behind", FAR_PAGE)
+        assert beside_tor(net.try_all("behind")) == []
     net.ok("stop", "onion")
+
+
+def beside_tor(told: list[str]) -> list[str]:
+    """Return what left that was not for a relay."""
+    return [line for line in told if line not in RELAYS]
 
 
 # --- publish, faults ----------------------------------------------------------------------------
