@@ -34,7 +34,7 @@ from okubsd.plan.gateway import (
     need_tunnel,
 )
 from okubsd.plan.graph import draw, render_svg, render_text
-from okubsd.plan.why import decide
+from okubsd.plan.why import decide, passers_of
 from okubsd.vpn.openvpn import parse_openvpn, render_config
 from okubsd.vpn.status import parse_ifconfig_wg, parse_wg_show
 from okubsd.vpn.wg_quick import parse_wg_quick, render_setconf
@@ -472,6 +472,15 @@ def test_the_program_names_fills_sets_and_fails_small(tmp_path: Path) -> None:
     assert told.count("add element") == 2 and told.count("flush set") == 5 and "id" not in told
     from okubsd.host.rules import parse_names
 
+    # What is known fills new sets before anybody is asked again.
+    (tmp_path / "other").write_text("dead.example.org name1\ngood.example.org name2\nnew.example.org name3\n")
+    for kept, expected in (
+        ("file.state", "add element inet okubsd name2 {203.0.113.5, 203.0.113.6 }\n"),
+        ("none", ""),
+    ):
+        known = subprocess.run(["sh", str(tmp_path / "names"), "other", "known", kept], cwd=tmp_path, env=env,
+                               capture_output=True, text=True, check=True)  # fmt: skip
+        assert (known.stdout, known.stderr) == (expected, "")
     state = parse_names((tmp_path / "file.state").read_text())
     assert state[0] == "good.example.org: 203.0.113.5 203.0.113.6"
     assert state[1] == "dead.example.org: does not answer, so its rule does nothing"
@@ -571,6 +580,30 @@ def test_why_names_the_rule() -> None:
     )
     assert decide(vm, "8.8.8.8", "udp", 53, now).sentence.endswith("names are asked of the resolver of its own network")
     assert "carries IPv6" in decide(vm, "2001:db8::1", "tcp", 443, now).sentence
+
+
+def test_why_follows_the_way_through_gateways() -> None:
+    wish = wish_of(
+        "networks: {tor: {gateway: onion}, filtered: {gateway: filter}, sealed: {gateway: way}}\nvms:\n"
+        "  onion: {image: tor-gateway}\n  filter: {image: vpn-gateway, deny: ['any:25']}\n"
+        "  way: {image: vpn-gateway, tunnel: x, deny: ['any:25']}\n"
+        "  a: {image: term, network: tor}\n  b: {image: term, network: filtered}\n  c: {image: term, network: sealed}\n"
+    )
+
+    def sentence(name: str, protocol: str, port: int) -> str:
+        vm = wish.find(name)
+        assert vm is not None
+        return decide(vm, "8.8.8.8", protocol, port, 0.0, passers_of(vm, wish, RECIPES)).sentence
+
+    assert sentence("a", "tcp", 443) == "a: reaches it through the VM 'onion': what no rule denies is allowed"
+    assert sentence("a", "udp", 443).endswith("the VM 'onion' passes on TCP and names, and nothing else")
+    assert "resolver of its own network" in sentence("a", "udp", 53)
+    assert sentence("b", "tcp", 443).startswith("b: reaches it")
+    assert sentence("b", "tcp", 25) == (
+        "b: does not reach it: on its way, filter: does not reach it: /c/okubsd.yaml:4: deny any:25"
+    )
+    assert sentence("c", "tcp", 25).startswith("c: reaches it"), "its packets are in the tunnel there"
+    assert "c -> way -> tunnel of way -> the Internet\n" in render_text(wish)
 
 
 def test_the_picture_has_everybody_in_it() -> None:

@@ -25,7 +25,7 @@ from okubsd.model import TUNNELS
 from okubsd.plan.apply import ApplyPlan, Change, Stat, plan_apply, plan_unapply, wanted_files
 from okubsd.plan.check import SOME_GUEST, compiled_mistakes, read_rules
 from okubsd.plan.compile import ANCHORS, Compiled, CompiledVm, How, compile_host
-from okubsd.plan.why import Decision, PfState, Why, anchor_path, decide, explain, guest_packet
+from okubsd.plan.why import Decision, PfState, Why, anchor_path, decide, explain, guest_packet, passers_of
 
 # Stands for the address of every other VM's guest.
 _OTHER_GUEST = "100.127.255.254"
@@ -163,8 +163,11 @@ def _confirm(count: int) -> None:
 def why(session: Session, name: str, destination: str, protocol: str, json: bool) -> None:
     """Say which rule decides whether VM reaches DEST, an address or a host name; exit with 1 where it does not."""
     target, port = parse_destination(destination)
-    decision = decide(session.vm(name), target, protocol, port, time.time())
-    if not is_address(target) or ":" in target or not decision.passes or not has_pf():
+    asked = session.vm(name)
+    passers = passers_of(asked, session.wish, session.recipes)
+    decision = decide(asked, target, protocol, port, time.time(), passers)
+    # What goes through a gateway meets its rules, and no pf(4) of the host's.
+    if not is_address(target) or ":" in target or not decision.passes or passers or not has_pf():
         _print_decision(name, destination, protocol, decision, json=json)
         return
     system = System(session.places.system)

@@ -149,6 +149,7 @@ def _push_to_gateway(places: Places, site: Site, through: Vm) -> str:
 def _load(vm: Vm, state: VmFacts, host: HostFacts) -> None:
     """Load the rules of a running VM into its network namespace, and have its names looked up."""
     rules, names = namespace_rules(vm, host)
+    rules += _known_addresses(state.run, names, host)
 
     def inside(*argv: str) -> tuple[str, ...]:
         return user.enter_argv(str(state.qemu_pid), argv, root=host.root)
@@ -160,6 +161,18 @@ def _load(vm: Vm, state: VmFacts, host: HostFacts) -> None:
     lines = "".join(f"route del prohibit {network}\n" for network in user.REFUSED)
     door.run(inside("ip", "-force", "-batch", "-"), data=lines.encode(), timeout=10)
     follow_names(state.run, names, inside(*follower_argv(host, state.run)))
+
+
+def _known_addresses(run: Path, names: str, host: HostFacts) -> str:
+    """Return what fills the sets of those ``names`` whose addresses are known, in the transaction that makes them."""
+    if not names:
+        return ""
+    door.write(run / "names.coming", names.encode(), lasting=False)
+    done = door.run(
+        ("sh", str(host.names_program), str(run / "names.coming"), "known", str(run / "names.state")), timeout=10
+    )
+    (run / "names.coming").unlink(missing_ok=True)
+    return done.out.decode()
 
 
 def follow_names(run: Path, names: str, argv: tuple[str, ...]) -> None:

@@ -54,18 +54,20 @@ class Graph(msgspec.Struct, frozen=True, kw_only=True):
 def hops_of(vm: Vm, wish: Wish) -> tuple[str, ...]:
     """Return what the packets of ``vm`` go through, the last being the world; () where they go nowhere."""
     network = vm.network
+    # What a gateway passes on goes into its tunnel, and that to where its own network leads.
+    inside = (f"tunnel of {vm.name}",) if vm.tunnel else ()
     match network.way:
         case Way.NONE:
             return ()
         case Way.NAT:
-            return (WORLD,)
+            return (*inside, WORLD)
         case Way.SWITCH:
             return (f"switch {network.name}",)
         case Way.GATEWAY:
             gateway = wish.find(network.gateway)
-            return (network.gateway, *(hops_of(gateway, wish) if gateway else ()))
+            return (*inside, network.gateway, *(hops_of(gateway, wish) if gateway else ()))
         case _:
-            return (f"tunnel {network.name}", WORLD)
+            return (*inside, f"tunnel {network.name}", WORLD)
 
 
 def draw(wish: Wish) -> Graph:

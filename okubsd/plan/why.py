@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import msgspec
 
 from okubsd.config.flow import asks_names, effective_flows
-from okubsd.model import TUNNELS, Flow, Vm, Way
+from okubsd.model import TUNNELS, Flow, Recipe, Vm, Way, Wish
 from okubsd.pf.evaluate import Packet, Verdict, evaluate
 from okubsd.pf.render import ANCHOR, GROUP, UPLINK, comment
 from okubsd.pf.rules import Rule, Ruleset
@@ -86,8 +86,48 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     sentence: str
 
 
-def decide(vm: Vm, target: str, protocol: str, port: int, now: float) -> Decision:
-    """Return what the rules of ``vm`` say of ``target``, an IPv4 address or a host name, and ``port`` (0: none)."""
+class Passer(msgspec.Struct, frozen=True, kw_only=True):
+    """A gateway on a VM's way out; a ``proxied`` one passes on TCP and names only."""
+
+    vm: Vm
+    proxied: bool
+
+
+def passers_of(vm: Vm, wish: Wish, recipes: Mapping[str, Recipe]) -> tuple[Passer, ...]:
+    """Return the gateways that the packets of ``vm`` go through, the nearest first."""
+    gateway = wish.find(vm.network.gateway) if vm.network.way is Way.GATEWAY else None
+    if gateway is None:
+        return ()
+    recipe = recipes.get(gateway.image)
+    nearest = Passer(vm=gateway, proxied=recipe is not None and recipe.proxy is not None)
+    return (nearest, *passers_of(gateway, wish, recipes))
+
+
+def decide(vm: Vm, target: str, protocol: str, port: int, now: float, passers: tuple[Passer, ...] = ()) -> Decision:
+    """Return what the rules of ``vm`` say of ``target``, an IPv4 address or a host name, and ``port`` (0: none).
+
+    ``passers`` are the gateways on its way, which have rules of their own.
+    """
+    own = _decide_alone(vm, target, protocol, port, now)
+    if not own.passes or own.flow is None:
+        return own
+    for passer in passers:
+        if passer.proxied and protocol != "tcp":
+            sentence = (
+                f"{vm.name}: does not reach it: the VM '{passer.vm.name}' passes on TCP and names, and nothing else"
+            )
+            return Decision(passes=False, flow=None, sentence=sentence)
+        # What leaves a proxy or a tunnel goes to another address, of which the rules here say nothing.
+        if passer.proxied or passer.vm.tunnel:
+            return own
+        there = _decide_alone(passer.vm, target, protocol, port, now)
+        if not there.passes:
+            sentence = f"{vm.name}: does not reach it: on its way, {there.sentence}"
+            return Decision(passes=False, flow=there.flow, sentence=sentence)
+    return own
+
+
+def _decide_alone(vm: Vm, target: str, protocol: str, port: int, now: float) -> Decision:
     name, network = vm.name, vm.network
     if network.way is Way.NONE:
         return Decision(passes=False, flow=None, sentence=f"{name}: its network is 'none', which leads nowhere")

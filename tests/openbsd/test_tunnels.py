@@ -95,6 +95,25 @@ def test_unapply_takes_networks_away(world: World) -> None:
     assert world.tree("etc") == before
 
 
+def test_why_tells_the_way_of_each_network(world: World) -> None:
+    world.fake_images("vpn-gateway")
+    text = DESCRIPTION.replace("networks:\n", "networks:\n  out: {gateway: way}\n", 1)
+    text += "  way: {image: vpn-gateway, disposable: yes, tunnel: other.conf}\n"
+    other = world.description.parent / "other.conf"
+    other.write_text(WG.replace(PRIVATE, SHARED))
+    other.chmod(0o600)
+    describe(world, text + "  behind: {image: term, network: out, disposable: yes}\n")
+    world.must("apply", "-y")
+    for name, words in (
+        ("plain", "leaves by the uplink"), ("a", "leaves by the tunnel of network 'proton'"),
+        ("office", "leaves by the tunnel of network 'work'"), ("behind", "reaches it through the VM 'way'"),
+    ):  # fmt: skip
+        assert words in world.must("why", name, "203.0.113.80:443"), name
+    done = world.okubsd("why", "behind", "10.0.0.1")
+    assert done.returncode == 1 and "does not reach it" in done.stdout
+    assert world.okubsd("why", "lab1", "203.0.113.80").returncode == 1
+
+
 def test_the_administrators_own_files_stay(world: World) -> None:
     """Tunnels and recipes may lie in /etc/okubsd, beside what is written there."""
     own = world.root / "etc/okubsd/proton.conf"

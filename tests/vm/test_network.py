@@ -397,6 +397,9 @@ def test_names_in_rules_follow_their_addresses(net: Inside) -> None:
         names = net.status("app")["names"]
         assert f"page.example.org: {PAGE}" in names
         assert any(line.startswith("nowhere.example.org: ") and "does nothing" in line for line in names)
+        # Other rules come and go, and there is no moment at which the name means nothing.
+        net.ok("net", "allow", "app", "198.18.0.1")
+        assert net.fetch("app", PAGE) == "10.66.0.2"
         try:
             net.beyond.mend_peer(OTHER_PAGE)
             wait_until(lambda: net.fetch("app", OTHER_PAGE, 5) == "10.66.0.2")
