@@ -55,12 +55,12 @@ _FETCH = (
 _TRY_ALL = r"""
 page=$1 outside=$2
 tries() {
-	timeout 2 bash -c "exec 3<>/dev/tcp/$page/80" 2>/dev/null &
-	timeout 2 bash -c "exec 3<>/dev/tcp/$outside/80" 2>/dev/null &
+	timeout 1 bash -c "exec 3<>/dev/tcp/$page/80" 2>/dev/null &
+	timeout 1 bash -c "exec 3<>/dev/tcp/$outside/80" 2>/dev/null &
 	bash -c "echo leak >/dev/udp/$outside/9999" 2>/dev/null &
 	bash -c "echo leak >/dev/udp/$outside/53" 2>/dev/null &
-	timeout 2 drill -t "@$outside" leak.example.org >/dev/null 2>&1 &
-	timeout 2 drill "@$outside" leak.example.org >/dev/null 2>&1 &
+	timeout 1 drill -t "@$outside" leak.example.org >/dev/null 2>&1 &
+	timeout 1 drill "@$outside" leak.example.org >/dev/null 2>&1 &
 	ping -c 1 -W 1 "$outside" >/dev/null 2>&1 &
 	ping -c 1 -W 1 "$page" >/dev/null 2>&1 &
 	wait
@@ -413,6 +413,27 @@ def test_names_in_rules_follow_their_addresses(net: Inside) -> None:
     assert net.beyond.clear_frames() == []
 
 
+def test_another_resolver_is_taken_while_the_gateway_runs(net: Inside) -> None:
+    def answer() -> str:
+        return net.call("run", "app", "--", "drill", f"@{OUTSIDE}", "page.example.org", "A").out
+
+    with up(net, "app"):
+        assert PAGE in answer()
+        other = f"--listen-address={OTHER_PAGE} --bind-interfaces --address=/page.example.org/203.0.113.99"
+        net.beyond.tell_peer(f"dnsmasq --no-resolv --no-hosts --user=root --conf-file=/dev/null --pid-file= {other}")
+        try:
+            text = DESCRIPTION.replace("wireguard: vpn.conf", f"wireguard: vpn.conf, resolver: {OTHER_PAGE}")
+            net.description.write_text(text)
+            net.ok("net", "deny", "app", "any:25")
+            wait_until(lambda: "203.0.113.99" in answer())
+            net.reset()
+            net.ok("net", "deny", "app", "any:25")
+            wait_until(lambda: PAGE in answer())
+        finally:
+            net.beyond.mend_peer()
+    assert net.beyond.clear_frames() == []
+
+
 @contextlib.contextmanager
 def web_outside(net: Inside, port: int) -> Iterator[None]:
     """A web server at the far end of the uplink."""
@@ -458,7 +479,7 @@ def test_what_is_behind_tor_leaves_by_tor_or_not_at_all(net: Inside, tmp_path: P
         left = net.try_all("behind")
         assert [line for line in left if "protocol 6 " not in line or any(who in line for who in asked)] == []
         net.ok("run", "--root", "onion", "--", "mkdir", "-p", "/home/torrc.d")
-        net.ok("run", "--root", "onion", "--", "sh", "-c", "cat >/home/torrc.d/test.conf", data=tor.torrc.encode())
+        net.ok("run", "--root", "onion", "--", "tee", "/home/torrc.d/test.conf", data=tor.torrc.encode())
         net.ok("restart", "onion")
         wait_until(lambda: net.fetch("behind", FAR_PAGE, 5) == EXIT, 180)
         net.beyond.clear_frames()
