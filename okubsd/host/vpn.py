@@ -16,7 +16,7 @@ from okubsd.guest.ssh import remote_command
 from okubsd.host import door, facts, gateway, lifecycle, vmd
 from okubsd.host.lifecycle import Site
 from okubsd.host.places import Places
-from okubsd.model import Network, Vm, Way
+from okubsd.model import Argv, Network, Proxy, Vm, Way
 from okubsd.vpn.status import WgState, parse_ifconfig_wg, parse_wg_show
 
 _PATIENCE = 12
@@ -149,8 +149,10 @@ def checks(places: Places, site: Site, vm: Vm, url: str, *, cut: bool, interface
         evidence=f"a connection by IPv6 fails: {door.reason(done)}" if done.code else "a connection by IPv6 succeeds",
     )
     through = gateway.find_gateway(vm, site.wish)
-    if cut:
-        yield _cut_check(places, vm, through, url) if through else _cut_here(places, vm, interface, url)
+    if cut and through:
+        yield _cut_check(places, vm, through, site.recipes[through.image].proxy, url)
+    elif cut:
+        yield _cut_here(places, vm, interface, url)
 
 
 def _exit_check(ours: str, theirs: str, why: str) -> Check:
@@ -173,7 +175,7 @@ def _dns_check(places: Places, site: Site, vm: Vm) -> Check:
     if through is None or before is None:
         return Check(name="DNS path", passed=answered, evidence=evidence)
     after = _asked(places, site, through, vm) or 0
-    evidence += f"; {through.name} diverted {after - before} packets to the tunnel's resolver"
+    evidence += f"; {through.name} diverted {after - before} packets to its own resolver"
     return Check(name="DNS path", passed=answered and after > before, evidence=evidence)
 
 
@@ -213,13 +215,22 @@ def _judge_cut(places: Places, vm: Vm, url: str, theirs: str, why: str) -> Check
     return Check(name=_DOWN, passed=bool(again), evidence=f"nothing was reached without it ({why}); {back}")
 
 
-def _cut_check(places: Places, vm: Vm, through: Vm, url: str) -> Check:
-    down = as_root(places, through, "ip link set wg0 down")
-    if down.code != 0:
-        return Check(name=_DOWN, passed=None, evidence=f"{through.name} does not take it down: {door.reason(down)}")
+# Has every process of a user stand still, or go on.
+_SIGNAL = """for process in /proc/[0-9]*; do
+	[ "$(stat -c %U "$process" 2>/dev/null)" != "$2" ] || kill "$1" "${process#/proc/}"
+done"""
+
+
+def _cut_check(places: Places, vm: Vm, through: Vm, proxy: Proxy | None, url: str) -> Check:
+    """Take away for a moment what the gateway ``through`` sends everything into: its tunnel, or its ``proxy``."""
+    # The routes of an interface are gone with it; the service of the gateway knows them.
+    down: Argv = (_SIGNAL, "-STOP", proxy.user) if proxy else ("ip link set wg0 down",)
+    up: Argv = (_SIGNAL, "-CONT", proxy.user) if proxy else ("/usr/lib/okubsd/gateway routes",)
+    done = as_root(places, through, *down)
+    if done.code != 0:
+        return Check(name=_DOWN, passed=None, evidence=f"{through.name} does not take it down: {door.reason(done)}")
     try:
         theirs, why = fetch_address(places, vm, url)
     finally:
-        # The routes of an interface are gone with it; the service of the gateway knows them.
-        as_root(places, through, "/usr/lib/okubsd/gateway routes")
+        as_root(places, through, *up)
     return _judge_cut(places, vm, url, theirs, why)
