@@ -378,3 +378,23 @@ def test_the_console_is_left_by_tilde_dot_at_a_lines_start(typed: bytes, sent: b
     assert (whole.feed(typed), whole.left) == (sent, left)
     parts = [bytewise.feed(bytes([byte])) for byte in typed if not bytewise.left]
     assert (b"".join(parts), bytewise.left) == (sent, left)
+
+
+@pytest.mark.spawns
+def test_a_guest_that_talks_without_end_or_not_at_all_is_given_up() -> None:
+    done = door.ask(("sh", "-c", "cat; echo told >&2; exit 3"), timeout=20, data=b"given")
+    assert done == door.Done(3, b"given", b"told\n")
+    before = time.monotonic()
+    assert door.ask(("yes",), timeout=60) == door.Done(door.GAVE_UP, err=b"it says too much")
+    assert door.ask(("sh", "-c", "yes >&2"), timeout=60).code == door.GAVE_UP
+    assert door.ask(("sleep", "60"), timeout=0.2) == door.Done(door.GAVE_UP, err=b"no answer")
+    # One that closes what it writes to is waited for no longer.
+    assert door.ask(("sh", "-c", "exec >&- 2>&-; exec sleep 60"), timeout=0.2).code == door.GAVE_UP
+    assert time.monotonic() - before < 30
+
+
+def test_what_a_guest_says_does_nothing_to_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    from okubsd.cli.session import print_table
+
+    print_table(("NAME", "STATE"), [("a\x1b[2J", "\x9b31mred\x07")])
+    assert capsys.readouterr().out == "NAME  STATE\na[2J  31mred\n"

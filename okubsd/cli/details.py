@@ -41,6 +41,7 @@ def _network(session: Session, vm: Vm, *, running: bool) -> dict[str, Any]:
         return {"rules": len(vm.flows) or None}
     return {
         "gateway": gateway.gateway_state(session.places, vm, session.wish),
+        "proxy": rules.proxy_state(session.places, session.site, vm),
         "rules": len(vm.flows) or None,
         "names": rules.names_state(session.places, session.site, vm),
         "published": [

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from okubsd import __version__
-from okubsd.cli.session import Session, as_json, harmless_bytes, pass_session, print_json, print_table
+from okubsd.cli.session import Session, as_json, harmless, harmless_bytes, pass_session, print_json, print_table
 from okubsd.config.sizes import render_size
 from okubsd.errors import Misuse, Problem
 from okubsd.host import running
@@ -91,7 +91,7 @@ def status(ctx: click.Context, name: str, json: bool) -> None:
     for key, value in details.items():
         shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
         if shown not in ("", None):
-            print(f"{key.replace('_', ' '):<12} {shown}")
+            print(f"{key.replace('_', ' '):<12} {harmless(str(shown))}")
 
 
 @click.command()

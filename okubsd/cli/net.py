@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from okubsd.cli.session import Session, as_json, pass_session, print_json, print_table
+from okubsd.cli.session import Session, as_json, harmless, pass_session, print_json, print_table
 from okubsd.config.edit import render_rule
 from okubsd.config.fields import parse_moment
 from okubsd.config.flow import effective_flows, parse_flow, render_flow
@@ -76,7 +76,7 @@ def show(session: Session, name: str, json: bool) -> None:
         [(str(row["rule"]), str(row["ends"] or "-"), str(row["written"] or "(built in)")) for row in rows],
     )
     for line in names:
-        print(f"name {line}")
+        print(f"name {harmless(line)}")
 
 
 def _row(flow: Flow, now: float) -> dict[str, Any]:
@@ -226,7 +226,7 @@ def publish(session: Session, name: str, port: str, stop: bool, json: bool) -> N
         from okubsd.host import door
 
         # It goes through the shared connection, which a first call opens.
-        done = door.run((*lifecycle.shared_ssh(session.places, vm, "-T"), "true"), timeout=30)
+        done = door.ask((*lifecycle.shared_ssh(session.places, vm, "-T"), "true"), timeout=30)
         if done.code != 0:
             raise Unreachable(f"{name}: the guest cannot be reached by ssh: {door.reason(done)}")
     publishing.publish(vm, run, guest, host)

@@ -109,7 +109,8 @@ def print_json(**fields: object) -> None:
 
 
 def print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    """Print columns as wide as they need to be, one header line, no frames."""
+    """Print columns as wide as they need to be, one header line, no frames; a guest may have said some of it."""
+    rows = [tuple(map(harmless, row)) for row in rows]
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in [header, *rows])
     sys.stdout.write("".join(f"{line}\n" for line in lines))

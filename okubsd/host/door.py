@@ -6,12 +6,14 @@ import contextlib
 import fcntl
 import os
 import resource
+import selectors
 import shlex
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
@@ -26,6 +28,12 @@ from okubsd.needs import package_hint
 
 # How much of a failed program's stderr goes into the sentence.
 _LAST_LINES = 3
+
+# The exit code of timeout(1).
+GAVE_UP = 124
+
+# In bytes; what is asked of guests is a few lines.
+_MOST_OF_A_GUEST = 1 << 20
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -94,6 +102,50 @@ def run(
         except BaseException:
             _end(process)
             raise
+
+
+def ask(argv: Argv, *, timeout: float, data: bytes = b"") -> Done:
+    """Run a call into a guest, which is trusted neither to end nor to stop talking, and return how it went.
+
+    ``data`` is its input.  What is not over after ``timeout`` seconds, or says more than a megabyte, is ended, and
+    told as exit code GAVE_UP.
+    """
+    _show(argv)
+    with tempfile.TemporaryFile() as source:
+        source.write(data)
+        source.seek(0)
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(_resolve(argv), stdin=source, stdout=pipe, stderr=pipe, env=_environment(None))
+        try:
+            return _collect(process, time.monotonic() + timeout)
+        except (subprocess.TimeoutExpired, OverflowError) as error:
+            _end(process)
+            why = b"it says too much" if isinstance(error, OverflowError) else b"no answer"
+            return Done(GAVE_UP, err=why)
+        except BaseException:
+            _end(process)
+            raise
+
+
+def _collect(process: subprocess.Popen[bytes], end: float) -> Done:
+    """Return what ``process`` prints until it ends.  Raises TimeoutExpired at ``end``, OverflowError for too much."""
+    assert process.stdout is not None and process.stderr is not None
+    out, err = bytearray(), bytearray()
+    with process.stdout, process.stderr, selectors.DefaultSelector() as waiting:
+        waiting.register(process.stdout, selectors.EVENT_READ, out)
+        waiting.register(process.stderr, selectors.EVENT_READ, err)
+        while waiting.get_map():
+            ready = waiting.select(max(0.0, end - time.monotonic()))
+            if not ready:
+                raise subprocess.TimeoutExpired(process.args, 0)
+            for key, _ in ready:
+                chunk = os.read(key.fd, 65536)
+                key.data.extend(chunk)
+                if not chunk:
+                    waiting.unregister(key.fileobj)
+                if len(key.data) > _MOST_OF_A_GUEST:
+                    raise OverflowError
+    return Done(process.wait(max(0.0, end - time.monotonic())), bytes(out), bytes(err))
 
 
 def _follow(process: subprocess.Popen[bytes], on_line: Callable[[str], None]) -> Done:

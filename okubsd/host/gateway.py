@@ -134,7 +134,7 @@ def push_rules(
         return False
     tunnel = tunnels.read_tunnel(Path(gateway.tunnel)) if gateway.tunnel else None
     texts = gateway_texts(clients_of(gateway, wish), clients, tunnel, recipe.proxy, time.time())
-    done = door.run(root_ssh(_RELOAD), data=_packed(texts), timeout=30)
+    done = door.ask(root_ssh(_RELOAD), data=_packed(texts), timeout=30)
     if done.code != 0:
         raise Problem(f"{gateway.name}: it does not take the new rules: {door.reason(done)}")
     return True

@@ -317,9 +317,8 @@ def shared_ssh(places: Places, vm: Vm, *options: str, user: str = "user") -> tup
 def set_clock(places: Places, vm: Vm) -> None:
     """Set the guest's clock by the host's.  Raises Problem where the VM does not run or does not do it."""
     argv = (*shared_ssh(places, vm, "-T", user="root"), clock_command(f"{time.time():.0f}"))
-    try:
-        done = door.run(argv, timeout=_SSH_CALL)
-    except subprocess.TimeoutExpired:
-        raise TimedOut(f"{vm.name}: the guest does not answer") from None
+    done = door.ask(argv, timeout=_SSH_CALL)
+    if done.code == door.GAVE_UP:
+        raise TimedOut(f"{vm.name}: the guest does not answer")
     if done.code != 0:
         raise Problem(f"{vm.name}: its clock was not set: {door.reason(done)}")

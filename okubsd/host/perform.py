@@ -370,10 +370,9 @@ def _(step: steps.Disconnect, run: Run) -> None:
 
 @perform_step.register
 def _(step: steps.Connect, run: Run) -> None:
-    try:
-        done = door.run(run.fill(step.argv), timeout=step.timeout)
-    except subprocess.TimeoutExpired:
-        raise Unreachable(f"{step.what}: no answer within {step.timeout} seconds") from None
+    done = door.ask(run.fill(step.argv), timeout=step.timeout)
+    if done.code == door.GAVE_UP:
+        raise Unreachable(f"{step.what}: no answer within {step.timeout} seconds")
     if done.code != 0:
         raise Unreachable(f"{step.what}: {door.reason(done)}", "okubsd log shows the guest's console")
 

@@ -186,6 +186,22 @@ def follow_names(run: Path, names: str, argv: tuple[str, ...]) -> None:
         door.spawn(argv, run / "names.log", life=life)
 
 
+def proxy_state(places: Places, site: Site, vm: Vm) -> str | None:
+    """Return the line that the proxy on the way of a running ``vm`` says of itself, None where there is no proxy.
+
+    It is a guest's word, and may hold anything.
+    """
+    recipe = site.recipes.get(vm.image)
+    asked = vm if recipe and recipe.gateway else gateway.find_gateway(vm, site.wish)
+    recipe = site.recipes.get(asked.image) if asked else None
+    if asked is None or recipe is None or recipe.proxy is None or not facts.ask_vm(places, asked.name).running:
+        return None
+    with contextlib.suppress(Problem):
+        argv = (*lifecycle.shared_ssh(places, asked, "-T", user="root"), "head -c 200 /run/okubsd/proxy")
+        return door.ask(argv, timeout=10).out.decode(errors="replace").partition("\n")[0] or None
+    return None
+
+
 def names_state(places: Places, site: Site, vm: Vm) -> list[str]:
     """Return a sentence for each host name in the rules of a running ``vm``: its addresses, or why it has none."""
     if not any(is_name(flow) for flow in vm.flows):
@@ -197,7 +213,7 @@ def names_state(places: Places, site: Site, vm: Vm) -> list[str]:
         return []
     with contextlib.suppress(Problem):
         argv = (*lifecycle.shared_ssh(places, through, "-T", user="root"), "cat /run/okubsd/gateway/names.state")
-        done = door.run(argv, timeout=10)
+        done = door.ask(argv, timeout=10)
         wanted = {flow.target for flow in vm.flows}
         return [line for line in parse_names(done.out.decode(errors="replace")) if line.split(":")[0] in wanted]
     return []

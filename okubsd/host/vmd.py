@@ -222,10 +222,7 @@ def wait_for_guest(places: Places, name: str, argv: Argv, run: Path, timeout: fl
     """
     end = time.monotonic() + timeout
     while True:
-        try:
-            done = door.run(argv, timeout=20)
-        except subprocess.TimeoutExpired:
-            done = door.Done(255, err=b"no answer")
+        done = door.ask(argv, timeout=20)
         if done.code == 0:
             clock = _clock_of(done)
             if clock is not None:

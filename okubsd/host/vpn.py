@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -92,20 +91,14 @@ def _in_gateway(places: Places, site: Site, network: Network, vms: tuple[str, ..
 def as_root(places: Places, vm: Vm, command: str, *words: str) -> door.Done:
     """Run a command as root of a guest and return how it went; one that does not end is told as exit code 124."""
     argv = lifecycle.shared_ssh(places, vm, "-T", user="root")
-    return _run((*argv, remote_command(("sh", "-c", command, "sh", *words))))
+    return door.ask((*argv, remote_command(("sh", "-c", command, "sh", *words))), timeout=_PATIENCE + 10)
 
 
 def as_user(places: Places, vm: Vm, command: str, *words: str) -> door.Done:
     """Run a command of bash(1) as the user of a guest, and return how it went."""
     argv = lifecycle.shared_ssh(places, vm, "-T")
-    return _run((*argv, remote_command(("timeout", str(_PATIENCE), "bash", "-c", command, "bash", *words))))
-
-
-def _run(argv: tuple[str, ...]) -> door.Done:
-    try:
-        return door.run(argv, timeout=_PATIENCE + 10)
-    except subprocess.TimeoutExpired:
-        return door.Done(124, err=b"no answer")
+    call = remote_command(("timeout", str(_PATIENCE), "bash", "-c", command, "bash", *words))
+    return door.ask((*argv, call), timeout=_PATIENCE + 10)
 
 
 _URL = re.compile(r"http://([A-Za-z0-9.-]{1,253})(?::(\d{1,5}))?(/[!-~]*)?")

@@ -410,6 +410,13 @@ def test_names_in_rules_follow_their_addresses(net: Inside) -> None:
             assert net.reaches_nothing("app", RESOLVER)
         finally:
             net.beyond.mend_peer()
+        # What a gateway says that was taken over does nothing to a terminal, nor to the memory of the host.
+        path = "/run/okubsd/gateway/names.state"
+        net.in_gateway(rf"printf 'page.example.org 1 - \033[2Jred\n' >{path}")
+        for words in (net.ok("status", "app"), net.ok("net", "show", "app")):
+            assert "[2Jred" in words and "\x1b" not in words
+        net.in_gateway(f"yes | head -c 9000000 >{path}")
+        assert net.status("app")["names"] == []
     assert net.beyond.clear_frames() == []
 
 
@@ -473,6 +480,7 @@ def test_what_is_behind_tor_leaves_by_tor_or_not_at_all(net: Inside, tmp_path: P
     (net.state / "vms/onion/home.img").unlink(missing_ok=True)
     with tor_network(net.beyond, net.state / "images", tmp_path / "tor") as tor, up(net, "behind"):
         assert net.status("behind")["gateway"] == "onion runs"
+        assert net.status("behind")["proxy"].startswith("Tor: ")
         # Tor asks its real directories still, by TCP; nothing goes to what the guest asks for.
         assert net.reaches_nothing("behind", FAR_PAGE)
         asked = (OUTSIDE, PAGE, FAR_PAGE)
@@ -482,6 +490,8 @@ def test_what_is_behind_tor_leaves_by_tor_or_not_at_all(net: Inside, tmp_path: P
         net.ok("run", "--root", "onion", "--", "tee", "/home/torrc.d/test.conf", data=tor.torrc.encode())
         net.ok("restart", "onion")
         wait_until(lambda: net.fetch("behind", FAR_PAGE, 5) == EXIT, 180)
+        for name in ("behind", "onion"):
+            assert net.status(name)["proxy"] == "Tor: 100% (done): Done"
         net.beyond.clear_frames()
         # Names are asked of an exit, whatever resolver the guest asks; those of onions are Tor's own to answer.
         assert FAR_PAGE in net.ok("run", "behind", "--", "drill", f"@{OUTSIDE}", NAME, "A")
