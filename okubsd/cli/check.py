@@ -15,7 +15,7 @@ from okubsd.errors import BadDescription, Problem
 from okubsd.host import door, facts, vmd
 from okubsd.host.system import System
 from okubsd.model import Wish
-from okubsd.plan.apply import Stat, wanted_files
+from okubsd.plan.changes import Stat, wanted_files
 from okubsd.plan.check import compiled_mistakes
 from okubsd.plan.compile import How, memory_mistakes
 

@@ -17,7 +17,8 @@ from okubsd.host import door, locks, programs, vmd
 from okubsd.host.system import System
 from okubsd.netif.numbers import parse_numbers
 from okubsd.plan import apply as steps
-from okubsd.plan.apply import JOURNAL, STAGE, ApplyFacts, ApplyPlan, ApplyStep, Stat
+from okubsd.plan.apply import JOURNAL, STAGE, ApplyFacts, ApplyPlan, ApplyStep
+from okubsd.plan.changes import Stat
 from okubsd.plan.compile import ANCHORS, AUTOSTART, CONF_DIRECTORY, NAMES, NUMBERS, PF_CONF, VM_CONF, Compiled, HostFile
 from okubsd.vmd.helper import DRIVES, IMAGES, RECORDS
 

@@ -128,7 +128,8 @@ def _measure_rules(top: Path, rounds: int, rows: Rows) -> None:
     from okubsd.config.edit import add_rule
     from okubsd.host.places import find_places
     from okubsd.host.reading import read_recipes
-    from okubsd.plan.apply import plan_rules, wanted_files
+    from okubsd.plan.apply import plan_rules
+    from okubsd.plan.changes import wanted_files
     from okubsd.plan.compile import ANCHORS, NAMES, compile_host, compile_rules
     from okubsd.plan.exits import Secrets
 

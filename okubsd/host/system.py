@@ -12,7 +12,7 @@ import msgspec
 from okubsd.errors import Problem
 from okubsd.host import door
 from okubsd.model import Argv
-from okubsd.plan.apply import Stat
+from okubsd.plan.changes import Stat
 
 # Nothing that okubsd edits is larger; what is, is not what its name says.
 _LARGEST = 4 << 20

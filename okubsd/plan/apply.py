@@ -6,7 +6,6 @@ and its flows ended; then files change and are read anew; what may pass is opene
 
 from __future__ import annotations
 
-import difflib
 import re
 import shlex
 from collections.abc import Iterable, Mapping
@@ -14,31 +13,19 @@ from pathlib import PurePosixPath
 
 import msgspec
 
-from okubsd.config.marked import with_block, without_block
 from okubsd.errors import Problem
 from okubsd.model import Argv
 from okubsd.pf.render import ANCHOR
-from okubsd.plan.compile import ANCHORS, PF_CONF, VM_CONF, Compiled, CompiledVm, HostFile, How
+from okubsd.plan.changes import INTERFACE, Change, Stat, changes_to, is_ours, wanted_files
+from okubsd.plan.compile import ANCHORS, PF_CONF, VM_CONF, Compiled, CompiledVm, HostFile
 from okubsd.vmd.helper import RECORDS, Verb, helper_argv, opening, parse_record
-from okubsd.vpn.wg import without_keys
 
 # Where candidates are judged and old files wait until the last step is done.
 STAGE = "var/okubsd/apply/new"
 JOURNAL = "var/okubsd/apply/journal"
 
-
-# The interfaces of VMs and of networks; those of networks are made anew when their files change.
-_INTERFACE = re.compile(r"etc/hostname\.((lo|tap|wg|tun|veb|vport)\d{1,3})")
+# The interfaces of networks are made anew when their files change.
 _OF_NETWORKS = ("wg", "tun", "veb", "vport")
-
-
-class Stat(msgspec.Struct, frozen=True):
-    """A file as it is now: its text, its permissions, its owner and group by number."""
-
-    text: str
-    mode: int
-    uid: int = 0
-    gid: int = 0
 
 
 class ApplyFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,71 +100,6 @@ class Finish(ApplyStep, frozen=True, kw_only=True):
 
 
 ApplyPlan = tuple[ApplyStep, ...]
-
-
-class Change(msgspec.Struct, frozen=True):
-    """One file that changes: what it is and what it is to be (None: not there)."""
-
-    path: str
-    old: Stat | None
-    new: Stat | None
-
-    def diff(self) -> str:
-        """Return a unified diff without keys."""
-        secret = is_secret(self.path)
-        texts = [_shown(stat, secret=secret).splitlines(keepends=True) for stat in (self.old, self.new)]
-        before, after = (f"/{self.path}" if stat else "/dev/null" for stat in (self.old, self.new))
-        told = "".join(_with_ends(difflib.unified_diff(texts[0], texts[1], before, after)))
-        return told or f"/{self.path}: what changes is not shown, for it holds keys\n"
-
-
-def _shown(stat: Stat | None, *, secret: bool) -> str:
-    text = stat.text if stat else ""
-    return without_keys(text) if secret else text
-
-
-def is_secret(path: str) -> bool:
-    """Return whether the file at ``path`` holds the keys of a tunnel."""
-    return path.startswith(("etc/hostname.wg", "etc/okubsd/openvpn/"))
-
-
-def _with_ends(lines: Iterable[str]) -> Iterable[str]:
-    return (line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
-
-
-def wanted_files(compiled: Compiled, files: Mapping[str, Stat | None]) -> dict[str, Stat | None]:
-    """Return every file as it is to be; a file of okubsd's that is described no more is None."""
-    wanted: dict[str, Stat | None] = {}
-    for file in compiled.files:
-        if file.how is not How.RCCTL:
-            wanted[file.path] = _wanted(file, files.get(file.path))
-    for path, stat in files.items():
-        if path not in wanted and stat is not None:
-            wanted[path] = None if is_ours(path) else _unmarked(stat)
-    return wanted
-
-
-def is_ours(path: str) -> bool:
-    """Return whether okubsd alone writes the file at ``path``."""
-    return path.startswith("etc/okubsd/") or _INTERFACE.fullmatch(path) is not None
-
-
-def _wanted(file: HostFile, now: Stat | None) -> Stat:
-    if file.how is How.WHOLE:
-        return Stat(file.text, file.mode)
-    text = with_block(now.text if now else None, file.text, before_rules=file.how is How.BEFORE_RULES)
-    return Stat(text, now.mode, now.uid, now.gid) if now else Stat(text, file.mode)
-
-
-def _unmarked(stat: Stat) -> Stat | None:
-    text = without_block(stat.text)
-    return None if text is None else Stat(text, stat.mode, stat.uid, stat.gid)
-
-
-def changes_to(wanted: Mapping[str, Stat | None], files: Mapping[str, Stat | None]) -> tuple[Change, ...]:
-    """Return the files that differ, by path."""
-    pairs = ((path, files.get(path), wanted[path]) for path in sorted(wanted))
-    return tuple(Change(path, old, new) for path, old, new in pairs if old != new)
 
 
 def plan_apply(compiled: Compiled, facts: ApplyFacts) -> tuple[ApplyPlan, tuple[Change, ...]]:
@@ -314,7 +236,7 @@ def _refuse_foreign_files(compiled: Compiled, facts: ApplyFacts) -> None:
             if vm.number not in facts.numbers and facts.files.get(path) is not None:
                 raise Problem(f"/{path} is not okubsd's, and VM '{vm.vm.name}' would get the number {vm.number}", hint)
     for file in compiled.files:
-        match = _INTERFACE.fullmatch(file.path)
+        match = INTERFACE.fullmatch(file.path)
         number = int(re.sub(r"\D", "", match[1])) if match else None
         if number is not None and number not in facts.numbers and facts.files.get(file.path) is not None:
             raise Problem(f"/{file.path} is not okubsd's, and a network would get the number {number}", hint)
@@ -374,7 +296,7 @@ def _interfaces(changes: tuple[Change, ...]) -> list[ApplyStep]:
     """
     steps: list[ApplyStep] = []
     for change in changes:
-        match = _INTERFACE.fullmatch(change.path)
+        match = INTERFACE.fullmatch(change.path)
         if match is None or match[2] not in _OF_NETWORKS:
             continue
         name, number = match[1], match[1].removeprefix(match[2])

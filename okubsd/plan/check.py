@@ -9,7 +9,7 @@ from okubsd.pf.grammar import parse_pf
 from okubsd.pf.rule_grammar import PfHost
 from okubsd.pf.rules import Ruleset
 from okubsd.pf.rules import traps as pf_traps
-from okubsd.plan.apply import Stat
+from okubsd.plan.changes import Stat
 from okubsd.plan.compile import ANCHORS, Compiled
 from okubsd.vmd import conf, grammar
 

@@ -12,7 +12,8 @@ from okubsd.errors import Problem
 from okubsd.host import apply as applying
 from okubsd.host.system import System
 from okubsd.plan import apply as steps
-from okubsd.plan.apply import Stat, plan_apply, plan_unapply
+from okubsd.plan.apply import plan_apply, plan_unapply
+from okubsd.plan.changes import Stat
 from okubsd.plan.compile import compile_host
 from tests.openbsd.test_compile import RECIPES, wish_of
 from tests.openbsd.world import DESCRIPTION, World

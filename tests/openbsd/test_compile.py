@@ -15,7 +15,7 @@ from okubsd.config.recipe import parse_recipe
 from okubsd.errors import BadDescription
 from okubsd.model import Recipe, Wish
 from okubsd.netif.numbers import give_numbers, parse_numbers, render_numbers
-from okubsd.plan.apply import wanted_files
+from okubsd.plan.changes import wanted_files
 from okubsd.plan.check import compiled_mistakes
 from okubsd.plan.compile import Compiled, How, compile_host, memory_mistakes
 from okubsd.plan.exits import Secrets

@@ -15,7 +15,7 @@ from okubsd.errors import BadDescription
 from okubsd.model import TUNNELS, Way
 from okubsd.pf.evaluate import Packet, evaluate
 from okubsd.pf.rules import Ruleset
-from okubsd.plan.apply import wanted_files
+from okubsd.plan.changes import wanted_files
 from okubsd.plan.check import compiled_mistakes, read_rules
 from okubsd.plan.compile import ANCHORS, Compiled, CompiledVm
 from okubsd.plan.why import PfState, decide, explain, guest_packet, leaving_packet
@@ -197,7 +197,7 @@ def test_vms_that_share_a_tunnel_do_not_see_each_other() -> None:
 
 
 def test_no_key_is_shown_or_readable() -> None:
-    from okubsd.plan.apply import Change
+    from okubsd.plan.changes import Change
 
     result = compiled(describe([{"network": "proton"}]))
     for file in result.files:

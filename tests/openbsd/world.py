@@ -123,7 +123,7 @@ class World:
         from okubsd.host.reading import read_recipes
         from okubsd.host.system import System
         from okubsd.host.tunnels import read_secrets
-        from okubsd.plan.apply import wanted_files
+        from okubsd.plan.changes import wanted_files
         from okubsd.plan.compile import compile_host
 
         recipes = read_recipes(find_places(self.env()))
