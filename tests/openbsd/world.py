@@ -78,10 +78,15 @@ class World:
         module = "okubsd" if user == "root" else "tests.openbsd.as_user"
         return self.run(sys.executable, "-m", module, *args, user=user, timeout=timeout)
 
+    def consoles(self) -> str:
+        """Return what guests said last on their serial lines, which vmd keeps nowhere."""
+        logs = sorted(self.root.glob("sim/*.serial"), key=lambda path: path.stat().st_mtime)
+        return "".join(f"\n{path.stem}: {path.read_bytes()[-1500:].decode(errors='replace')}" for path in logs[-2:])
+
     def must(self, *args: str, user: str = "root", timeout: int = 300) -> str:
         """Run okubsd and return what it printed; it has to end with 0."""
         done = self.okubsd(*args, user=user, timeout=timeout)
-        assert done.returncode == 0, f"okubsd {args}: {done.stderr}"
+        assert done.returncode == 0, f"okubsd {args}: {done.stderr}{self.consoles()}"
         return done.stdout
 
     @property

@@ -97,7 +97,7 @@ def guest(ob: Host, name: str, *command: str) -> str:
 
 def test_a_window_through_the_whole_path(ob: Host, tmp_path: Path) -> None:
     done = ob.okubsd("start", "term", "--headless", "--timing", user="alice")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stderr + ob.consoles()
     assert "term: on vmd, since this host has one" in done.stderr
     picture = tmp_path / "term.png"
     ob.must("screenshot", "term", str(picture), user="alice")
