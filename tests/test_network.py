@@ -473,13 +473,13 @@ def test_the_program_names_fills_sets_and_fails_small(tmp_path: Path) -> None:
     from okubsd.host.rules import parse_names
 
     # What is known fills new sets before anybody is asked again.
-    (tmp_path / "other").write_text("dead.example.org name1\ngood.example.org name2\nnew.example.org name3\n")
+    coming = "dead.example.org name1\ngood.example.org name2\nnew.example.org name3\n"
     for kept, expected in (
         ("file.state", "add element inet okubsd name2 {203.0.113.5, 203.0.113.6 }\n"),
         ("none", ""),
     ):
-        known = subprocess.run(["sh", str(tmp_path / "names"), "other", "known", kept], cwd=tmp_path, env=env,
-                               capture_output=True, text=True, check=True)  # fmt: skip
+        argv = ["sh", str(tmp_path / "names"), "/dev/stdin", "known", kept]
+        known = subprocess.run(argv, input=coming, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
         assert (known.stdout, known.stderr) == (expected, "")
     state = parse_names((tmp_path / "file.state").read_text())
     assert state[0] == "good.example.org: 203.0.113.5 203.0.113.6"

@@ -167,12 +167,8 @@ def _known_addresses(run: Path, names: str, host: HostFacts) -> str:
     """Return what fills the sets of those ``names`` whose addresses are known, in the transaction that makes them."""
     if not names:
         return ""
-    door.write(run / "names.coming", names.encode(), lasting=False)
-    done = door.run(
-        ("sh", str(host.names_program), str(run / "names.coming"), "known", str(run / "names.state")), timeout=10
-    )
-    (run / "names.coming").unlink(missing_ok=True)
-    return done.out.decode()
+    argv = ("sh", str(host.names_program), "/dev/stdin", "known", str(run / "names.state"))
+    return door.must(argv, "reading what is known of host names", timeout=10, data=names.encode()).out.decode()
 
 
 def follow_names(run: Path, names: str, argv: tuple[str, ...]) -> None:
