@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 HERE = Path(__file__).parent
 CHECKOUT = HERE.parent
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A directory with a short name: sockets lie below it."""
+    with tempfile.TemporaryDirectory(prefix="okt-", ignore_cleanup_errors=True) as name:
+        yield Path(name)
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +27,6 @@ def own_home(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest
         return
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("OKUBSD_STATE", str(tmp_path / "state"))
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
     for name in ("OKUBSD_CONFIG", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "DISPLAY"):
         monkeypatch.delenv(name, raising=False)
     if not request.node.get_closest_marker("spawns"):

@@ -231,16 +231,14 @@ BROKEN_WG = {
     "loopback as endpoint": (wg_text(peer=changed("peer", "Endpoint", "127.0.0.1:1")), "is not the address of another host"),
     "no port": (wg_text(peer=changed("peer", "Endpoint", "198.51.100.7")), "no ADDRESS:PORT"),
     "port 0": (wg_text(peer=changed("peer", "Endpoint", "198.51.100.7:0")), "is not from 1 to 65535"),
-    "overlapping peers": (wg_text(after=SECOND), "'AllowedIPs' 10.0.0.0/8 overlaps 0.0.0.0/0 of the [Peer] on line 7"),
+    "the same network twice": (wg_text(after=SECOND.replace("10.0.0.0/8", "0.0.0.0/0")), "'AllowedIPs' 0.0.0.0/0 is that of the [Peer] on line 7, too"),
     "the same peer twice": (wg_text(after=SECOND.replace(key(b"d"), key(b"b"))), "has the public key of the one on line 7"),
     "a bad MTU": (wg_text(changed("interface", "MTU", "100")), "is not from 576 to 9000"),
-    "a search domain": (wg_text(changed("interface", "DNS", "10.0.0.1, corp.example")), "search domains are not taken"),
+    "a resolver that is none": (wg_text(changed("interface", "DNS", "10.0.0.1, a b")), "neither an address nor a search domain"),
     "a resolver on loopback": (wg_text(changed("interface", "DNS", "127.0.0.1")), "cannot be a resolver behind"),
     "a key twice": (wg_text([*GOOD["interface"], "MTU = 1300"]), "'MTU' is written twice, first on line 5"),
     "an unknown key": (wg_text([*GOOD["interface"], "Adress = 1"]), "did you mean 'address'?"),
-    "a table": (wg_text([*GOOD["interface"], "Table = off"]), "'Table' is not taken: routes are made by okubsd"),
-    "a mark": (wg_text([*GOOD["interface"], "FwMark = 1"]), "'FwMark' is not taken"),
-    "saved": (wg_text([*GOOD["interface"], "SaveConfig = true"]), "'SaveConfig' is not taken"),
+    "a hook": (wg_text([*GOOD["interface"], "PostUp = iptables -A x"]), "runs a command"),
     "a line of nothing": (wg_text([*GOOD["interface"], "hello"]), "this is no 'Key = value'"),
     "an unknown section": (wg_text(after="[Hooks]\nUp = id\n"), "is not known; there are [Interface] and [Peer]"),
     "before any section": ("MTU = 1400\n" + wg_text(), "stands before any section"),
@@ -293,7 +291,49 @@ def test_any_damage_is_refused_or_harmless(data: st.DataObject) -> None:
     assert parse_wg_quick(Path("p.conf"), text) == tunnel
 
 
-OVPN = "client\ndev tun\nremote 198.51.100.9 1194\nredirect-gateway def1\n# by the provider\n<ca>\nup evil\n</ca>\n"
+OVPN = "client\ndev tun\nremote 198.51.100.9 1194\nredirect-gateway def1\n# by the provider\n<ca>\n-----BEGIN CERTIFICATE-----\nMIIBAAAA\n-----END CERTIFICATE-----\n</ca>\n"
+
+
+PROVIDER_LINES = """\ufeff[Interface]
+PrivateKey = {0}
+Address = 10.2.0.2/32
+DNS = 10.2.0.1, lan, fritz.box
+MTU = 0
+ListenPort = 0
+Table = off
+FwMark = 0xca6c
+SaveConfig = true
+PreUp =
+PostUp =
+
+[Peer]
+PublicKey = {1}
+PresharedKey =
+AllowedIPs = 0.0.0.0/0, ::/0
+Endpoint = 198.51.100.7:51820
+"""
+
+
+def test_what_routers_and_providers_write_is_taken_and_told() -> None:
+    tunnel = parse_wg_quick(Path("p.conf"), PROVIDER_LINES.format(key(b"a"), key(b"b")))
+    assert (tunnel.resolvers, tunnel.mtu, tunnel.port) == (("10.2.0.1",), 1420, None)
+    assert tunnel.peers[0].preshared_key == "" and tunnel.peers[0].allowed == ("0.0.0.0/0",)
+    assert [phrase.split()[0] for phrase in tunnel.passed_over] == ["'DNS'", "'Table'", "'FwMark'", "'SaveConfig'"]
+
+
+def test_a_narrower_network_of_another_peer_is_taken() -> None:
+    tunnel = parse_wg_quick(Path("p.conf"), wg_text(after=SECOND))
+    assert [peer.allowed for peer in tunnel.peers] == [("0.0.0.0/0",), ("10.0.0.0/8",)]
+
+
+@pytest.mark.spawns
+@pytest.mark.parametrize("text", [wg_text(after=SECOND), PROVIDER_LINES.format(key(b"a"), key(b"b"))])
+def test_wg_itself_takes_what_is_rendered(text: str, tmp_path: Path) -> None:
+    (tmp_path / "x").write_text(render_setconf(parse_wg_quick(Path("p.conf"), text)))
+    done = subprocess.run(
+        ["wg", "setconf", "okubsd-none", str(tmp_path / "x")], capture_output=True, text=True, check=False
+    )
+    assert "Unable to modify interface" in done.stderr and "nrecognized" not in done.stderr, done.stderr
 
 
 def test_two_networks_with_one_key_are_told(tmp_path: Path) -> None:
@@ -343,16 +383,16 @@ def test_each_network_has_its_resolver_whatever_gateway_it_is() -> None:
 
 def test_an_openvpn_file_is_taken_without_what_is_ours() -> None:
     client = parse_openvpn(Path("w.ovpn"), OVPN)
-    assert render_config(client) == "client\nremote 198.51.100.9 1194\n<ca>\nup evil\n</ca>\n"
+    assert render_config(client) == "client\nremote 198.51.100.9 1194\n" + OVPN[OVPN.index("<ca>") :]
 
 
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("up /tmp/evil", "'up' runs a command"), ("script-security 2", "runs a command"), ("plugin x.so", "runs a command"),
-        ("route 10.0.0.0 255.0.0.0", "is for okubsd to say"), ("dev tap", "is for okubsd to say"),
-        ("management 127.0.0.1 7505", "is for okubsd to say"), ("remot x", "did you mean 'remote'?"),
-        ("remote vpn.example.org 1194", "which would be looked up outside the tunnel"), ("ca keys/ca.crt", "not absolute"),
+        ("up /tmp/evil", "'up' runs a command"), ("script-security 2", "runs a command"), ("plugin x.so", "loads a library"),
+        ("user root", "is for okubsd to say"), ("dev tap", "is for okubsd to say"),
+        ("management 127.0.0.1 7505", "opens openvpn to other programs"), ("remot x", "did you mean 'remote'?"),
+        ("remote vpn.example.org 1194", "which would be looked up outside the tunnel"), ("cert keys/own.crt", "put its contents into the file"),
         ("<key>\nPEM", "<key> does not end"), ("<remote>\nx\n</remote>", "<remote> is not known here"),
     ],
 )  # fmt: skip

@@ -20,7 +20,7 @@ from okubsd.errors import BadDescription, Misuse, Problem, Unknown
 from okubsd.host import apply as applying
 from okubsd.host import vmd
 from okubsd.host.system import System
-from okubsd.host.tunnels import read_secrets
+from okubsd.host.tunnels import passed_over, read_secrets
 from okubsd.model import TUNNELS
 from okubsd.plan.apply import ApplyPlan, plan_apply, plan_unapply
 from okubsd.plan.changes import Change, Stat, wanted_files
@@ -49,6 +49,8 @@ def compile_session(session: Session, system: System, default_owner: str = "") -
     """
     user = owner_of_vms() or default_owner
     secrets = read_secrets(session.wish)
+    for name, phrases in passed_over(secrets).items():
+        session.report(f"{name}: of its file this means nothing here: {', '.join(phrases)}")
     numbers = applying.kept_numbers(system)
     return compile_host(session.wish, session.recipes, numbers, user, secrets, time.time())
 

@@ -54,7 +54,8 @@ class Started(msgspec.Struct, frozen=True):
 @contextlib.contextmanager
 def holding(places: Places, name: str, report: Report) -> Iterator[None]:
     """Hold the lock of the VM ``name``, after making its directories."""
-    for directory in (places.state, places.state / "vms", places.vm(name), places.run.parent, places.run):
+    places.check_sockets(name)
+    for directory in (places.state, places.state / "vms", places.vm(name), places.run):
         door.make_private(directory)
     door.make_private(places.vm_run(name))
     with locks.locked(places.vm(name) / "lock", lambda: report(f"{name}: waiting for another okubsd")):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from collections.abc import Mapping
@@ -10,17 +9,21 @@ from pathlib import Path
 
 import msgspec
 
+from okubsd.config.names import quoted
 from okubsd.errors import Problem
+from okubsd.host.trust import place_mistake
+
+# struct sockaddr_un: 108 bytes on Linux, 104 on the BSDs, the last of them 0.
+LONGEST_SOCKET = 107 if sys.platform == "linux" else 103
 
 
 class Places(msgspec.Struct, frozen=True):
-    """The directories of one user: ``state`` keeps, ``run`` is gone after a reboot, ``share`` was installed.
+    """The directories of one user: ``state`` is what okubsd keeps, ``share`` was installed.
 
     ``system`` stands for the root directory where the host's own files are read and written.
     """
 
     state: Path
-    run: Path
     share: Path
     system: Path = Path("/")
 
@@ -28,6 +31,11 @@ class Places(msgspec.Struct, frozen=True):
     def images(self) -> Path:
         """Return the directory of the built images."""
         return self.state / "images"
+
+    @property
+    def run(self) -> Path:
+        """Return the directory of what says that VMs live: it lies where no logout and no cleaner of /tmp comes by."""
+        return self.state / "run"
 
     @property
     def of_system(self) -> Places:
@@ -42,21 +50,45 @@ class Places(msgspec.Struct, frozen=True):
         """Return the directory of a running VM's sockets."""
         return self.run / name
 
+    def check_sockets(self, name: str) -> None:
+        """Raise Problem where the sockets of the VM ``name`` would have longer names than a system takes (unix(4))."""
+        # ssh(1) binds its control socket under a name of 17 letters more, and then renames it.
+        longest = len(bytes(self.vm_run(name) / "ssh-user")) + 17
+        if longest > LONGEST_SOCKET:
+            sentence = f"{name}: the paths of its sockets would be {longest} bytes long, and {LONGEST_SOCKET} are taken"
+            raise Problem(sentence, "set OKUBSD_STATE to a directory with a shorter path")
+
 
 def find_places(env: Mapping[str, str] = os.environ) -> Places:
     """Return the places of this user, after the XDG Base Directory Specification.
 
-    Raises Problem where the installed data cannot be found.
+    Raises Problem where the installed data cannot be found, or where others could decide what lies in ``state``.
     """
-    home = Path(env.get("HOME") or Path.home())
-    state = Path(env.get("OKUBSD_STATE") or Path(env.get("XDG_STATE_HOME") or home / ".local/state") / "okubsd")
-    state = state.expanduser().absolute()
-    # OpenBSD's sessions have one or have none; a VM that was started at boot is to be found from all of them.
-    runtime = None if sys.platform.startswith("openbsd") else env.get("XDG_RUNTIME_DIR")
-    base = Path(runtime) / "okubsd" if runtime else Path(f"/tmp/okubsd-{os.geteuid()}")
-    system = Path(env.get("OKUBSD_ROOT") or "/").absolute()
-    # Unix sockets have short names (104 bytes on BSD), and each state directory has VMs of its own.
-    return Places(state, base / hashlib.sha256(bytes(state)).hexdigest()[:8], find_share(), system)
+    state = _find_state(env)
+    mistake = place_mistake(state)
+    if mistake:
+        raise Problem(f"okubsd keeps its VMs in {quoted(state, 200)}, and {mistake}", _STATE_HINT)
+    return Places(state, find_share(), Path(env.get("OKUBSD_ROOT") or "/").absolute())
+
+
+_STATE_HINT = "call it as 'sudo -H' or 'su -' does, or set OKUBSD_STATE to a directory that is yours alone"
+
+
+def _find_state(env: Mapping[str, str]) -> Path:
+    named = env.get("OKUBSD_STATE")
+    if named:
+        path = Path(named).expanduser()
+        if not path.is_absolute():
+            sentence = f"OKUBSD_STATE is {quoted(named)}, which is no absolute path"
+            raise Problem(sentence, f"OKUBSD_STATE={path.absolute()}")
+        return path
+    return xdg_directory(env, "XDG_STATE_HOME", ".local/state") / "okubsd"
+
+
+def xdg_directory(env: Mapping[str, str], variable: str, default: str) -> Path:
+    """Return a base directory of this user; one that is not absolute is passed over, as the specification has it."""
+    named = Path(env.get(variable) or "")
+    return named if named.is_absolute() else Path(env.get("HOME") or Path.home()) / default
 
 
 def find_share() -> Path:
@@ -74,5 +106,5 @@ def description_candidates(given: str, share: Path, env: Mapping[str, str] = os.
     named = given or env.get("OKUBSD_CONFIG")
     if named:
         return (Path(named),)
-    home = Path(env.get("XDG_CONFIG_HOME") or Path(env.get("HOME") or Path.home()) / ".config")
+    home = xdg_directory(env, "XDG_CONFIG_HOME", ".config")
     return (home / "okubsd/okubsd.yaml", Path("/etc/okubsd/okubsd.yaml"), share / "etc/okubsd.yaml")

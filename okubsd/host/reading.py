@@ -4,22 +4,36 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from pathlib import Path
 
 from okubsd.config.description import parse_description
 from okubsd.config.recipe import parse_recipe
 from okubsd.errors import BadDescription
-from okubsd.host.places import Places, description_candidates
+from okubsd.host.places import Places, description_candidates, xdg_directory
+from okubsd.host.trust import place_mistake
 from okubsd.model import Recipe, Wish
 
 # Part of every recipe's digest: raise it when a change of the builder changes what comes out.
 _BUILDER = b"okubsd image 5\n"
 
 
+# Of a text that somebody writes; a description of 500 VMs is a hundredth of it.
+_LARGEST_TEXT = 16 << 20
+
+
 def read_text(path: Path) -> str:
-    """Return the UTF-8 text of ``path``.  Raises BadDescription naming the file where it cannot be had."""
+    """Return the UTF-8 text of ``path``, without a byte order mark; nothing but a regular file is opened.
+
+    Raises BadDescription naming the file where it cannot be had.
+    """
     try:
-        return path.read_text(encoding="utf-8")
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as stream:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST_TEXT:
+                raise BadDescription([f"{path}: is no text: no regular file, or larger than {_LARGEST_TEXT >> 20} MiB"])
+            return stream.read(_LARGEST_TEXT).decode("utf-8-sig")
     except OSError as error:
         raise BadDescription([f"{path}: cannot be read: {error.strerror}"]) from None
     except UnicodeDecodeError as error:
@@ -28,12 +42,34 @@ def read_text(path: Path) -> str:
         ) from None
 
 
+def read_trusted(path: Path) -> str:
+    """Return the text of ``path``, which decides what okubsd does: nobody but root and its user may have written it.
+
+    Raises BadDescription naming the file where it cannot be had, or others could have written it.
+    """
+    mistake = place_mistake(path)
+    if mistake:
+        raise BadDescription([f"{path}: is not read, since {mistake}"])
+    return read_text(path)
+
+
 def read_wish(places: Places, given: str, recipes: dict[str, Recipe]) -> Wish:
     """Return the description this user means; ``given`` is what -f named, ``recipes`` what VMs can be made of."""
     path = find_description(places, given)
-    drop_ins = sorted((path.parent / "vm.d").glob("*.yaml"))
-    texts = [(drop_in, read_text(drop_in)) for drop_in in drop_ins]
-    return parse_description(path, read_text(path), texts, recipes)
+    texts = [(drop_in, read_trusted(drop_in)) for drop_in in drop_ins_of(path)]
+    return parse_description(path, read_trusted(path), texts, recipes)
+
+
+def drop_ins_of(path: Path) -> list[Path]:
+    """Return the drop-ins of the description ``path``, in order; an editor's own files begin with a dot."""
+    found = (path.parent / "vm.d").glob("*.yaml")
+    return sorted(drop_in for drop_in in found if not drop_in.name.startswith("."))
+
+
+def misnamed_files(path: Path) -> list[Path]:
+    """Return the files beside the description ``path`` that are not read because they end in .yml."""
+    found = [*(path.parent / "vm.d").glob("*.yml"), path.with_suffix(".yml")]
+    return sorted(file for file in found if not file.name.startswith(".") and file.exists())
 
 
 def find_description(places: Places, given: str = "") -> Path:
@@ -47,7 +83,7 @@ def find_description(places: Places, given: str = "") -> Path:
 
 def recipe_directories(places: Places) -> dict[str, Path]:
     """Return recipe names to directories: the shipped ones, and the user's own in their place or beside them."""
-    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    config = xdg_directory(os.environ, "XDG_CONFIG_HOME", ".config")
     found = {}
     for top in (places.share / "images", Path("/etc/okubsd/images"), config / "okubsd/images"):
         found.update({path.parent.name: path.parent for path in sorted(top.glob("*/recipe.yaml"))})
@@ -61,12 +97,17 @@ def read_recipes(places: Places) -> dict[str, Recipe]:
     for name, directory in recipe_directories(places).items():
         try:
             path = directory / "recipe.yaml"
-            recipes[name] = parse_recipe(name, path, read_text(path), digest_of(directory))
+            recipes[name] = parse_recipe(name, path, _read_recipe(places, path), digest_of(directory))
         except BadDescription as error:
             mistakes += error.mistakes
     if mistakes:
         raise BadDescription(mistakes)
     return recipes
+
+
+def _read_recipe(places: Places, path: Path) -> str:
+    # What was installed with the program is as good as the program.
+    return read_text(path) if path.is_relative_to(places.share) else read_trusted(path)
 
 
 def digest_of(directory: Path) -> str:

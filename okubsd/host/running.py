@@ -91,6 +91,6 @@ def ask_rows(places: Places) -> tuple[VmStatus, ...]:
 def known_vm_names(places: Places, vms: tuple[Vm, ...]) -> list[str]:
     """Return the described VMs, then those that still run without being described."""
     described = [vm.name for vm in vms]
-    running = sorted(path.parent.name for path in places.run.glob("*/qmp")) if places.run.is_dir() else []
+    running = sorted(ask_running(places))
     known = set(described)
     return described + [name for name in running if name not in known]

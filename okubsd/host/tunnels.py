@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
+import re
+import stat
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from okubsd.errors import BadDescription
 from okubsd.host.reading import read_text
+from okubsd.host.trust import place_mistake
 from okubsd.model import Network, Vm, Way, Wish
 from okubsd.plan.exits import Secrets
 from okubsd.vpn.openvpn import Client, parse_openvpn
@@ -26,14 +28,35 @@ def read_tunnel(path: Path) -> Tunnel:
 def check_secret(path: Path) -> None:
     """Raise BadDescription where the file at ``path`` is missing, somebody else's, or readable by others."""
     try:
-        status = path.stat()
+        status = path.lstat()
     except OSError as error:
         raise BadDescription([f"{path}: cannot be read: {error.strerror}"]) from None
-    if status.st_uid not in (0, os.geteuid()):
-        raise BadDescription([f"{path}: it holds keys and belongs to somebody else (user {status.st_uid})"])
-    if status.st_mode & 0o077:
+    mistake = place_mistake(path)
+    if mistake:
+        raise BadDescription([f"{path}: it holds keys, and {mistake}"])
+    if not stat.S_ISLNK(status.st_mode) and status.st_mode & 0o077:
         mode = f"{status.st_mode & 0o777:04o}"
         raise BadDescription([f"{path}: it holds keys and can be read by others (mode {mode}); chmod 0600 {path}"])
+
+
+def reader_beside(path: Path) -> Callable[[str], str]:
+    """Return what reads a file that the configuration ``path`` names: one beside it, and of nobody else's."""
+
+    def read(name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9._-]{1,100}", name) or name.startswith("."):
+            raise ValueError(f"only a file in {path.parent} is read, by its bare name")
+        beside = path.with_name(name)
+        try:
+            if beside.lstat().st_uid != path.stat().st_uid or not stat.S_ISREG(beside.lstat().st_mode):
+                raise ValueError(f"it is no regular file that belongs to the owner of {path.name}")
+            check_secret(beside)
+            return read_text(beside)
+        except OSError as error:
+            raise ValueError(f"cannot be read: {error.strerror}") from None
+        except BadDescription as error:
+            raise ValueError(error.mistakes[0].removeprefix(f"{beside}: ")) from None
+
+    return read
 
 
 def read_tunnels(networks: Iterable[Network], vms: Iterable[Vm]) -> dict[str, Tunnel]:
@@ -81,9 +104,16 @@ def read_secrets(wish: Wish) -> Secrets:
             path = Path(network.file)
             try:
                 check_secret(path)
-                clients[network.name] = parse_openvpn(path, read_text(path))
+                clients[network.name] = parse_openvpn(path, read_text(path), reader_beside(path))
             except BadDescription as error:
                 mistakes += error.mistakes
     if mistakes:
         raise BadDescription(dict.fromkeys(mistakes))
     return Secrets(tunnels=tunnels, clients=clients)
+
+
+def passed_over(secrets: Secrets) -> dict[str, tuple[str, ...]]:
+    """Return, by the name of the network or gateway, what of its file means nothing here, a phrase each."""
+    told = {name: tunnel.passed_over for name, tunnel in secrets.tunnels.items()}
+    told |= {name: client.passed_over for name, client in secrets.clients.items()}
+    return {name: phrases for name, phrases in told.items() if phrases}

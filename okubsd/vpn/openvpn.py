@@ -1,125 +1,400 @@
-"""An OpenVPN client configuration, as far as okubsd runs it: what runs commands, or is not known, is refused by name.
+"""An OpenVPN client configuration as values, from which the file that openvpn(8) reads is made anew.
 
-Source: openvpn(8) 2.6.  What sets up interfaces, routes and names is okubsd's to do, in an rdomain.
+Nothing of the given file is passed on as text: a line becomes a word that is known with arguments of its kind, a block
+becomes the bytes of its keys.  What could run a program, read or write a file, or open a management port is refused
+by name.  Source: openvpn(8) 2.6 and its --help; the lexical rules are those of parse_line() in options_parse.c.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import ipaddress
 import re
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import msgspec
 
 from okubsd.config.names import did_you_mean, quoted
 from okubsd.errors import BadDescription
+from okubsd.vpn.openvpn_words import BLOCKS, IN_CONNECTION, PASSED_OVER, REFUSED, TAKEN, Kind, known_words
 
 _LARGEST = 256 << 10
 
+# openvpn reads a line into 256 bytes and takes what follows for another one (OPTION_LINE_SIZE).
+_LONGEST_LINE = 254
+_LONGEST_LOGIN = 127  # USER_PASS_LEN of openvpn is 128, with its end
 
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
+_PEM = re.compile(r"-----(BEGIN|END) ([A-Za-z0-9 #-]{1,60})-----")
 
-
-_RUNS_COMMANDS = _words("""
-up down route-up route-pre-down ipchange tls-verify client-connect client-disconnect learn-address auth-user-
-pass-verify plugin script-security up-restart down-pre tls-crypt-v2-verify client-crresponse dns-updown
-""")
-_OURS = _words("""
-dev dev-type dev-node daemon route route-gateway redirect-gateway redirect-private ifconfig ifconfig-noexec
-route-noexec route-nopull user group chroot cd log log-append status writepid management management-query-
-passwords config inetd setenv iproute management-hold
-""")
-_TAKEN = _words("""
-client remote proto port rport lport nobind persist-key persist-tun remote-cert-tls verify-x509-name cipher
-data-ciphers data-ciphers-fallback auth auth-nocache auth-user-pass auth-retry tls-client tls-version-min tls-
-cipher tls-ciphersuites key-direction ca cert key pkcs12 tls-auth tls-crypt tls-crypt-v2 resolv-retry remote-
-random ping ping-restart ping-exit keepalive reneg-sec mute mute-replay-warnings verb fast-io sndbuf rcvbuf tun-
-mtu mssfix fragment comp-lzo compress allow-compression hand-window connect-retry connect-timeout server-poll-
-timeout explicit-exit-notify float pull block-outside-dns ignore-unknown-option peer-fingerprint push-peer-info
-ns-cert-type
-""")
-# They mean something on another system only.
-_IGNORED = frozenset({"block-outside-dns", "ignore-unknown-option", "push-peer-info"})
-_INLINE = _words("ca cert key pkcs12 tls-auth tls-crypt tls-crypt-v2 auth-user-pass peer-fingerprint")
+# Reads a file that lies beside the configuration, by its bare name; raises ValueError, in words, where it must not.
+Beside = Callable[[str], str]
 
 
-class Client(msgspec.Struct, frozen=True):
-    """A configuration as openvpn(8) gets it: only lines that were looked at."""
+class Directive(msgspec.Struct, frozen=True):
+    """One line: a word of openvpn's and its arguments, none of which has a quote or a backslash."""
 
-    text: str
+    word: str
+    arguments: tuple[str, ...] = ()
+
+
+class Block(msgspec.Struct, frozen=True):
+    """One inline file, <word> to </word>, line by line."""
+
+    word: str
+    lines: tuple[str, ...]
+
+
+class Client(msgspec.Struct, frozen=True, kw_only=True):
+    """The configuration of a client.
+
+    ``connections`` are the ways to reach the server, each as the directives of one <connection>; ``passed_over`` says
+    what the file has that means nothing here, a phrase each.
+    """
+
+    directives: tuple[Directive, ...]
+    connections: tuple[tuple[Directive, ...], ...] = ()
+    blocks: tuple[Block, ...] = ()
+    passed_over: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        return "Client()"
+        # What is printed by accident tells no key.
+        return f"Client({len(self.directives)} directives)"
 
 
-def parse_openvpn(path: Path, text: str) -> Client:
-    """Return the client configuration ``text`` that was read from ``path``.
+def nothing_beside(_name: str) -> str:
+    """Refuse every file: for a configuration that was not read from a directory."""
+    raise ValueError("put its contents into the file, as an inline block")
+
+
+class _Reader:
+    """The file being read; mistakes and what is passed over are collected."""
+
+    def __init__(self, path: Path, beside: Beside) -> None:
+        self.path = path
+        self.beside = beside
+        self.found: list[str] = []
+        self.passed: dict[str, str] = {}
+        self.ignorable: set[str] = set()
+        self.directives: list[Directive] = []
+        self.connections: list[tuple[Directive, ...]] = []
+        self.blocks: dict[str, Block] = {}
+
+    def wrong(self, line: int, sentence: str) -> None:
+        self.found.append(f"{self.path}:{line}: {sentence}")
+
+    def add_block(self, line: int, word: str, lines: Iterable[str]) -> None:
+        if word in self.blocks:
+            self.wrong(line, f"'{word}' is given twice")
+            return
+        try:
+            self.blocks[word] = Block(word, _parse_block(BLOCKS[word], list(lines)))
+        except ValueError as error:
+            # What is wrong may be half a key: it is not repeated.
+            self.wrong(line, f"'{word}': {error}")
+
+
+def parse_openvpn(path: Path, text: str, beside: Beside = nothing_beside) -> Client:
+    """Return the client configuration ``text`` that was read from ``path``; ``beside`` reads a file next to it.
 
     Raises BadDescription with every mistake; no key is told in it.
     """
     if len(text) > _LARGEST or "\0" in text:
         raise BadDescription([f"{path}: this is no OpenVPN configuration: it is larger than 256 KiB, or not text"])
-    found: list[str] = []
-    kept: list[str] = []
-    block = ""
-    names: set[str] = set()
-    for number, raw in enumerate(text.splitlines(), 1):
-        line = raw.strip()
-        if block:
-            kept.append(line)
-            block = "" if line == f"</{block}>" else block
+    reader = _Reader(path, beside)
+    lines = list(enumerate(text.removeprefix("\ufeff").split("\n"), 1))
+    _note_ignorable(reader, lines)
+    _read_lines(reader, iter(lines))
+    _judge(reader)
+    if reader.found:
+        raise BadDescription(reader.found)
+    passed = tuple(f"'{word}' ({why})" for word, why in reader.passed.items())
+    return Client(
+        directives=tuple(reader.directives),
+        connections=tuple(reader.connections),
+        blocks=tuple(reader.blocks.values()),
+        passed_over=passed,
+    )
+
+
+def tokens(line: str) -> list[str]:
+    """Return the words of ``line`` as openvpn splits it.  Raises ValueError for what it would not take, in words.
+
+    A backslash, which quotes for openvpn, is not taken at all: no provider's file has one.
+    """
+    found, word, quote = [], "", ""
+    begun = False
+    for letter in line:
+        if quote:
+            if letter == quote:
+                found.append(word)
+                word, quote, begun = "", "", False
+            else:
+                word += letter
+        elif letter in " \t\r":
+            if begun:
+                found.append(word)
+                word, begun = "", False
+        elif letter == "\\" or not (letter.isascii() and letter.isprintable()):
+            raise ValueError("has a backslash or a letter that is not ASCII")
+        elif not begun and letter in "#;":
+            return found
+        elif not begun and letter in "\"'":
+            quote = letter
+        else:
+            word, begun = word + letter, True
+    if quote:
+        raise ValueError("has a quote that does not end")
+    return [*found, word] if begun else found
+
+
+def _read_lines(reader: _Reader, lines: Iterator[tuple[int, str]]) -> None:
+    """Read the lines of a whole file, its blocks included."""
+    for number, line in lines:
+        words = _words_of(reader, number, line)
+        opened = re.fullmatch(r"<([a-z0-9-]{1,40})>", words[0]) if len(words) == 1 else None
+        if opened is None:
+            if words:
+                _read_directive(reader, number, words, reader.directives)
             continue
-        opened = re.fullmatch(r"<([a-z0-9-]+)>", line)
-        word = opened[1] if opened else (line.split() or [""])[0]
-        if not line or line[0] in "#;":
-            continue
-        mistake = _mistake(word, line, inline=opened is not None)
-        if mistake:
-            found.append(f"{path}:{number}: {mistake}")
-            continue
-        names.add(word)
-        block = word if opened else ""
-        if word not in _IGNORED:
-            kept.append(line)
-    if block:
-        found.append(f"{path}: <{block}> does not end")
-    found += [f"{path}: '{name}' is missing" for name in ("client", "remote") if not found and name not in names]
-    if found:
-        raise BadDescription(found)
-    return Client("".join(f"{line}\n" for line in kept))
+        body = _read_body(reader, number, opened[1], lines)
+        if opened[1] == "connection":
+            _read_connection(reader, body)
+        elif opened[1] in BLOCKS:
+            reader.add_block(number, opened[1], (text for _, text in body))
+        else:
+            reader.wrong(number, f"<{opened[1]}> is not known here")
 
 
-def _mistake(word: str, line: str, *, inline: bool) -> str:
-    """Return what is wrong with a line that begins with ``word``, "" for nothing."""
-    if word in _RUNS_COMMANDS:
-        return f"'{word}' runs a command, which okubsd never does for a tunnel; take the line out"
-    if word in _OURS:
-        # What a provider's file commonly says of the device is what okubsd does anyway.
-        return "" if line in ("dev tun", "redirect-gateway def1") else f"'{word}' is for okubsd to say; take it out"
-    if word not in _TAKEN:
-        return f"the directive {quoted(word, 40)} is not known here{did_you_mean(word, _TAKEN)}"
-    if inline and word not in _INLINE:
-        return f"<{word}> is not known here"
-    names_file = word in _INLINE and not inline and word != "peer-fingerprint" and len(line.split()) > 1
-    if names_file and not line.split()[1].startswith("/"):
-        return f"'{word}' names a file by a path that is not absolute"
-    return _remote_mistake(line) if word == "remote" else ""
-
-
-def _remote_mistake(line: str) -> str:
-    host = [*line.split(), "", ""][1]
+def _words_of(reader: _Reader, number: int, line: str) -> list[str]:
+    """Return the words of a line, [] for a comment and for what is wrong, which is noted."""
+    stripped = line.strip(" \t\r")
+    if not stripped or stripped[0] in "#;":
+        return []
     try:
-        ipaddress.IPv4Address(host)
+        if len(line.encode(errors="replace")) > _LONGEST_LINE:
+            raise ValueError(f"is longer than the {_LONGEST_LINE} bytes that openvpn reads of a line")
+        return tokens(line)
+    except ValueError as error:
+        reader.wrong(number, f"the line {error}")
+        return []
+
+
+def _read_body(reader: _Reader, number: int, word: str, lines: Iterator[tuple[int, str]]) -> list[tuple[int, str]]:
+    """Return the lines of an inline block, which ends as it does for openvpn: at a line that begins with its end."""
+    body = []
+    for at, line in lines:
+        if not line.lstrip(" \t\r\v\f").startswith(f"</{word}>"):
+            body.append((at, line.strip(" \t\r")))
+            continue
+        if line.strip(" \t\r") != f"</{word}>":
+            reader.wrong(at, f"something follows </{word}> on its line")
+        return body
+    reader.wrong(number, f"<{word}> does not end")
+    return []
+
+
+def _read_connection(reader: _Reader, body: list[tuple[int, str]]) -> None:
+    into: list[Directive] = []
+    for number, line in body:
+        words = _words_of(reader, number, line)
+        if words and words[0] not in IN_CONNECTION:
+            reader.wrong(number, f"{quoted(words[0], 40)} does not belong into <connection>")
+        elif words:
+            _read_directive(reader, number, words, into)
+    reader.connections.append(tuple(into))
+
+
+def _note_ignorable(reader: _Reader, lines: list[tuple[int, str]]) -> None:
+    """Note which unknown words the file itself says may be passed over."""
+    for _, line in lines:
+        words = line.split()
+        if words[:1] == ["ignore-unknown-option"]:
+            reader.ignorable.update(words[1:])
+
+
+def _read_directive(reader: _Reader, number: int, words: list[str], into: list[Directive]) -> None:
+    word, arguments = words[0].removeprefix("--"), words[1:]
+    if word == "setenv" and arguments[:1] == ["opt"] and len(arguments) > 1:
+        # openvpn reads the rest as a directive, and minds nothing that it does not know.
+        if arguments[1] not in known_words():
+            reader.passed[arguments[1]] = "the file says that it may be"
+            return
+        word, arguments = arguments[1], arguments[2:]
+    if word in REFUSED:
+        reader.wrong(number, f"'{word}' {REFUSED[word]}; take the line out")
+    elif word in ("dev", "dev-type"):
+        if not re.fullmatch(r"tun[0-9]{0,3}", "".join(arguments)):
+            reader.wrong(number, f"'{word}' is for okubsd to say, and it makes a tun")
+    elif word in PASSED_OVER:
+        reader.passed.setdefault(word, PASSED_OVER[word])
+    elif word in BLOCKS and (arguments or word not in TAKEN):
+        _read_named(reader, number, word, arguments)
+    elif word in TAKEN:
+        _read_taken(reader, number, word, arguments, into)
+    elif word in reader.ignorable:
+        reader.passed[word] = "the file says that it may be"
+    else:
+        near = did_you_mean(word, known_words())
+        reader.wrong(number, f"the directive {quoted(word, 40)} is not known here{near}")
+
+
+def _read_named(reader: _Reader, number: int, word: str, arguments: list[str]) -> None:
+    """Read a directive that names a file: it is taken from beside the configuration, and put inline."""
+    if not arguments:
+        needed = "a user and a password, a line each" if word == "auth-user-pass" else "the contents of a file"
+        reader.wrong(number, f"'{word}' wants {needed}: write them as a block, <{word}> to </{word}>")
+        return
+    name, *rest = arguments
+    if rest and word == "tls-auth" and rest[0] in ("0", "1"):
+        reader.directives.append(Directive("key-direction", (rest[0],)))
+    elif rest:
+        reader.wrong(number, f"'{word}' has more than the name of a file")
+    if BLOCKS[word] is Kind.FINGERPRINTS:
+        reader.add_block(number, word, [name])
+        return
+    try:
+        lines = reader.beside(name).removeprefix("\ufeff").split("\n")
+    except ValueError as error:
+        reader.wrong(number, f"'{word}' names the file {quoted(name)}: {error}")
+        return
+    reader.add_block(number, word, (line.strip(" \t\r") for line in lines))
+
+
+def _read_taken(reader: _Reader, number: int, word: str, arguments: list[str], into: list[Directive]) -> None:
+    kinds, least = TAKEN[word]
+    if not least <= len(arguments) <= len(kinds):
+        reader.wrong(number, f"'{word}' has {len(arguments)} arguments, and takes {_count(least, len(kinds))}")
+        return
+    for kind, argument in zip(kinds, arguments, strict=False):
+        mistake = "" if re.fullmatch(kind, argument) else f"'{word}' cannot be {quoted(argument)}"
+        if kind is Kind.ADDRESS:
+            mistake = _address_mistake(word, argument)
+        if mistake:
+            reader.wrong(number, mistake)
+            return
+    into.append(Directive(word, tuple(arguments)))
+
+
+def _count(least: int, most: int) -> str:
+    return str(most) if least == most else f"{least} to {most}"
+
+
+def _address_mistake(word: str, text: str) -> str:
+    try:
+        address = ipaddress.IPv4Address(text)
     except ValueError:
-        return f"'remote' {quoted(host)} is a name, which would be looked up outside the tunnel; write its IPv4 address"
+        return f"'{word}' {quoted(text)} is a name, which would be looked up outside the tunnel; write its IPv4 address"
+    if address.is_loopback or address.is_multicast or address.is_unspecified or str(address) == "255.255.255.255":
+        return f"'{word}' {quoted(text)} is not the address of another host"
     return ""
+
+
+def _judge(reader: _Reader) -> None:
+    """Note what a file lacks as a whole."""
+    if reader.found:
+        return
+    words = {directive.word for directive in reader.directives}
+    if "client" not in words and not {"tls-client", "pull"} <= words:
+        reader.found.append(f"{reader.path}: 'client' is missing")
+    remotes = [d for group in (reader.directives, *reader.connections) for d in group if d.word == "remote"]
+    if not remotes:
+        reader.found.append(f"{reader.path}: 'remote' is missing")
+
+
+# --- blocks ------------------------------------------------------------------------------------
+
+
+def _parse_block(kind: Kind, lines: list[str]) -> tuple[str, ...]:
+    """Return the lines of a block of ``kind``, made anew.  Raises ValueError in words that repeat nothing of it."""
+    match kind:
+        case Kind.LOGIN:
+            return _parse_login(lines)
+        case Kind.FINGERPRINTS:
+            found = [line for line in lines if line and line[0] not in "#;"]
+            if not found or not all(re.fullmatch(r"(?:[0-9A-Fa-f]{2}:){31}[0-9A-Fa-f]{2}", line) for line in found):
+                raise ValueError("is no list of SHA-256 fingerprints such as AB:CD:...")
+            return tuple(found)
+        case Kind.BASE64:
+            return _base64_lines([line for line in lines if line])
+        case _:
+            return _parse_pem(kind, lines)
+
+
+def _parse_login(lines: list[str]) -> tuple[str, ...]:
+    found = [line for line in lines if line]
+    if len(found) != 2:
+        raise ValueError("is not a user and a password, a line each")
+    for line in found:
+        if not line.isprintable() or len(line.encode()) > _LONGEST_LOGIN:
+            raise ValueError(f"has a line that is not printable, or longer than {_LONGEST_LOGIN} bytes")
+    return tuple(found)
+
+
+def _parse_pem(kind: Kind, lines: list[str]) -> tuple[str, ...]:
+    """Return the PEM objects among ``lines`` (RFC 7468), each encoded anew; the text around them is left out."""
+    made: list[str] = []
+    body: list[str] | None = None
+    label = ""
+    for line in lines:
+        match = _PEM.fullmatch(line)
+        if match and match[1] == "BEGIN" and body is None:
+            label, body = match[2], []
+            if not re.fullmatch(kind, label):
+                raise ValueError(f"has {quoted(label)}, which does not belong there")
+        elif match and match[1] == "END" and body is not None and match[2] == label:
+            made += [f"-----BEGIN {label}-----", *_pem_body(label, body), f"-----END {label}-----"]
+            body = None
+        elif body is not None:
+            body.append(line)
+    if body is not None or not made:
+        raise ValueError("has no whole '-----BEGIN ...-----' to '-----END ...-----'")
+    return tuple(made)
+
+
+def _pem_body(label: str, lines: list[str]) -> tuple[str, ...]:
+    if any(line.startswith(("Proc-Type:", "DEK-Info:")) for line in lines):
+        raise ValueError("is locked by a passphrase, which nobody could be asked for")
+    if label == "OpenVPN Static key V1":
+        text = "".join(lines)
+        if not re.fullmatch(r"[0-9A-Fa-f]{512}", text):
+            raise ValueError("is no static key of 2048 bits in hexadecimal")
+        return tuple(text[at : at + 32].lower() for at in range(0, 512, 32))
+    return _base64_lines(lines)
+
+
+def _base64_lines(lines: list[str]) -> tuple[str, ...]:
+    try:
+        raw = base64.b64decode("".join(lines), validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError("is not base64") from None
+    if not raw:
+        raise ValueError("is empty")
+    text = base64.b64encode(raw).decode()
+    return tuple(text[at : at + 64] for at in range(0, len(text), 64))
+
+
+# --- the files of the host ----------------------------------------------------------------------
 
 
 def render_config(client: Client) -> str:
     """Return the file that openvpn(8) is given: what sets anything up is left to the caller's arguments."""
-    lines = [line for line in client.text.splitlines() if line not in ("dev tun", "redirect-gateway def1")]
+    lines = [_render(directive) for directive in client.directives]
+    for connection in client.connections:
+        lines += ["<connection>", *map(_render, connection), "</connection>"]
+    for block in client.blocks:
+        lines += [f"<{block.word}>", *block.lines, f"</{block.word}>"]
     return "".join(f"{line}\n" for line in lines)
+
+
+def _render(directive: Directive) -> str:
+    return " ".join((directive.word, *map(_argument, directive.arguments)))
+
+
+def _argument(text: str) -> str:
+    """Return an argument, quoted where it could be taken for several, or for a comment."""
+    return text if re.fullmatch(r"[A-Za-z0-9.:+!@_/=-]+", text) else f'"{text}"'
 
 
 def tun_file(number: int, group: str, name: str, config: str, up: str) -> str:

@@ -24,11 +24,12 @@ _MOST_PEERS = 64
 # wg-quick runs these as root, with a shell.
 _HOOKS = frozenset({"preup", "postup", "predown", "postdown"})
 # These say how wg-quick should set the host up, which is not what becomes of the file here.
-_OTHERS = {
+_PASSED_OVER = {
     "saveconfig": "okubsd does not write to the file",
     "table": "routes are made by okubsd",
     "fwmark": "marks are made by okubsd",
 }
+_DOMAIN = re.compile(r"[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
 
 # wg(4): what is left of 1500 for an IPv6 endpoint; the least that IPv4 takes is 576 (RFC 791).
 _MTU, _LEAST_MTU, _MOST_MTU = 1420, 576, 9000
@@ -47,7 +48,8 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
 class Tunnel(msgspec.Struct, frozen=True, kw_only=True):
     """One WireGuard interface; IPv6 addresses are left out, since no guest has IPv6.
 
-    ``addresses`` are IPv4 addresses with their prefix, ``resolvers`` IPv4 addresses behind the tunnel.
+    ``addresses`` are IPv4 addresses with their prefix, ``resolvers`` IPv4 addresses behind the tunnel;
+    ``passed_over`` says what the file has that means nothing here, a phrase each.
     """
 
     private_key: str
@@ -56,6 +58,7 @@ class Tunnel(msgspec.Struct, frozen=True, kw_only=True):
     mtu: int = _MTU
     port: int | None = None
     peers: tuple[Peer, ...] = ()
+    passed_over: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         # What is printed by accident tells no key.
@@ -77,13 +80,14 @@ class _Reader:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.found: list[tuple[int, str]] = []
+        self.passed: dict[str, str] = {}
 
     def wrong(self, line: int, sentence: str) -> None:
         self.found.append((line, f"{self.path}:{line}: {sentence}"))
 
     def sections(self, text: str) -> list[_Section]:
         sections: list[_Section] = []
-        for number, line in enumerate(text.splitlines(), 1):
+        for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), 1):
             words = line.partition("#")[0].strip()
             if words.startswith("[") and words.endswith("]"):
                 sections.append(_Section(words[1:-1].strip().lower(), number))
@@ -101,10 +105,13 @@ class _Reader:
             self.wrong(number, "this is no 'Key = value'")
         elif not sections:
             self.wrong(number, f"'{key[:40]}' stands before any section")
+        elif not value and name not in _REQUIRED and name in {*_HOOKS, *_PASSED_OVER, *_ALL_KEYS}:
+            # Routers and their pages write every key, and nothing behind those that are not used.
+            return
         elif name in _HOOKS:
             self.wrong(number, f"'{key}' runs a command, which okubsd never does for a tunnel; take the line out")
-        elif name in _OTHERS:
-            self.wrong(number, f"'{key}' is not taken: {_OTHERS[name]}; take the line out")
+        elif name in _PASSED_OVER:
+            self.passed[key[:40]] = _PASSED_OVER[name]
         elif sections[-1].name in _KEYS and name not in _KEYS[sections[-1].name]:
             known = _KEYS[sections[-1].name]
             self.wrong(number, f"the key '{key[:40]}' is not known here{did_you_mean(name, known)}")
@@ -122,6 +129,8 @@ class _Reader:
             for line, value in pairs:
                 try:
                     parsed = parse(value)
+                    if name == "dns" and len(parsed) < len(_split(value)):
+                        self.passed.setdefault("DNS", "search domains and IPv6 addresses mean nothing in a guest")
                 except ValueError as error:
                     # What is wrong may be a key that lost a letter: its words are told, not its value.
                     self.wrong(line, f"'{name}': {error or what}")
@@ -153,7 +162,8 @@ def parse_wg_quick(path: Path, text: str) -> Tunnel:
     _judge_peers(reader, [section for section in sections if section.name == "peer"], peers)
     if reader.found:
         raise BadDescription(sentence for _, sentence in sorted(reader.found))
-    return Tunnel(**values, peers=tuple(peer for peer in peers if peer is not None))
+    passed = tuple(f"'{key}' ({why})" for key, why in reader.passed.items())
+    return Tunnel(**values, peers=tuple(peer for peer in peers if peer is not None), passed_over=passed)
 
 
 def _need(reader: _Reader, section: _Section, names: Iterable[str]) -> None:
@@ -178,18 +188,17 @@ def _judge_peers(reader: _Reader, sections: list[_Section], peers: list[Peer | N
     if len(good) == len(sections) and good and not any(peer.endpoint for _, peer in good):
         reader.wrong(sections[0].line, "no [Peer] has an 'Endpoint', so nobody could be reached")
     keys: dict[str, int] = {}
-    taken: list[tuple[ipaddress.IPv4Network, int]] = []
+    # Of two networks the narrower gets a packet, as with any router; only the very same one twice is not plain.
+    taken: dict[str, int] = {}
     for section, peer in good:
         first = keys.setdefault(peer.public_key, section.line)
         if first != section.line:
             reader.wrong(section.line, f"this [Peer] has the public key of the one on line {first}")
-        mine = [ipaddress.IPv4Network(network) for network in peer.allowed]
-        for network in mine:
-            for other, line in taken:
-                if network.overlaps(other):
-                    sentence = f"'AllowedIPs' {network} overlaps {other} of the [Peer] on line {line}"
-                    reader.wrong(section.line, f"{sentence}: which of them gets a packet has to be plain")
-        taken += [(network, section.line) for network in mine]
+        for network in peer.allowed:
+            other = taken.setdefault(network, section.line)
+            if other != section.line:
+                sentence = f"'AllowedIPs' {network} is that of the [Peer] on line {other}, too"
+                reader.wrong(section.line, f"{sentence}: which of them gets a packet has to be plain")
 
 
 def _key(text: str) -> str:
@@ -203,7 +212,7 @@ def _key(text: str) -> str:
 
 
 def _split(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",")]
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _addresses(text: str) -> list[str]:
@@ -226,7 +235,9 @@ def _resolvers(text: str) -> list[str]:
         try:
             address = ipaddress.ip_address(part)
         except ValueError:
-            raise ValueError(f"{quoted(part)} is no address; search domains are not taken") from None
+            if _DOMAIN.fullmatch(part) and not re.fullmatch(r"[0-9.]+", part):
+                continue
+            raise ValueError(f"{quoted(part)} is neither an address nor a search domain") from None
         if address.is_loopback or address.is_multicast or address.is_unspecified:
             raise ValueError(f"{quoted(part)} cannot be a resolver behind the tunnel")
         found += [str(address)] if address.version == 4 else []
@@ -269,6 +280,12 @@ def _between(least: int, most: int) -> Callable[[str], int]:
     return parse
 
 
+def _or_zero(least: int, most: int, default: int | None) -> Callable[[str], int | None]:
+    """Return a parser of a number where 0 stands for ``default``."""
+    parse = _between(least, most)
+    return lambda text: default if text == "0" else parse(text)
+
+
 def _keepalive(text: str) -> int:
     return 0 if text.lower() == "off" else _between(0, 65535)(text)
 
@@ -279,8 +296,8 @@ _KEYS: dict[str, dict[str, _Entry]] = {
         "privatekey": ("private_key", _key, "a key"),
         "address": ("addresses", _addresses, "addresses"),
         "dns": ("resolvers", _resolvers, "addresses"),
-        "mtu": ("mtu", _between(_LEAST_MTU, _MOST_MTU), "a number"),
-        "listenport": ("port", _between(1, 65535), "a port"),
+        "mtu": ("mtu", _or_zero(_LEAST_MTU, _MOST_MTU, _MTU), "a number"),
+        "listenport": ("port", _or_zero(1, 65535, None), "a port"),
     },
     "peer": {
         "publickey": ("public_key", _key, "a key"),
@@ -290,6 +307,8 @@ _KEYS: dict[str, dict[str, _Entry]] = {
         "persistentkeepalive": ("keepalive", _keepalive, "seconds"),
     },
 }
+_ALL_KEYS = frozenset(name for keys in _KEYS.values() for name in keys)
+_REQUIRED = frozenset({"privatekey", "address", "publickey", "allowedips"})
 _REPEATED = frozenset({"address", "dns", "allowedips"})
 _SPELLING = {
     "privatekey": "PrivateKey",

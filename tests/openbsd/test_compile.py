@@ -45,7 +45,7 @@ AllowedIPs = 0.0.0.0/0, ::/0
 Endpoint = 198.51.100.7:51820
 PersistentKeepalive = 25
 """
-OVPN = "client\ndev tun\nproto udp\nremote 198.51.100.9 1194\nremote-cert-tls server\n<ca>\nPEM\n</ca>\n"
+OVPN = "client\ndev tun\nproto udp\nremote 198.51.100.9 1194\nremote-cert-tls server\n<ca>\n-----BEGIN CERTIFICATE-----\nMIIBAAAA\n-----END CERTIFICATE-----\n</ca>\n"
 SECRETS = Secrets(
     tunnels={name: parse_wg_quick(Path("vpn.conf"), WG) for name in ("proton", "home")},
     clients={"work": parse_openvpn(Path("work.ovpn"), OVPN)},

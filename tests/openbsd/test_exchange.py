@@ -24,7 +24,7 @@ def quiet(line: str) -> None:
 @pytest.fixture
 def source(tmp_path: Path) -> Places:
     """A user's places with one image in them."""
-    places = Places(tmp_path / "from", tmp_path / "run", tmp_path)
+    places = Places(tmp_path / "from", tmp_path)
     directory = places.images / "term/0123456789ab"
     directory.mkdir(parents=True)
     (directory / "drive.squashfs").write_bytes(b"hsqs" * 1000)
@@ -42,7 +42,7 @@ def images(places: Places) -> list[Image]:
 def test_what_is_exported_is_imported(source: Places, tmp_path: Path) -> None:
     archive = tmp_path / "images.tar"
     exchange.export_images(source, images(source), archive)
-    target = Places(tmp_path / "to", tmp_path / "run", tmp_path)
+    target = Places(tmp_path / "to", tmp_path)
     assert exchange.import_images(target, archive, quiet, for_vmd=False) == images(source)
     assert images(target) == images(source)
     exchange.import_images(target, archive, quiet, for_vmd=False)
@@ -95,7 +95,7 @@ def test_a_hostile_archive_leaves_nothing(what: str, tmp_path: Path) -> None:
     with tarfile.open(archive, "w") as made:
         for info, data in HOSTILE[what]:
             made.addfile(info, io.BytesIO(data))
-    target = Places(tmp_path / "to", tmp_path / "run", tmp_path)
+    target = Places(tmp_path / "to", tmp_path)
     with pytest.raises(Problem):
         exchange.import_images(target, archive, quiet, for_vmd=False)
     assert [path.name for path in target.images.iterdir() if path.name != ".lock"] == []
@@ -106,7 +106,7 @@ def test_what_is_no_tar_is_said_so(data: bytes, tmp_path: Path) -> None:
     archive = tmp_path / "x.tar"
     archive.write_bytes(data)
     with pytest.raises(Problem, match="not a whole tar"):
-        exchange.import_images(Places(tmp_path / "to", tmp_path, tmp_path), archive, quiet, for_vmd=False)
+        exchange.import_images(Places(tmp_path / "to", tmp_path), archive, quiet, for_vmd=False)
 
 
 def test_a_tar_that_was_cut_short_is_said_so(source: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +116,7 @@ def test_a_tar_that_was_cut_short_is_said_so(source: Places, tmp_path: Path, mon
     for size in (600, 1500, 3000):
         short = tmp_path / f"{size}.tar"
         short.write_bytes(cut(size))
-        target = Places(tmp_path / f"to{size}", tmp_path, tmp_path)
+        target = Places(tmp_path / f"to{size}", tmp_path)
         with pytest.raises(Problem):
             exchange.import_images(target, short, quiet, for_vmd=False)
         assert images(target) == []

@@ -57,7 +57,6 @@ class World:
             "OKUBSD_ROOT": str(self.root),
             "OKUBSD_CONFIG": str(self.description),
             "OKUBSD_STATE": str(self.root / f"home/{user}"),
-            "XDG_RUNTIME_DIR": str(self.root / "xdg"),
             **extra,
         }
 

@@ -45,10 +45,9 @@ class World:
     def __init__(self, top: Path, tmp: Path) -> None:
         self.state = top / "state"
         self.config = tmp / "config"
-        self.run_base = tmp / "run"
+        self.run_base = top / "state/run"
         spy = self.config / "okubsd/images/spy"
         spy.mkdir(parents=True)
-        self.run_base.mkdir()
         (spy / "recipe.yaml").write_text(SPY)
         self.description = self.config / "okubsd/okubsd.yaml"
         self.description.write_text(DESCRIPTION)
@@ -57,7 +56,6 @@ class World:
         self.env |= {
             "OKUBSD_STATE": str(self.state),
             "XDG_CONFIG_HOME": str(self.config),
-            "XDG_RUNTIME_DIR": str(self.run_base),
             "PYTHONPATH": str(CHECKOUT),
         }
 
