@@ -8,7 +8,7 @@ OUT = out
 PACKAGES = e2fsprogs fdisk iproute2 ldnsutils mmdebstrap mtools nftables openssh-client python3-venv \
 	qemu-system-x86 slirp4netns squashfs-tools syslinux syslinux-common uidmap util-linux xserver-xephyr xvfb
 # What the tests need besides: other shells, linters, X clients to spy with.
-TEST_PACKAGES = busybox fish git ksh93u+m mandoc mksh openvpn procps qemu-utils shellcheck signify-openbsd \
+TEST_PACKAGES = busybox fish git ksh93u+m mandoc mksh openssh-sftp-server openvpn procps qemu-utils shellcheck signify-openbsd \
 	wireguard-tools xauth x11-utils xdotool zsh
 
 # Real VMs get the machine for themselves.

@@ -195,7 +195,8 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
 
     ``build`` is the first twelve hex digits of the SHA-256 over its parts, ``recipe`` the digest
     of the recipe and files it was made from, ``base`` the build it was made on ("" for none),
-    ``built`` seconds since the epoch.
+    ``built`` seconds since the epoch.  ``built_here`` says that nobody else made it, ``signer`` is the fingerprint
+    of the key that an imported one was signed with.
     """
 
     name: str
@@ -207,6 +208,8 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     parts: tuple[Part, ...]
     apps: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
+    built_here: bool = False
+    signer: str = ""
     schema: int = 1
 
     @property

@@ -18,7 +18,6 @@ from okubsd.cli.copy import parse_side
 from okubsd.cli.main import call
 from okubsd.cli.session import harmless, harmless_bytes
 from okubsd.cli.table import ROWS
-from okubsd.host.transfer import Progress, fetch
 from tests.conftest import CHECKOUT
 
 WRONG = {
@@ -72,7 +71,9 @@ WRONG = {
     "log of no earlier boot": (["log", "-p", "term"], 1, "no log of an earlier boot"),
     "screenshot of nothing": (["screenshot", "term", "x.png"], 1, "shows nothing"),
     "cp two host files": (["cp", "a", "b"], 2, "VM:PATH"),
-    "cp two guest files": (["cp", "term:a", "vault:b"], 2, "VM:PATH"),
+    "cp one file": (["cp", "a"], 2, "where to"),
+    "cp several to a file": (["cp", "a", "b", "term:c"], 2, "its name ends in '/'"),
+    "cp several to a host file": (["cp", "term:a", "term:b", "c"], 2, "is none"),
     "cp unknown vm": (["cp", "a", "nosuch:b"], 4, "there is no VM"),
     "image nothing": (["image"], 2, "Usage"),
     "image unknown verb": (["image", "bild"], 2, "No such command"),
@@ -186,38 +187,6 @@ def test_a_guests_output_cannot_move_the_cursor(output: bytes) -> None:
 
 def test_an_escape_code_loses_its_teeth() -> None:
     assert harmless("\x1b]0;owned\x07\x9b31m") == "]0;owned31m"
-
-
-class HostileFile:
-    """A guest's file that says it has four bytes and sends without end."""
-
-    def stat(self) -> object:
-        return type("Status", (), {"st_mode": 0o100644, "st_size": 4, "st_mtime": 7})()
-
-    def read(self, size: int) -> bytes:
-        return b"x" * size
-
-    def seek(self, _: int) -> None: ...
-    def prefetch(self, _: int) -> None: ...
-    def __enter__(self) -> HostileFile:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-
-
-def test_a_guest_cannot_send_more_than_it_said(tmp_path: Path) -> None:
-    client = type("Client", (), {"open": lambda *_: HostileFile()})()
-    fetch(client, "x", tmp_path / "got", Progress())
-    assert (tmp_path / "got").read_bytes() == b"xxxx"
-
-
-def test_a_cut_copy_goes_on_where_it_ended(tmp_path: Path) -> None:
-    (tmp_path / "got.okubsd-part-4-7").write_bytes(b"ab")
-    (tmp_path / "got.okubsd-part-4-6").write_bytes(b"no")
-    client = type("Client", (), {"open": lambda *_: HostileFile()})()
-    fetch(client, "x", tmp_path / "got", Progress())
-    assert (tmp_path / "got").read_bytes() == b"abxx"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["got", "got.okubsd-part-4-6"]
 
 
 SYNTAX = {"bash": ["bash", "-n"], "zsh": ["zsh", "-n"], "fish": ["fish", "-n"], "ksh": ["mksh", "-n"]}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import click
 
 from okubsd.cli.enter import _reachable as reachable
 from okubsd.cli.session import Session, pass_session
-from okubsd.config.names import VM_NAME
+from okubsd.config.names import VM_NAME, quoted
 from okubsd.errors import Misuse
 from okubsd.host import transfer
 
@@ -26,24 +28,82 @@ def parse_side(text: str) -> tuple[str, str]:
     return (match[1], match[2]) if match else ("", text)
 
 
-@click.command("cp")
-@click.argument("source", metavar="SRC")
-@click.argument("target", metavar="DST")
-@pass_session
-def copy(session: Session, source: str, target: str) -> None:
-    """Copy a file: one of SRC and DST is VM:PATH, relative to the home of the VM's user.
+def path_in_guest(text: str) -> bytes:
+    """Return a path as the guest has it: "~/x" is in its user's home, where any path begins that is not absolute."""
+    path = os.fsencode(text)
+    return path[2:].lstrip(b"/") if path.startswith(b"~/") else b"" if path == b"~" else path
 
-    A copy that was cut short goes on where it ended.
+
+@click.command("cp")
+@click.argument("paths", metavar="SRC... DST", nargs=-1, required=True)
+@click.option("-r", "--recursive", is_flag=True, help="Copy directories with all below them.")
+@pass_session
+def copy(session: Session, paths: tuple[str, ...], recursive: bool) -> None:
+    """Copy files: SRC and DST are files of this host, or VM:PATH, relative to the home of the VM's user.
+
+    A copy is whole or not at all; one that was cut short goes on where it ended.  Mode and date are kept.
     """
-    (source_vm, source_path), (target_vm, target_path) = parse_side(source), parse_side(target)
-    if bool(source_vm) == bool(target_vm):
-        raise Misuse("one of SRC and DST is a file of this host, the other is VM:PATH", "okubsd cp page.html browser:")
-    vm = reachable(session, source_vm or target_vm)
-    with transfer.sftp(session.places, vm) as client, progress(session, source) as step:
-        if target_vm:
-            transfer.send(client, Path(source_path), target_path, step)
+    if len(paths) < 2:
+        raise Misuse("say what to copy, and where to", "okubsd cp page.html browser:")
+    *sources, target = (parse_side(path) for path in paths)
+    _check_sides(sources, target, paths)
+    for vm, path in sources:
+        if vm and target[0]:
+            _between_guests(session, (vm, path), target, recursive=recursive)
         else:
-            transfer.fetch(client, source_path, Path(target_path), step)
+            _copy_one(session, (vm, path), target, recursive=recursive)
+
+
+_Side = tuple[str, str]
+
+
+def _check_sides(sources: list[_Side], target: _Side, paths: tuple[str, ...]) -> None:
+    """Raise Misuse for sides that do not go together, before anything is begun."""
+    if not target[0] and not all(vm for vm, _ in sources):
+        raise Misuse("one of SRC and DST is a file of this host, the other is VM:PATH", "okubsd cp page.html browser:")
+    if len(sources) > 1 and not target[0] and not Path(target[1]).is_dir():
+        raise Misuse(f"several files are copied to a directory, and {quoted(target[1])} is none")
+    if len(sources) > 1 and target[0] and target[1] and not target[1].endswith("/"):
+        words = shlex.join(paths)
+        raise Misuse("several files are copied to a directory: its name ends in '/'", f"okubsd cp {words}/")
+
+
+def _copy_one(session: Session, source: _Side, target: _Side, *, recursive: bool) -> None:
+    vm = reachable(session, source[0] or target[0])
+    with transfer.sftp(session.places, vm) as guest, progress(session, source[1]) as step:
+        left_out = 0
+        if target[0]:
+            here = Path(source[1])
+            if recursive and here.is_dir():
+                left_out = transfer.send_tree(guest, here.resolve(), path_in_guest(target[1]), step)
+            else:
+                transfer.send(guest, here, path_in_guest(target[1]), step)
+        elif recursive:
+            left_out = transfer.fetch_tree(guest, path_in_guest(source[1]), _host_path(target[1]), step)
+        else:
+            transfer.fetch(guest, path_in_guest(source[1]), _host_path(target[1]), step)
+    if left_out:
+        session.report(f"{quoted(source[1])}: {left_out} links and other things that are no files were left out")
+
+
+def _host_path(text: str) -> Path:
+    """Return a target on the host; a name that ends in '/' has to be a directory."""
+    if text.endswith("/") and not Path(text).is_dir():
+        raise Misuse(f"there is no directory {quoted(text)}", f"mkdir {shlex.quote(text)}")
+    return Path(text)
+
+
+def _between_guests(session: Session, source: _Side, target: _Side, *, recursive: bool) -> None:
+    """Copy from one guest to another: they do not meet, so the host has it in between."""
+    import tempfile
+
+    from okubsd.host import door
+
+    door.make_private(session.places.state)
+    with tempfile.TemporaryDirectory(prefix=".copy-", dir=session.places.state) as name:
+        _copy_one(session, source, ("", name), recursive=recursive)
+        for path in Path(name).iterdir():
+            _copy_one(session, ("", str(path)), target, recursive=recursive)
 
 
 def progress(session: Session, what: str) -> transfer.Progress:

@@ -147,29 +147,40 @@ def path(session: Session, name: str) -> None:
 @image.command("export")
 @click.argument("target", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False))
 @click.argument("names", metavar="[NAME...]", nargs=-1)
+@click.option("--alone", is_flag=True, help="Without the boot and base images that NAME needs.")
+@click.option("--force", is_flag=True, help="Write over a FILE that is there.")
 @pass_session
-def export_to(session: Session, target: Path, names: tuple[str, ...]) -> None:
-    """Write built images to FILE, a tar for 'okubsd image import' on another host; all that are built, or NAME."""
+def export_to(session: Session, target: Path, names: tuple[str, ...], alone: bool, force: bool) -> None:
+    """Write built images to FILE, a signed tar for 'okubsd image import' on another host.
+
+    That is all that are built, or NAME with the images it needs to boot.
+    """
     from okubsd.host import exchange
 
     if not target.absolute().parent.is_dir():
         raise Misuse(f"there is no directory {quoted(target.absolute().parent)}")
-    chosen = [store.need_image(session.places, name) for name in names] or list(store.all_images(session.places))
+    if target.exists() and not force:
+        raise Misuse(f"{target} is there already", f"okubsd image export --force {shlex.join((str(target), *names))}")
+    alone = alone or any(name not in session.recipes for name in names)
+    wanted = tuple(dict.fromkeys(names)) if alone else _with_bases(session, names)
+    chosen = [store.need_image(session.places, name) for name in wanted] or list(store.all_images(session.places))
     if not chosen:
         raise Problem("no image is built", "okubsd image build term")
-    exchange.export_images(session.places, chosen, target)
-    session.report(
-        f"{', '.join(found.name for found in chosen)}: {render_megabytes(target.stat().st_size)} in {target}"
-    )
+    fingerprint = exchange.export_images(session.places, chosen, target)
+    size = render_megabytes(target.stat().st_size)
+    session.report(f"{', '.join(found.name for found in chosen)}: {size} in {target}, signed by {fingerprint}")
 
 
 @image.command("import")
 @click.argument("source", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False, exists=True))
 @pass_session
 def import_from(session: Session, source: Path) -> None:
-    """Take the images of FILE; as root on a host with vmd, for all its users and in the form that vmd opens."""
+    """Take the images of FILE, which a trusted key has signed (see 'okubsd key').
+
+    As root on a host with vmd this is for all its users, and in the form that vmd opens.
+    """
     from okubsd.host import exchange, vmd
 
     for_vmd = facts.is_root() and vmd.has_vmd()
     places = session.places.of_system if for_vmd else session.places
-    exchange.import_images(places, source, session.report, for_vmd=for_vmd)
+    exchange.import_images(places, source, session.report, for_vmd=for_vmd, keys=session.places)

@@ -106,7 +106,7 @@ def _has_mounts(path: Path) -> bool:
 
 def _build_in(made: Path, places: Places, recipe: Recipe, report: Report) -> Image:
     directory = recipe_directories(places)[recipe.name]
-    base = store.need_image(places, recipe.base) if recipe.base else None
+    base = _own_base(places, recipe) if recipe.base else None
     report(f"{recipe.name}: fetching and unpacking {len(recipe.packages)} packages and what they need")
     tar = _bootstrap(made, places, recipe, base, report)
     report(f"{recipe.name}: packing")
@@ -123,6 +123,19 @@ def _build_in(made: Path, places: Places, recipe: Recipe, report: Report) -> Ima
             (made / INDEX).write_bytes(msgspec.json.encode(whole, order="sorted"))
             names = (DRIVE, INDEX)
     return _describe(made, recipe, base, names, packer.read_packages(tar, recipe.kind))
+
+
+def _own_base(places: Places, recipe: Recipe) -> Image:
+    """Return the base of ``recipe``, whose programs a build runs on this host: only one that was built here.
+
+    Raises Problem for one that came from elsewhere.
+    """
+    base = store.need_image(places, recipe.base)
+    if not base.built_here:
+        sentence = f"image '{recipe.name}' is not built: its base '{base.name}' was imported, and a build would run"
+        hint = f"okubsd image build --force {base.name} {recipe.name}"
+        raise Problem(f"{sentence} programs of it on this host", hint)
+    return base
 
 
 def _bootstrap(made: Path, places: Places, recipe: Recipe, base: Image | None, report: Report) -> Path:
@@ -224,4 +237,5 @@ def _describe(made: Path, recipe: Recipe, base: Image | None, names: Argv, packa
         parts=parts,
         apps=tuple(recipe.apps),
         packages=packages,
+        built_here=True,
     )

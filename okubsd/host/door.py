@@ -104,11 +104,11 @@ def run(
             raise
 
 
-def ask(argv: Argv, *, timeout: float, data: bytes = b"") -> Done:
+def ask(argv: Argv, *, timeout: float, data: bytes = b"", largest: int = _MOST_OF_A_GUEST) -> Done:
     """Run a call into a guest, which is trusted neither to end nor to stop talking, and return how it went.
 
-    ``data`` is its input.  What is not over after ``timeout`` seconds, or says more than a megabyte, is ended, and
-    told as exit code GAVE_UP.
+    ``data`` is its input.  What is not over after ``timeout`` seconds, or says more than ``largest`` bytes, is ended,
+    and told as exit code GAVE_UP.
     """
     _show(argv)
     with tempfile.TemporaryFile() as source:
@@ -117,7 +117,7 @@ def ask(argv: Argv, *, timeout: float, data: bytes = b"") -> Done:
         pipe = subprocess.PIPE
         process = subprocess.Popen(_resolve(argv), stdin=source, stdout=pipe, stderr=pipe, env=_environment(None))
         try:
-            return _collect(process, time.monotonic() + timeout)
+            return _collect(process, time.monotonic() + timeout, largest)
         except (subprocess.TimeoutExpired, OverflowError) as error:
             _end(process)
             why = b"it says too much" if isinstance(error, OverflowError) else b"no answer"
@@ -127,7 +127,7 @@ def ask(argv: Argv, *, timeout: float, data: bytes = b"") -> Done:
             raise
 
 
-def _collect(process: subprocess.Popen[bytes], end: float) -> Done:
+def _collect(process: subprocess.Popen[bytes], end: float, largest: int) -> Done:
     """Return what ``process`` prints until it ends.  Raises TimeoutExpired at ``end``, OverflowError for too much."""
     assert process.stdout is not None and process.stderr is not None
     out, err = bytearray(), bytearray()
@@ -143,7 +143,7 @@ def _collect(process: subprocess.Popen[bytes], end: float) -> Done:
                 key.data.extend(chunk)
                 if not chunk:
                     waiting.unregister(key.fileobj)
-                if len(key.data) > _MOST_OF_A_GUEST:
+                if len(key.data) > largest:
                     raise OverflowError
     return Done(process.wait(max(0.0, end - time.monotonic())), bytes(out), bytes(err))
 

@@ -1,4 +1,4 @@
-"""Carry built images from one host to another: as one tar, of which nothing is taken that its manifests do not say.
+"""Carry built images from one host to another: one signed tar, of which nothing is taken that was not signed.
 
 OpenBSD has no mmdebstrap: its images are built on a Linux and imported, and then become what vmd can open.
 """
@@ -6,6 +6,7 @@ OpenBSD has no mmdebstrap: its images are built on a Linux and imported, and the
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import os
 import re
@@ -19,12 +20,14 @@ from typing import IO
 
 import msgspec
 
-from okubsd.config.names import IMAGE_NAME, quoted
+from okubsd.config.names import APP_NAME, PACKAGE_NAME, quoted
 from okubsd.errors import Problem
-from okubsd.host import bootdrive, door, locks, store, vmd
+from okubsd.host import bootdrive, door, locks, signing, store, vmd
 from okubsd.host.builder import DRIVE
 from okubsd.host.places import Places
+from okubsd.images.archive import DIGESTS, KEY, LARGEST, MANIFEST, PARTS, Member, magic_mistake, read_members
 from okubsd.images.bootdrive import render_config, with_config
+from okubsd.images.signify import PublicKey, parse_digests, parse_public_key, render_digests, render_public_key
 from okubsd.model import Image, Kind, Part
 from okubsd.vmd.control import convert_argv, parse_answer
 from okubsd.vmd.qcow2 import chain_mistakes
@@ -34,22 +37,53 @@ Report = Callable[[str], None]
 # What vmd opens an overlay of; its base must be qcow2, so that a squashfs is wrapped in one.
 VMD_DRIVE = "drive.qcow2"
 
-MANIFEST = "manifest.json"
-_LARGEST_MANIFEST = 1 << 20
-_LARGEST_PART = 8 << 30
-_MEMBER = re.compile(
-    rf"({IMAGE_NAME.pattern})/({re.escape(MANIFEST)}|vmlinuz|initrd|network|boot\.img|drive\.squashfs|index\.json)"
-)
+_CHUNK = 1 << 20
+_BUILD = re.compile(r"[0-9a-f]{12}")
+_VERSION = re.compile(r"[A-Za-z0-9.+~:-]{1,200}")
 
 
-def export_images(places: Places, images: list[Image], target: Path) -> None:
-    """Write ``images`` to the tar ``target``, whole or not at all: each manifest, then its parts."""
+def export_images(places: Places, images: list[Image], target: Path) -> str:
+    """Write ``images`` to the tar ``target``, whole or not at all, signed with the user's key.
+
+    Return the key's fingerprint.  Raises Problem where a part is not what its manifest says.
+    """
+    manifests = {image.name: _manifest_of(image) for image in images}
+    digests = {
+        f"{image.name}/{name}": digest
+        for image in images
+        for name, digest in (
+            (MANIFEST, hashlib.sha256(manifests[image.name]).hexdigest()),
+            *((part.name, part.sha256) for part in _carried(image)),
+        )
+    }
+    key, signed = signing.sign(places, render_digests(digests))
+    with _made_aside(target) as stream, tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        _add(archive, KEY, render_public_key(key))
+        _add(archive, DIGESTS, signed)
+        for image in images:
+            _add(archive, f"{image.name}/{MANIFEST}", manifests[image.name])
+            for part in _carried(image):
+                _add_part(archive, store.part_path(places, image, part.name), f"{image.name}/{part.name}", part)
+    return key.fingerprint
+
+
+def _carried(image: Image) -> tuple[Part, ...]:
+    """Return the parts that mean something on another host."""
+    return tuple(part for part in image.parts if part.name != VMD_DRIVE)
+
+
+def _manifest_of(image: Image) -> bytes:
+    carried = msgspec.structs.replace(image, parts=_carried(image), built_here=False, signer="")
+    return msgspec.json.encode(carried) + b"\n"
+
+
+@contextlib.contextmanager
+def _made_aside(target: Path) -> Iterator[IO[bytes]]:
+    """Yield a file that becomes ``target`` when the block ends well, and is gone otherwise."""
     descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
         with os.fdopen(descriptor, "wb") as stream:
-            with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-                for image in images:
-                    _add_image(archive, places, image)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         Path(name).chmod(0o644)
@@ -59,48 +93,103 @@ def export_images(places: Places, images: list[Image], target: Path) -> None:
         raise
 
 
-def _add_image(archive: tarfile.TarFile, places: Places, image: Image) -> None:
-    directory = places.images / image.name / image.build
-    parts = tuple(part for part in image.parts if part.name != VMD_DRIVE)
-    manifest = msgspec.json.encode(msgspec.structs.replace(image, parts=parts)) + b"\n"
-    member = tarfile.TarInfo(f"{image.name}/{MANIFEST}")
-    member.size, member.mode = len(manifest), 0o444
-    archive.addfile(member, io.BytesIO(manifest))
-    for part in (part.name for part in parts):
-        with (directory / part).open("rb") as stream:
-            member = tarfile.TarInfo(f"{image.name}/{part}")
-            member.size, member.mode = os.fstat(stream.fileno()).st_size, 0o444
-            archive.addfile(member, stream)
+def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = len(data), 0o444
+    archive.addfile(member, io.BytesIO(data))
 
 
-def import_images(places: Places, source: Path, report: Report, *, for_vmd: bool) -> list[Image]:
-    """Take every image of the tar ``source`` whose parts are what its manifest says; return them.
+def _add_part(archive: tarfile.TarFile, path: Path, name: str, part: Part) -> None:
+    if store.hash_file(path) != part.sha256:
+        image = name.partition("/")[0]
+        raise Problem(
+            f"image '{image}' is damaged: {path} is not what was built", f"okubsd image build --force {image}"
+        )
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = part.size, 0o444
+    with path.open("rb") as stream:
+        archive.addfile(member, stream)
 
-    ``for_vmd`` also makes the drives that vmd opens.  An image is taken whole or not at all; its parts must follow
-    their manifest.  Raises Problem at the first member that is not as it should be.
+
+def offered_key(source: Path) -> PublicKey:
+    """Return the key that the archive ``source`` says it is signed with.  Raises Problem where there is none."""
+    with _opened(source) as stream:
+        return _read_key(source, stream, read_members(stream))
+
+
+def import_images(
+    places: Places, source: Path, report: Report, *, for_vmd: bool, keys: Places | None = None
+) -> list[Image]:
+    """Take every image of the tar ``source``; return them.
+
+    What is taken was signed by a key that is trusted in ``keys`` (``places`` if not given).  ``for_vmd`` also makes
+    the drives that vmd opens.  An image is taken whole or not at all; its parts follow their manifest.
+    Raises Problem at the first member that is not as it should be.
     """
     places.images.mkdir(mode=0o755, parents=True, exist_ok=True)
     taken: list[Image] = []
     waiting = "waiting for another import to end"
-    with locks.locked(places.images / ".lock", lambda: report(waiting)), _opened(source) as archive:
-        members = iter(archive)
+    with locks.locked(places.images / ".lock", lambda: report(waiting)), _opened(source) as stream:
+        _need_room(places.images, os.fstat(stream.fileno()).st_size * (2 if for_vmd else 1))
+        members = read_members(stream)
+        key, digests = _read_digests(keys or places, source, stream, members)
         member = next(members, None)
         while member is not None:
-            image = _read_manifest(archive, member)
+            image = _read_manifest(stream, member, digests)
             with _workshop(places.images) as made:
-                member = _take_parts(archive, members, image, made)
+                member = _take_parts(stream, members, image, digests, made)
+                image = msgspec.structs.replace(image, built_here=False, signer=key.fingerprint)
                 _publish(places, image, made, report, for_vmd=for_vmd)
             taken.append(image)
+        if digests:
+            raise Problem(f"{source} is not whole: {', '.join(sorted(digests)[:4])} is missing", "export it again")
     return taken
 
 
 @contextlib.contextmanager
-def _opened(source: Path) -> Iterator[tarfile.TarFile]:
+def _opened(source: Path) -> Iterator[IO[bytes]]:
     try:
-        with tarfile.open(source, "r:") as archive:
-            yield archive
-    except tarfile.TarError as error:
-        raise Problem(f"{source} is not a whole tar of images: {error}", "okubsd image export writes one") from None
+        with source.open("rb") as stream:
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                raise Problem(f"{source} is no regular file")
+            yield stream
+    except ValueError as error:
+        raise Problem(f"{source} {error}", "okubsd image export writes a whole one") from None
+
+
+def _need_room(directory: Path, size: int) -> None:
+    free = shutil.disk_usage(directory).free
+    if free < size:
+        raise Problem(f"{directory} has room for {free >> 20} MB, and the images may take {size >> 20}")
+
+
+def _read_key(source: Path, stream: IO[bytes], members: Iterator[Member]) -> PublicKey:
+    member = next(members, None)
+    if member is None or member.name != KEY:
+        raise Problem(f"{source} is not signed", "export the images again with this version of okubsd")
+    try:
+        return parse_public_key(stream.read(member.size))
+    except ValueError as error:
+        raise Problem(f"{source}: {KEY} {error}") from None
+
+
+def _read_digests(
+    keys: Places, source: Path, stream: IO[bytes], members: Iterator[Member]
+) -> tuple[PublicKey, dict[str, str]]:
+    """Return the key that signed the archive, which is trusted, and what it signed: the digest of every member."""
+    offered = _read_key(source, stream, members)
+    if signing.trusted_key(keys, offered) is None:
+        sentence = f"{source} is signed by a key that is not trusted here, {offered.fingerprint}"
+        told = "compare it with what 'okubsd key ls' says where it was exported"
+        hint = f"{told}; then: okubsd key trust {source} {offered.fingerprint}"
+        raise Problem(sentence, hint)
+    member = next(members, None)
+    if member is None or member.name != DIGESTS:
+        raise Problem(f"{source} is not signed", "export the images again with this version of okubsd")
+    try:
+        return offered, parse_digests(signing.check_signed(offered, stream.read(member.size)))
+    except ValueError as error:
+        raise Problem(f"{source}: {DIGESTS} {error}") from None
 
 
 @contextlib.contextmanager
@@ -115,52 +204,72 @@ def _workshop(images: Path) -> Iterator[Path]:
             store.discard(made)
 
 
-def _parse_member(member: tarfile.TarInfo) -> tuple[str, str]:
-    """Return the image and the part that ``member`` is.  Raises Problem for any other name or kind."""
-    match = _MEMBER.fullmatch(member.name)
-    if match is None or not member.isreg() or member.size > _LARGEST_PART:
-        raise Problem(f"the archive has a member {quoted(member.name)} that no export writes")
-    return match[1], match[2]
-
-
-def _read_manifest(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Image:
-    name, part = _parse_member(member)
-    stream = archive.extractfile(member)
-    if part != MANIFEST or stream is None or member.size > _LARGEST_MANIFEST:
+def _read_manifest(stream: IO[bytes], member: Member, digests: dict[str, str]) -> Image:
+    if member.part != MANIFEST:
         raise Problem(f"the archive has {quoted(member.name)} where a manifest should be")
+    data = stream.read(member.size)
+    if hashlib.sha256(data).hexdigest() != digests.pop(member.name, ""):
+        raise Problem(f"the archive has {quoted(member.name)}, which was not signed")
     try:
-        image = msgspec.json.decode(stream.read(), type=Image)
+        image = msgspec.json.decode(data, type=Image)
     except msgspec.DecodeError as error:
-        raise Problem(f"the manifest of image '{name}' is damaged: {error}") from None
-    if image.name != name or not re.fullmatch(r"[0-9a-f]{12}", image.build):
-        raise Problem(f"the manifest of image '{name}' is of another image")
+        raise Problem(f"the manifest of image '{member.image}' is damaged: {quoted(error, 100)}") from None
+    mistake = _manifest_mistake(image, member.image)
+    if mistake:
+        raise Problem(f"the manifest of image '{member.image}' {mistake}")
     return image
 
 
+def _manifest_mistake(image: Image, name: str) -> str:
+    """Return what is wrong with a manifest, "" for nothing: its words end in paths, tables and plans."""
+    if image.name != name or not _BUILD.fullmatch(image.build):
+        return "is of another image"
+    if image.base and not _BUILD.fullmatch(image.base):
+        return "has a base that is none"
+    known = PARTS[image.kind]
+    names = [part.name for part in image.parts]
+    if not names or len(set(names)) < len(names) or not set(names) <= set(known):
+        return f"does not have the parts of a {image.kind} image"
+    if any(not 0 <= part.size <= LARGEST[part.name] for part in image.parts):
+        return "has a part that is too large"
+    packages = [word for line in image.packages for word in [line.partition(" ")]]
+    if any(not PACKAGE_NAME.fullmatch(name) or not _VERSION.fullmatch(version) for name, _, version in packages):
+        return "has packages that are none"
+    return "" if all(APP_NAME.fullmatch(app) for app in image.apps) else "has apps that are none"
+
+
 def _take_parts(
-    archive: tarfile.TarFile, members: Iterator[tarfile.TarInfo], image: Image, made: Path
-) -> tarfile.TarInfo | None:
+    stream: IO[bytes], members: Iterator[Member], image: Image, digests: dict[str, str], made: Path
+) -> Member | None:
     """Copy the parts of ``image`` to the directory ``made``; return the first member that is of another image."""
     missing = {part.name: part for part in image.parts}
     member = next(members, None)
     while member is not None and missing:
-        name, part_name = _parse_member(member)
-        part = missing.pop(part_name, None) if name == image.name else None
-        stream = archive.extractfile(member)
-        if part is None or stream is None or member.size != part.size:
+        part = missing.pop(member.part, None) if member.image == image.name else None
+        if part is None or member.size != part.size or digests.pop(member.name, "") != part.sha256:
             raise Problem(f"the archive has {quoted(member.name)}, which the manifest of '{image.name}' does not say")
-        _copy(stream, made / part.name)
-        if store.hash_file(made / part.name) != part.sha256:
-            raise Problem(f"image '{image.name}': {part.name} is not what its manifest says", "export it again")
+        _take_part(stream, part, image, made / part.name)
         member = next(members, None)
     if missing:
         raise Problem(f"image '{image.name}' is not whole: {', '.join(sorted(missing))} is missing", "export it again")
     return member
 
 
-def _copy(stream: IO[bytes], target: Path) -> None:
+def _take_part(stream: IO[bytes], part: Part, image: Image, target: Path) -> None:
+    """Copy one part, a piece at a time.  Raises Problem where it is not what was signed, or not what its name says."""
+    digest, left = hashlib.sha256(), part.size
     with target.open("xb") as out:
-        shutil.copyfileobj(stream, out, 1 << 20)
+        while left:
+            chunk = stream.read(min(_CHUNK, left))
+            wrong = magic_mistake(part.name, chunk) if left == part.size else ""
+            if not chunk or wrong:
+                hint = "export it again"
+                raise Problem(f"image '{image.name}': {part.name} is not {wrong or 'whole'}", hint)
+            digest.update(chunk)
+            out.write(chunk)
+            left -= len(chunk)
+    if digest.hexdigest() != part.sha256:
+        raise Problem(f"image '{image.name}': {part.name} is not what its manifest says", "export it again")
     target.chmod(0o444)
 
 
@@ -188,6 +297,11 @@ def make_vmd_drive(image: Image, made: Path) -> None:
     if image.kind is Kind.BOOT:
         source = made / "boot.host.img"
         source.write_bytes(with_config((made / bootdrive.DRIVE).read_bytes(), render_config(vmd.tsc_khz())))
+    with source.open("rb") as stream:
+        wrong = magic_mistake(bootdrive.DRIVE if image.kind is Kind.BOOT else DRIVE, stream.read(512))
+    if wrong:
+        # vmctl(8) would open it as whatever it says it is.
+        raise Problem(f"image '{image.name}': {source.name} is not {wrong}", "export it again")
     done = door.run(convert_argv(str(source), str(target)), timeout=600)
     answer = parse_answer(done.code, done.err.decode(errors="replace"))
     (made / "boot.host.img").unlink(missing_ok=True)

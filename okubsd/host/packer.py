@@ -72,11 +72,26 @@ class Tree:
             self.lay(path, permissions, data)
 
     def lay_files(self, directory: Path) -> None:
-        """Lay the files below ``directory`` over the tree."""
+        """Lay the files below ``directory`` over the tree; a link is laid as it is, and never followed on the host.
+
+        Raises Problem for a link that leads out of the directory, and for what is neither file nor directory.
+        """
+        if directory.is_symlink():
+            raise Problem(f"{directory} is a link, and a recipe's files lie beside it")
         for path in sorted(directory.rglob("*")):
-            if path.is_file():
-                permissions = 0o755 if path.stat().st_mode & 0o100 else 0o644
-                self.lay(str(path.relative_to(directory)), permissions, path.read_bytes())
+            name, mode = str(path.relative_to(directory)), path.lstat().st_mode
+            if stat.S_ISLNK(mode):
+                self.lay_link(name, tree.link_target(name, str(path.readlink())))
+            elif stat.S_ISREG(mode):
+                self.lay(name, 0o755 if mode & 0o100 else 0o644, path.read_bytes())
+            elif not stat.S_ISDIR(mode):
+                raise Problem(f"{path} is neither a file, nor a directory, nor a link")
+
+    def lay_link(self, path: str, target: str) -> None:
+        """Put a symbolic link of root's over the tree."""
+        path = tree.follow_links(path, self.nodes)
+        self.laid_over.pop(path, None)
+        self.nodes[path] = tree.Node(stat.S_IFLNK | 0o777, 0, 0, target)
 
     def write(self, path: str, target: tarfile.TarFile) -> None:
         """Add one member to ``target``: dated, owned by number, free of anything that varies."""
@@ -135,7 +150,7 @@ def pack_boot(source: Path, recipe: Recipe, directory: Path, made: Path) -> None
         here = {name for name, _ in needed}
         network = [pair for pair in needed_modules(names, files, built_in) if pair[0] not in here]
         initrd = render_initrd(
-            (directory / "init").read_bytes(),
+            _read_own(directory / "init"),
             read(busybox),
             {name: read(path) for name, path in needed},
             release,
@@ -144,6 +159,13 @@ def pack_boot(source: Path, recipe: Recipe, directory: Path, made: Path) -> None
         (made / "vmlinuz").write_bytes(read(kernels[-1]))
         (made / "initrd").write_bytes(initrd)
         (made / NETWORK).write_bytes(render_network({name: read(path) for name, path in network}, release))
+
+
+def _read_own(path: Path) -> bytes:
+    """Return the contents of a recipe's own file.  Raises Problem where it is a link."""
+    if path.is_symlink():
+        raise Problem(f"{path} is a link, and a recipe's files are its own")
+    return path.read_bytes()
 
 
 def read_index(path: Path) -> tree.Index:

@@ -15,7 +15,7 @@ from okubsd.host.trust import place_mistake
 from okubsd.model import Recipe, Wish
 
 # Part of every recipe's digest: raise it when a change of the builder changes what comes out.
-_BUILDER = b"okubsd image 5\n"
+_BUILDER = b"okubsd image 6\n"
 
 
 # Of a text that somebody writes; a description of 500 VMs is a hundredth of it.
@@ -111,10 +111,16 @@ def _read_recipe(places: Places, path: Path) -> str:
 
 
 def digest_of(directory: Path) -> str:
-    """Return the SHA-256, in hex, over the names, permissions and contents below ``directory``."""
+    """Return the SHA-256, in hex, over the names, permissions and contents below ``directory``.
+
+    A link counts as what it says, and is not followed: a recipe may come from a stranger.
+    """
     total = hashlib.sha256(_BUILDER)
     for path in sorted(directory.rglob("*")):
-        if path.is_file():
+        if path.is_symlink():
+            total.update(f"{path.relative_to(directory)}\0link\0{path.readlink()}\0".encode(errors="surrogateescape"))
+        elif path.is_file():
             total.update(f"{path.relative_to(directory)}\0{path.stat().st_mode & 0o111:o}\0".encode())
-            total.update(hashlib.sha256(path.read_bytes()).digest())
+            with path.open("rb") as stream:
+                total.update(hashlib.file_digest(stream, "sha256").digest())
     return total.hexdigest()

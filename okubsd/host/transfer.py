@@ -1,37 +1,62 @@
 """Files into a guest and out of it: SFTP over the VM's shared ssh connection.
 
-The guest's side is hostile: its names are never used here, its sizes are bounds, not promises.
+A copy is whole or not at all: it is made under a hidden name beside its target, every answer of the guest is read, size
+and (where that is cheap) digest are compared, and only then it gets its name.  The guest's side is hostile: its names
+are never used here unless they were looked at, its sizes are bounds, not promises, and each answer has a deadline.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
+import re
+import shlex
 import shutil
 import socket
 import stat
-from collections.abc import Iterator
+import struct
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from okubsd.config.names import quoted
-from okubsd.errors import Problem, Unreachable
+from okubsd.errors import Problem, TimedOut, Unreachable
 from okubsd.host import door
 from okubsd.host.lifecycle import shared_ssh
 from okubsd.host.places import Places
-from okubsd.model import Vm
+from okubsd.model import Argv, Vm
 
 _CHUNK = 32 << 10
 
+# What a guest may take for one answer, in seconds, and what it may be, in bytes.
+ANSWER_SECONDS, _LARGEST_ANSWER = 60.0, 1 << 20
 
-def part_name(name: str, size: int, changed: int) -> str:
-    """Return the name of the unfinished copy of ``name``.
+# A file that says it has no size, as those of proc(5), is read to its end, but not for ever.
+_MOST_UNSIZED = 64 << 20
 
-    It tells the ``size`` and the date (``changed``, seconds since the epoch) of what is copied, so that
-    a copy is only gone on with while its source is the same.
+# Up to this size the guest is asked what it really has; more would take it seconds.
+_CHEAP_TO_DIGEST = 64 << 20
+
+# Of a directory in a guest.
+_MOST_FILES, _LARGEST_LISTING = 100_000, 32 << 20
+
+# What a guest that does not keep to the protocol makes paramiko raise.
+_NONSENSE = (struct.error, ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError)
+
+
+def part_name(name: bytes, size: int, changed: int) -> bytes:
+    """Return the name of the unfinished copy of ``name``, which has no directory in it.
+
+    It stands for the ``size`` and the date (``changed``, seconds since the epoch) of what is copied, so that
+    a copy is only gone on with while its source is the same; it is as long for every name.
     """
-    return f"{name}.okubsd-part-{size}-{changed}"
+    mark = hashlib.sha256(b"%s\0%d\0%d" % (name, size, changed)).hexdigest()[:20]
+    return f".okubsd-part-{mark}".encode()
 
 
 class Progress:
@@ -47,127 +72,519 @@ class Progress:
         """Take note of ``done`` of ``total`` bytes."""
 
 
-class _Pipe(socket.socket):
-    """A socket with the name that paramiko's log asks a channel for."""
+class Entry(msgspec.Struct, frozen=True):
+    """One file or directory of a tree: its path below the top, b"" for the top, its mode, size and date."""
+
+    path: bytes
+    mode: int
+    size: int
+    changed: int
+
+    @property
+    def is_directory(self) -> bool:
+        """Return whether it is one."""
+        return stat.S_ISDIR(self.mode)
+
+
+class _Channel:
+    """What paramiko takes for a channel: a socket on which every answer has a deadline and a size."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._end = end
+        self._deadline = time.monotonic() + ANSWER_SECONDS
 
     def get_name(self) -> str:
-        """Return the name for the log."""
+        """Return the name for paramiko's log."""
         return "sftp"
+
+    def send(self, data: bytes) -> int:
+        """Send what fits; an answer to it is then due."""
+        self._deadline = time.monotonic() + ANSWER_SECONDS
+        self._end.settimeout(ANSWER_SECONDS)
+        return self._end.send(data)
+
+    def recv(self, size: int) -> bytes:
+        """Return at most ``size`` bytes.  Raises TimeoutError at the deadline, OverflowError for too long an answer."""
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        if size > _LARGEST_ANSWER:
+            raise OverflowError
+        self._end.settimeout(left)
+        return self._end.recv(size)
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._end.close()
+
+
+class Guest:
+    """The files of one guest: an SFTP client, and a way to ask what its programs say of them."""
+
+    def __init__(self, vm: Vm, client: Any, ask: Callable[[str, float, int], door.Done]) -> None:
+        self.vm = vm
+        self.client = client
+        self._ask = ask
+
+    def status(self, path: bytes) -> Any | None:
+        """Return what is at ``path``, links followed, or None."""
+        try:
+            return self.client.stat(path or b".")
+        except OSError:
+            return None
+
+    def is_directory(self, path: bytes) -> bool:
+        """Return whether a directory is at ``path``."""
+        found = self.status(path)
+        return found is not None and stat.S_ISDIR(found.st_mode or 0)
+
+    def run(self, *words: bytes, seconds: float = 120, largest: int = 1 << 16) -> door.Done:
+        """Return what a program of the guest says, which is as trustworthy as the guest."""
+        command = " ".join(shlex.quote(os.fsdecode(word)) for word in words)
+        return self._ask(command, seconds, largest)
+
+    def has_no_room(self, directory: bytes) -> bool:
+        """Return whether the guest says that its file system is full, or nearly so."""
+        done = self.run(b"df", b"-kP", b"--", directory or b".", seconds=20)
+        match = re.search(rb"\s(\d{1,15})\s+\d{1,3}%\s+\S+\s*$", done.out)
+        return match is not None and int(match[1]) < 64
 
 
 @contextlib.contextmanager
-def sftp(places: Places, vm: Vm) -> Iterator[Any]:
-    """Open paramiko's SFTP client on the guest.  Raises Unreachable where the guest does not answer.
+def sftp(places: Places, vm: Vm) -> Iterator[Guest]:
+    """Open the files of the guest.  Raises Unreachable or TimedOut where the guest does not answer, or talks nonsense.
 
     ssh(1) carries the bytes, so keys and the pinned host key are checked in one place only.
     """
+
+    def ask(command: str, seconds: float, largest: int) -> door.Done:
+        return door.ask((*shared_ssh(places, vm, "-T"), command), timeout=seconds, largest=largest)
+
+    with spoken_by((*shared_ssh(places, vm, "-T", "-s"), "sftp"), vm, ask) as guest:
+        yield guest
+
+
+@contextlib.contextmanager
+def spoken_by(argv: Argv, vm: Vm, ask: Callable[[str, float, int], door.Done]) -> Iterator[Guest]:
+    """Open the files of ``vm`` by the program ``argv``, which speaks SFTP; ``ask`` calls others there."""
     import paramiko
 
-    argv = (*shared_ssh(places, vm, "-T", "-s"), "sftp")
     ours, theirs = socket.socketpair()
-    with door.joined(argv, theirs), _Pipe(fileno=ours.detach()) as pipe:
+    with door.joined(argv, theirs), ours:
         theirs.close()
         try:
-            yield paramiko.SFTPClient(pipe)
-        except (paramiko.SSHException, EOFError) as error:
+            yield Guest(vm, paramiko.SFTPClient(_Channel(ours)), ask)
+        except TimeoutError:
+            raise TimedOut(f"{vm.name}: the guest did not answer within {ANSWER_SECONDS:.0f} seconds") from None
+        except (paramiko.SSHException, EOFError, ConnectionError) as error:
             raise Unreachable(f"{vm.name}: the copy was cut: {quoted(error)}", "call it again to go on") from None
+        except paramiko.SFTPError as error:
+            raise Unreachable(f"{vm.name}: its guest does not speak SFTP: {quoted(error)}") from None
+        except _NONSENSE as error:
+            raise Unreachable(f"{vm.name}: its guest does not speak SFTP: {type(error).__name__}") from None
 
 
-def send(client: Any, source: Path, target: str, step: Progress) -> None:
-    """Copy the host's file ``source`` to ``target`` in the guest, "" or a directory meaning below it."""
-    if source.is_dir():
-        raise Problem(f"{source} is a directory", "copy a file, such as a tar archive of it")
+# --- from the host to the guest -----------------------------------------------------------------
+
+
+def send(guest: Guest, source: Path, target: bytes, step: Progress) -> None:
+    """Copy the host's regular file ``source`` to ``target`` in the guest, "" or a directory meaning below it.
+
+    Raises Problem where that fails; then what was at the target before is still there.
+    """
+    path = _place_in_guest(guest, target, os.fsencode(source.name))
+    _give_name(guest, _send_part(guest, source, path, step), path, durable=True)
+
+
+def _place_in_guest(guest: Guest, target: bytes, name: bytes) -> bytes:
+    """Return the guest's path for a file called ``name``: ``target``, or in it if it is a directory."""
+    if guest.is_directory(target):
+        return _join(target, name)
+    if not target or target.endswith(b"/"):
+        raise Problem(f"there is no directory {_said(target)} in the guest", f"okubsd run {guest.vm.name} -- mkdir ...")
+    return target
+
+
+def _join(directory: bytes, name: bytes) -> bytes:
+    return directory.rstrip(b"/") + b"/" + name if directory and directory != b"/" else directory + name
+
+
+def _said(path: bytes) -> str:
+    return quoted(os.fsdecode(path))
+
+
+def _beside(path: bytes, size: int, changed: int) -> bytes:
+    head, slash, name = path.rpartition(b"/")
+    return head + slash + part_name(name, size, changed)
+
+
+@contextlib.contextmanager
+def _regular(source: Path) -> Iterator[tuple[Any, os.stat_result]]:
+    """Open the host's regular file ``source``; nothing is waited for that is none."""
     try:
-        stream = source.open("rb")
+        descriptor = os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise Problem(f"{source}: {error.strerror}") from None
-    with stream:
-        path = _below(client, target, source.name)
-        status = os.fstat(stream.fileno())
-        size, part = status.st_size, part_name(path, status.st_size, int(status.st_mtime))
-        done = _size_or_zero(client, part)
+        raise Problem(f"{quoted(source, 200)}: {error.strerror}") from None
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        what = "a directory" if stat.S_ISDIR(status.st_mode) else "no regular file"
+        raise Problem(f"{quoted(source, 200)} is {what}", "okubsd cp -r copies directories" if what[0] == "a" else "")
+    with os.fdopen(descriptor, "rb", buffering=0) as stream:
+        yield stream, status
+
+
+def _send_part(guest: Guest, source: Path, path: bytes, step: Progress) -> bytes:
+    """Copy ``source`` to the hidden name beside ``path``, whole, and return that name."""
+    with _regular(source) as (stream, status):
+        size, changed = status.st_size, int(status.st_mtime)
+        part = _beside(path, size, changed)
+        found = guest.status(part)
+        done = int(found.st_size or 0) if found is not None and stat.S_ISREG(found.st_mode or 0) else 0
         done = done if done <= size else 0
-        stream.seek(done)
-        with _guest_errors(path), client.open(part, "ab" if done else "wb") as remote:
-            remote.set_pipelined(True)
-            _pump(stream, remote, done, size, step)
-        with _guest_errors(path):
-            client.posix_rename(part, path)
+        resumed = done > 0
+        with _guest_errors(guest, path, part), guest.client.open(part, "r+b" if resumed else "wb") as remote:
+            written = _pump_out(stream, remote, done, size, step)
+        _compare(guest, source, stream, part, written, thorough=resumed or written <= _CHEAP_TO_DIGEST)
+        with _guest_errors(guest, path, part):
+            guest.client.chmod(part, stat.S_IMODE(status.st_mode) & 0o777)
+            guest.client.utime(part, (int(status.st_atime), changed))
+    return part
 
 
-def fetch(client: Any, source: str, target: Path, step: Progress) -> None:
-    """Copy the guest's file ``source`` to ``target`` on the host, a directory meaning below it."""
-    name = Path(source).name
+def _pump_out(stream: Any, remote: Any, done: int, size: int, step: Progress) -> int:
+    """Write what ``stream`` has from ``done`` on, and return its size: ``size``, or as far as an unsized file goes.
+
+    Every write is answered before the next; what is a hole stays one.
+    """
+    step(done, size)
+    at, end = done, size or _MOST_UNSIZED
+    while at < end:
+        at = _next_data(stream, at, size) if size else at
+        stream.seek(at) if size else None
+        chunk = stream.read(min(_CHUNK, end - at)) if at < end else b""
+        if not chunk:
+            break
+        remote.seek(at)
+        remote.write(chunk)
+        at += len(chunk)
+        step(at, size or at)
+    if size == 0 and at == _MOST_UNSIZED:
+        raise Problem(f"the file says that it is empty, and has more than {_MOST_UNSIZED >> 20} MB")
+    if at < size:
+        raise Problem("the file became shorter while it was copied", "call it again")
+    if size:
+        remote.truncate(size)
+    return at
+
+
+def _next_data(stream: Any, at: int, size: int) -> int:
+    """Return where the next data of a file are, from ``at`` on; ``size`` where there is nothing but a hole."""
+    try:
+        return min(os.lseek(stream.fileno(), at, os.SEEK_DATA), size)
+    except OSError as error:
+        # ENXIO: a hole up to the end.  Others: this file system does not tell holes.
+        return size if error.errno == errno.ENXIO and os.fstat(stream.fileno()).st_size >= size else at
+
+
+def _compare(guest: Guest, source: Path, stream: Any, part: bytes, size: int, *, thorough: bool) -> None:
+    """Raise Problem where the guest does not have what was sent."""
+    found = guest.status(part)
+    if found is None or int(found.st_size or 0) != size:
+        _forget(guest, part)
+        raise Problem(f"the guest has not got {quoted(source, 200)} whole", "call it again")
+    if not thorough:
+        return
+    done = guest.run(b"sha256sum", b"--", part)
+    theirs = done.out[:64].removeprefix(b"\\").decode("ascii", errors="replace")
+    if done.code == 0 and re.fullmatch(r"[0-9a-f]{64}", theirs) and theirs != _digest(stream, size):
+        _forget(guest, part)
+        raise Problem(f"the guest has other bytes than {quoted(source, 200)}, which changed meanwhile", "call it again")
+
+
+def _digest(stream: Any, size: int) -> str:
+    digest, left = hashlib.sha256(), size
+    stream.seek(0)
+    while left and (chunk := stream.read(min(1 << 20, left))):
+        digest.update(chunk)
+        left -= len(chunk)
+    return digest.hexdigest()
+
+
+def _give_name(guest: Guest, part: bytes, path: bytes, *, durable: bool) -> None:
+    """Rename a whole copy to what it is called, after its bytes are on the guest's disk."""
+    if durable:
+        guest.run(b"sync", b"--", part)
+    with _guest_errors(guest, path, part):
+        guest.client.posix_rename(part, path)
+
+
+def _forget(guest: Guest, part: bytes) -> None:
+    with contextlib.suppress(OSError):
+        guest.client.remove(part)
+
+
+def send_tree(guest: Guest, source: Path, target: bytes, step: Progress) -> int:
+    """Copy the host's directory ``source`` with all below it; return how many entries were left out.
+
+    They are links, sockets and the like.  Files get their names when all of them are there.
+    """
+    top = _join(target, os.fsencode(source.name)) if guest.is_directory(target) else target
+    if not top or (top.endswith(b"/") and not guest.is_directory(top.rstrip(b"/"))):
+        top = top.rstrip(b"/") or os.fsencode(source.name)
+    directories, files, left_out = _host_tree(source)
+    for relative in directories:
+        _make_directory(guest, _join(top, relative) if relative else top)
+    total = sum(size for _, size in files)
+    parts, before = [], 0
+    for relative, size in files:
+        path = _join(top, relative)
+        one = _Share(step, before, total)
+        parts.append((_send_part(guest, source / os.fsdecode(relative), path, one), path))
+        before += size
+    guest.run(b"sync", b"-f", b"--", top)
+    for part, path in parts:
+        _give_name(guest, part, path, durable=False)
+    return left_out
+
+
+class _Share(Progress):
+    """The progress of one of several files."""
+
+    def __init__(self, whole: Progress, before: int, total: int) -> None:
+        self._whole, self._before, self._total = whole, before, total
+
+    def __call__(self, done: int, total: int) -> None:
+        self._whole(self._before + done, self._total)
+
+
+def _host_tree(source: Path) -> tuple[list[bytes], list[tuple[bytes, int]], int]:
+    """Return the directories and the files with their sizes below ``source``, and how many other entries there are."""
+    directories, files, others = [b""], list[tuple[bytes, int]](), 0
+    top = os.fsencode(source)
+
+    def refuse(error: OSError) -> None:
+        raise Problem(f"{quoted(error.filename, 200)}: {error.strerror}")
+
+    for where, below, names in os.walk(top, onerror=refuse):
+        prefix = os.path.relpath(where, top)
+        prefix = b"" if prefix == b"." else prefix + b"/"
+        others += sum((Path(os.fsdecode(where)) / os.fsdecode(name)).is_symlink() for name in below)
+        below[:] = sorted(name for name in below if not (Path(os.fsdecode(where)) / os.fsdecode(name)).is_symlink())
+        directories += [prefix + name for name in below]
+        for name in sorted(names):
+            status = os.lstat(os.path.join(where, name))  # noqa: PTH118  # names are bytes
+            if stat.S_ISREG(status.st_mode):
+                files.append((prefix + name, status.st_size))
+            else:
+                others += 1
+    return directories, files, others
+
+
+def _make_directory(guest: Guest, path: bytes) -> None:
+    if guest.is_directory(path):
+        return
+    with _guest_errors(guest, path, b""):
+        guest.client.mkdir(path)
+
+
+# --- from the guest to the host -----------------------------------------------------------------
+
+
+def fetch(guest: Guest, source: bytes, target: Path, step: Progress) -> None:
+    """Copy the guest's regular file ``source`` to ``target`` on the host, a directory meaning below it.
+
+    Raises Problem where that fails; then what was at the target before is still there.
+    """
+    name = source.rstrip(b"/").rpartition(b"/")[2]
     if target.is_dir():
-        if name in ("", ".", ".."):
-            raise Problem(f"{quoted(source)} names no file")
-        target = target / name
-    with _guest_errors(source), client.open(source or ".", "rb") as remote:
+        if name in (b"", b".", b"..", b"~"):
+            raise Problem(f"{_said(source)} names no file")
+        target = target / os.fsdecode(name)
+    elif str(target).endswith("/"):
+        raise Problem(f"there is no directory {quoted(target, 200)}")
+    _fetch_file(guest, source, target, step)
+
+
+def _fetch_file(guest: Guest, source: bytes, target: Path, step: Progress) -> None:
+    # As scp(1) does, a link is written through; anything else that is no file is left alone.
+    target = target.resolve()
+    if target.exists() and not target.is_file():
+        raise Problem(f"{quoted(target, 200)} is no regular file", "name another target")
+    with _guest_errors(guest, source, b""), guest.client.open(source or b".", "rb") as remote:
         status = remote.stat()
         if not stat.S_ISREG(status.st_mode or 0):
-            raise Problem(f"{quoted(source)} is no regular file in the guest")
-        size = int(status.st_size or 0)
-        _room_for(target, size)
-        part = target.with_name(part_name(target.name, size, int(status.st_mtime or 0)))
-        done = part.stat().st_size if part.exists() and not part.is_symlink() else 0
-        done = done if done <= size else 0
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | (0 if done else os.O_TRUNC), 0o600)
-        with os.fdopen(descriptor, "wb") as local:
-            local.seek(done)
-            remote.seek(done)
-            remote.prefetch(size)
-            _pump(remote, local, done, size, step)
-            local.flush()
-            os.fsync(local.fileno())
-        part.replace(target)
+            what = "a directory" if stat.S_ISDIR(status.st_mode or 0) else "no regular file"
+            hint = "okubsd cp -r copies directories" if what[0] == "a" else ""
+            raise Problem(f"{_said(source)} is {what} in the guest", hint)
+        size, changed = int(status.st_size or 0), int(status.st_mtime or 0)
+        with _host_errors(target):
+            _room_for(target, size)
+            part = target.with_name(os.fsdecode(part_name(os.fsencode(target.name), size, changed)))
+            stream = _open_part(part, size)
+        with stream:
+            _pump_in(remote, stream, size, target, step)
+            with _host_errors(target):
+                os.fchmod(stream.fileno(), stat.S_IMODE(status.st_mode or 0o644) & 0o777 & ~_umask())
+                os.utime(stream.fileno(), (changed, changed))
+                stream.flush()
+                os.fsync(stream.fileno())
+                part.replace(target)
 
 
-def _pump(source: Any, target: Any, done: int, size: int, step: Progress) -> None:
-    """Copy bytes from ``done`` up to ``size``, and not one more."""
-    step(done, size)
-    while done < size:
-        chunk = source.read(min(_CHUNK, size - done))
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+@contextlib.contextmanager
+def _host_errors(target: Path) -> Iterator[None]:
+    """Tell what the host refused as the host's refusal."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise Problem(f"there is no room on the host for {quoted(target, 200)}") from None
+        raise Problem(f"{quoted(target, 200)} cannot be written: {error.strerror}") from None
+
+
+def _open_part(part: Path, size: int) -> Any:
+    """Open the unfinished copy ``part``, at its end; one that is not ours alone is begun anew."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with contextlib.suppress(FileNotFoundError):
+        found = part.lstat()
+        ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and found.st_nlink == 1
+        if not ours or found.st_size > size or found.st_mode & 0o077:
+            part.unlink()
+    return os.fdopen(os.open(part, flags, 0o600), "r+b", buffering=0)
+
+
+def _pump_in(remote: Any, stream: Any, size: int, target: Path, step: Progress) -> None:
+    """Copy ``size`` bytes, and not one more; an unsized file to its end.  Zeros become holes."""
+    at = stream.seek(0, os.SEEK_END)
+    step(at, size)
+    end = size or _MOST_UNSIZED
+    remote.seek(at)
+    while at < end:
+        chunk = remote.read(min(_CHUNK, end - at))
         if not chunk:
-            raise Problem("the file became shorter while it was copied", "call it again")
-        target.write(chunk)
-        done += len(chunk)
-        step(done, size)
+            break
+        with _host_errors(target):
+            stream.seek(at)
+            if chunk.count(0) < len(chunk):
+                stream.write(chunk)
+            at += len(chunk)
+            if chunk[-1] == 0:
+                stream.truncate(at)
+        step(at, size or at)
+    if size == 0 and at == _MOST_UNSIZED:
+        raise Problem(f"the file says that it is empty, and has more than {_MOST_UNSIZED >> 20} MB")
+    if at < size:
+        raise Problem("the file became shorter while it was copied", "call it again")
 
 
 def _room_for(target: Path, size: int) -> None:
     directory = target.absolute().parent
     if not directory.is_dir():
-        raise Problem(f"there is no directory {directory}")
+        raise Problem(f"there is no directory {quoted(directory, 200)}")
     if shutil.disk_usage(directory).free < size:
-        raise Problem(f"there is no room for {size} bytes in {directory}")
+        raise Problem(f"there is no room for {size} bytes in {quoted(directory, 200)}")
 
 
-def _below(client: Any, target: str, name: str) -> str:
-    """Return the guest's path for a file called ``name``: ``target``, or in it if it is a directory."""
+_ENTRY = re.compile(rb"([a-zA-Z?]) (\d{1,18}) (\d{1,12})(?:\.\d+)? ([0-7]{1,5}) ([^\0]*)")
+
+
+def parse_tree(untrusted: bytes) -> tuple[list[Entry], int]:
+    """Return the directories and regular files that the guest's find(1) listed, and how many others there were.
+
+    Raises ValueError where a path could lead anywhere but below the top, or is listed twice.
+    """
+    entries, others, seen = list[Entry](), 0, set[bytes]()
+    for line in untrusted.split(b"\0")[:-1]:
+        match = _ENTRY.fullmatch(line)
+        if match is None or len(seen) > _MOST_FILES:
+            raise ValueError("is no listing, or too long a one")
+        path = match[5]
+        if path and any(name in (b"", b".", b"..") or len(name) > 255 for name in path.split(b"/")):
+            raise ValueError("has a path that leads elsewhere")
+        if path in seen:
+            raise ValueError("has a path twice")
+        seen.add(path)
+        kind = {b"d": stat.S_IFDIR, b"f": stat.S_IFREG}.get(match[1])
+        if kind is None:
+            others += 1
+            continue
+        entries.append(Entry(path, kind | int(match[4], 8) & 0o777, int(match[2]), int(match[3])))
+    return entries, others
+
+
+_FORMAT = b"%y %s %T@ %m %P\\0"
+
+
+def fetch_tree(guest: Guest, source: bytes, target: Path, step: Progress) -> int:
+    """Copy the guest's directory ``source`` with all below it; return how many entries were left out.
+
+    They are links, sockets and the like: nothing of a guest's is a link here.
+    """
+    listing = guest.run(b"find", source or b".", b"-printf", _FORMAT, largest=_LARGEST_LISTING)
     try:
-        is_directory = stat.S_ISDIR(client.stat(target or ".").st_mode or 0)
-    except OSError:
-        is_directory = False
-    return f"{target.rstrip('/')}/{name}".lstrip("/" if not target else "") if is_directory else target
+        entries, left_out = parse_tree(listing.out)
+    except ValueError as error:
+        raise Problem(f"the guest's listing of {_said(source)} {error}") from None
+    if listing.code != 0 or not entries or entries[0].path:
+        raise Problem(f"{_said(source)} cannot be listed in the guest: {door.reason(listing)}")
+    if not entries[0].is_directory:
+        fetch(guest, source, target, step)
+        return left_out
+    name = source.rstrip(b"/").rpartition(b"/")[2]
+    top = target / os.fsdecode(name) if target.is_dir() and name not in (b"", b".", b"..", b"~") else target
+    total = sum(entry.size for entry in entries if not entry.is_directory)
+    with _host_errors(top):
+        _room_for(top, total)
+    before = 0
+    for entry in entries:
+        here = top / os.fsdecode(entry.path) if entry.path else top
+        if entry.is_directory:
+            _make_here(here)
+            continue
+        _refuse_links(here, top)
+        _fetch_file(guest, _join(source or b".", entry.path), here, _Share(step, before, total))
+        before += entry.size
+    return left_out
 
 
-def _size_or_zero(client: Any, path: str) -> int:
-    try:
-        return int(client.stat(path).st_size or 0)
-    except OSError:
-        return 0
+def _make_here(path: Path) -> None:
+    with _host_errors(path):
+        if path.is_symlink() or not path.is_dir():
+            path.mkdir(mode=0o755)
+
+
+def _refuse_links(path: Path, top: Path) -> None:
+    """Raise Problem where a link stands where a guest's file would go: it would be written through it."""
+    if path.is_symlink():
+        raise Problem(f"{quoted(path, 200)} is a link", f"move it out of {quoted(top, 200)}")
+
+
+# --- both ---------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def _guest_errors(path: str) -> Iterator[None]:
-    """Turn the guest's refusals into sentences."""
+def _guest_errors(guest: Guest, path: bytes, part: bytes) -> Iterator[None]:
+    """Turn the guest's refusals into sentences; where it has no room, the unfinished ``part`` goes."""
     try:
         yield
+    except (TimeoutError, ConnectionError):
+        raise
     except FileNotFoundError:
-        raise Problem(f"there is no {quoted(path)} in the guest") from None
+        raise Problem(f"there is no {_said(path)} in the guest") from None
     except PermissionError:
-        raise Problem(f"the guest does not let its user have {quoted(path)}") from None
+        raise Problem(f"the guest does not let its user have {_said(path)}") from None
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
-            raise
-        raise Problem(f"the guest refused {quoted(path)}: {quoted(error)}") from None
+        directory = path.rpartition(b"/")[0]
+        if part and guest.has_no_room(directory):
+            _forget(guest, part)
+            raise Problem(
+                f"there is no room in the guest for {_said(path)}", f"okubsd run {guest.vm.name} -- df -h"
+            ) from None
+        raise Problem(f"the guest refused {_said(path)}: {quoted(error)}") from None

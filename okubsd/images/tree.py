@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
+from okubsd.config.names import quoted
 from okubsd.errors import Problem
 from okubsd.model import Argv, Kind, Recipe
 
@@ -87,6 +88,17 @@ def follow_links(path: str, nodes: Index) -> str:
         target = posixpath.normpath(posixpath.join("/", posixpath.dirname(link), nodes[link].content))
         path = target.lstrip("/") + path[len(link) :]
     raise Problem(f"the path /{path} is a loop of symbolic links in the image")
+
+
+def link_target(path: str, target: str) -> str:
+    """Return the ``target`` of a symbolic link at ``path`` of a recipe's files.
+
+    Raises Problem where it leads out of them, which in the guest would be somewhere, and on the host anywhere.
+    """
+    inside = posixpath.normpath(posixpath.join(posixpath.dirname(path), target))
+    if not target.startswith("/") and inside.split("/")[0] == "..":
+        raise Problem(f"the link /{path} of the recipe's files leads out of them, to {quoted(target)}")
+    return target
 
 
 def add_user(passwd: str, name: str = "user", uid: int = 1000) -> str:

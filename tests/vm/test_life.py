@@ -12,7 +12,6 @@ import pexpect
 
 from okubsd.host import keys, window
 from okubsd.host.facts import live_display
-from okubsd.host.transfer import part_name
 from tests.vm.world import World, read_png, share_of, wait_until
 
 WHITE = (255, 255, 255)
@@ -106,27 +105,51 @@ def test_a_disposable_home_is_gone(world: World) -> None:
 
 def test_files_go_in_and_out_whole(world: World, tmp_path: Path) -> None:
     source, back = tmp_path / "a b.bin", tmp_path / "back.bin"
-    source.write_bytes(os.urandom(3_000_000))
+    source.write_bytes(os.urandom(10_000_000))
+    source.chmod(0o755)
     with world.up("kept"):
         world.ok("cp", str(source), "kept:")
         digest = world.ok("run", "kept", "--", "sha256sum", "a b.bin").split()[0]
         assert digest == hashlib.sha256(source.read_bytes()).hexdigest()
-        world.ok("cp", "kept:a b.bin", str(back))
+        assert world.ok("run", "kept", "--", "stat", "-c", "%a", "a b.bin") == "755\n"
+        world.ok("cp", "kept:~/a b.bin", str(back))
         assert back.read_bytes() == source.read_bytes()
-        changed = int(world.ok("run", "kept", "--", "stat", "-c", "%Y", "a b.bin"))
-        part = back.with_name(part_name("back.bin", 3_000_000, changed))
-        part.write_bytes(source.read_bytes()[:1_000_000])
-        world.ok("cp", "kept:a b.bin", str(back))
-        assert back.read_bytes() == source.read_bytes() and not part.exists()
         for args, said in [
             (("cp", "kept:nosuch", str(tmp_path)), "there is no 'nosuch' in the guest"),
             (("cp", str(tmp_path / "nosuch"), "kept:"), "No such file"),
             (("cp", str(tmp_path), "kept:"), "is a directory"),
-            (("cp", "kept:/etc", str(tmp_path / "x")), "no regular file"),
+            (("cp", "kept:/etc", str(tmp_path / "x")), "is a directory in the guest"),
             (("cp", str(source), "kept:/etc/x"), "does not let its user"),
         ]:
             done = world.call(*args)
             assert done.code == 1 and said in done.err and "Traceback" not in done.err, done.err
+
+
+def test_directories_and_several_files_go_from_guest_to_guest(world: World, tmp_path: Path) -> None:
+    (tmp_path / "top/sub").mkdir(parents=True)
+    (tmp_path / "top/sub/x").write_bytes(os.urandom(100_000))
+    (tmp_path / "one").write_text("one\n")
+    with world.up("kept"), world.up("term"):
+        world.ok("cp", "-r", str(tmp_path / "top"), "kept:")
+        world.ok("cp", str(tmp_path / "one"), str(tmp_path / "top/sub/x"), "kept:top/")
+        world.ok("cp", "-r", "kept:top", "term:")
+        world.ok("cp", "-r", "term:top", str(tmp_path / "back"))
+    assert (tmp_path / "back/sub/x").read_bytes() == (tmp_path / "top/sub/x").read_bytes()
+    assert (tmp_path / "back/x").read_bytes() == (tmp_path / "top/sub/x").read_bytes()
+    assert (tmp_path / "back/one").read_text() == "one\n"
+
+
+def test_a_full_home_is_told_and_keeps_what_it_had(world: World, tmp_path: Path) -> None:
+    small = tmp_path / "small.bin"
+    small.write_bytes(b"old\n")
+    with world.up("kept"):
+        world.ok("cp", str(small), "kept:")
+        world.call("run", "kept", "--", "sh", "-c", "dd if=/dev/zero of=fill bs=1M 2>/dev/null; true")
+        small.write_bytes(os.urandom(3_000_000))
+        done = world.call("cp", str(small), "kept:")
+        assert done.code == 1 and "there is no room in the guest for 'small.bin'" in done.err, done.err
+        assert world.ok("run", "kept", "--", "cat", "small.bin") == "old\n"
+        assert world.ok("run", "kept", "--", "sh", "-c", "rm fill; ls -A").split() == ["lost+found", "small.bin"]
 
 
 def test_the_console_is_a_root_shell_that_tilde_dot_leaves(world: World) -> None:

@@ -41,6 +41,14 @@ networks:
 """
 
 
+def trust(built: World, host: Host, archive: Path, user: str) -> None:
+    """Have ``user`` take what was exported in ``built``, after an archive that nobody trusts was refused."""
+    done = host.okubsd("image", "import", str(archive), user=user)
+    assert done.returncode == 1 and "not trusted here" in done.stderr
+    (own,) = [key for key in json.loads(built.ok("key", "ls", "--json"))["keys"] if key["own"]]
+    host.must("key", "trust", str(archive), own["fingerprint"], user=user)
+
+
 @pytest.fixture(scope="module")
 def openbsd(built: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     """A simulated OpenBSD with real images imported and the description applied."""
@@ -51,7 +59,8 @@ def openbsd(built: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         path.chmod(0o600)
     built.ok("image", "build", "vpn-gateway")
     archive = host.root / "images.tar"
-    built.ok("image", "export", str(archive), "boot", "base", "term", "vpn-gateway")
+    built.ok("image", "export", "--alone", "--force", str(archive), "boot", "base", "term", "vpn-gateway")
+    trust(built, host, archive, "root")
     host.must("image", "import", str(archive))
     host.must("apply", "-y")
     archive.unlink()
@@ -257,7 +266,8 @@ def test_a_changed_byte_of_a_shared_drive_is_seen(ob: Host) -> None:
 
 def test_qemu_beside_vmd_runs_on_its_prepared_tap(ob: Host, built: World, tmp_path: Path) -> None:
     archive = tmp_path / "images.tar"
-    built.ok("image", "export", str(archive), "boot", "base", "term")
+    built.ok("image", "export", "--alone", "--force", str(archive), "boot", "base", "term")
+    trust(built, ob, archive, "alice")
     ob.must("image", "import", str(archive), user="alice")
     done = ob.okubsd("start", "emulated", "--headless", user="alice")
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,87 @@
+"""okubsd key: whose images are taken."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+
+import click
+
+from okubsd.cli.session import Session, as_json, pass_session, print_json, print_table
+from okubsd.config.names import IMAGE_NAME, quoted
+from okubsd.errors import Misuse, Problem
+from okubsd.host import signing
+from okubsd.images.signify import LARGEST_KEY, PublicKey, parse_public_key
+
+
+@click.group()
+def key() -> None:
+    """Keys that sign images: ls, trust, rm."""
+
+
+@key.command("ls")
+@as_json
+@pass_session
+def list_keys(session: Session, json: bool) -> None:
+    """List your own key, which signs what you export, and the keys whose images you take."""
+    known = list(signing.known_keys(session.places))
+    if json:
+        rows = [
+            {"name": one.name, "fingerprint": one.key.fingerprint, "own": one.own, "file": str(one.path)}
+            for one in known
+        ]
+        print_json(keys=rows)
+        return
+    rows_ = [(one.name, "own" if one.own else "trusted", one.key.fingerprint, str(one.path)) for one in known]
+    print_table(("NAME", "KEY", "FINGERPRINT", "FILE"), rows_)
+
+
+@key.command()
+@click.argument("source", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@click.argument("fingerprint", default="")
+@click.option("--name", default="", help="What the key is called here.")
+@pass_session
+def trust(session: Session, source: Path, fingerprint: str, name: str) -> None:
+    """Take images that the key in FILE has signed.
+
+    FILE is a public key of signify(1), or a signed archive; of an archive the FINGERPRINT has to be said, as whoever
+    exported it told it to you.
+    """
+    from okubsd.host.exchange import offered_key
+
+    in_archive = tarfile.is_tarfile(source)
+    found = offered_key(source) if in_archive else _read_key(source)
+    if in_archive and not fingerprint:
+        raise Misuse(
+            f"{source} carries its key by itself, which proves nothing",
+            "ask whoever exported it for the fingerprint that 'okubsd key ls' tells there, and say it behind FILE",
+        )
+    if fingerprint and fingerprint != found.fingerprint:
+        raise Problem(f"the key in {source} is {found.fingerprint}, and not {quoted(fingerprint)}")
+    path = signing.trust(session.places, found, name or _name_for(source, found, in_archive=in_archive))
+    session.report(f"{found.fingerprint} is trusted now, in {path}")
+
+
+def _read_key(source: Path) -> PublicKey:
+    with source.open("rb") as stream:
+        data = stream.read(LARGEST_KEY + 1)
+    try:
+        return parse_public_key(data)
+    except ValueError as error:
+        raise Problem(f"{source} {error}", "name a .pub file, or an archive of 'okubsd image export'") from None
+
+
+def _name_for(source: Path, found: PublicKey, *, in_archive: bool) -> str:
+    """Return what a key is called: as its file, or by its number where that is no name."""
+    stem = source.stem.lower()
+    taken = in_archive or not IMAGE_NAME.fullmatch(stem) or stem == signing.OWN
+    return f"key-{found.number.hex()}" if taken else stem
+
+
+@key.command()
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@pass_session
+def rm(session: Session, names: tuple[str, ...]) -> None:
+    """Take the trust in keys back; images that were taken stay."""
+    for name in names:
+        signing.distrust(session.places, name)
