@@ -40,7 +40,7 @@ setup(
         ("share/man/man7", ["man/okubsd-network.7"]),
         ("share/man/man8", ["man/okubsd.8"]),
     ],
-    entry_points={"console_scripts": ["okubsd = okubsd.cli.main:main"]},
+    entry_points={"console_scripts": ["okubsd = okubsd.__main__:main"]},
     install_requires=[
         "click>=8.1",
         "cryptography>=38",

@@ -1,6 +1,16 @@
-"""Let ``python -m okubsd`` be the command."""
+"""Let ``python -m okubsd`` be the command, as the installed one is."""
 
-from okubsd.cli.main import main
+import signal
+
+
+def main() -> None:
+    """Run the command line of this process; Ctrl-C while its modules are read ends it without a word."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from okubsd.cli.main import main as run
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    run()
+
 
 if __name__ == "__main__":
     main()

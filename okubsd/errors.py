@@ -53,8 +53,29 @@ class HostLacks(Problem):
     code = 7
 
 
+class Mistake(str):
+    """One mistake of a file as a sentence, with what it is made of where that is known.
+
+    ``file`` and ``line`` say where, ``path`` is the dotted key, ``found`` what is there, ``allowed`` what could be.
+    """
+
+    file: str
+    line: int
+    path: str
+    found: str
+    allowed: str
+
+    def __new__(
+        cls, sentence: str, *, file: str = "", line: int = 0, path: str = "", found: str = "", allowed: str = ""
+    ) -> Mistake:
+        """Return the ``sentence`` with its parts."""
+        made = super().__new__(cls, sentence)
+        made.file, made.line, made.path, made.found, made.allowed = file, line, path, found, allowed
+        return made
+
+
 class BadDescription(Problem):
-    """The description is wrong; ``mistakes`` holds every one of them, in file order."""
+    """The description is wrong; ``mistakes`` holds every one of them, in file order, as text or as Mistake."""
 
     code = 8
 

@@ -90,7 +90,8 @@ class Kind(enum.StrEnum):
 class Vm(msgspec.Struct, frozen=True, kw_only=True):
     """One virtual machine as the user wishes it (okubsd.yaml(5)).
 
-    ``memory`` and ``home`` are bytes, ``display`` is (width, height) in pixels, ``apps`` the
+    ``memory`` and ``home`` are bytes, ``display`` is (width, height) in pixels, ``display_memory`` what its X server
+    may hold in bytes (0: by its size), ``apps`` the
     names that may be started here, first the default; an empty tuple allows all of the image's.
     ``flows`` are its rules, ``tunnel`` is the wg-quick file of a gateway.
     ``owner`` and ``number`` are for OpenBSD: "" and None leave them to the host.
@@ -105,6 +106,7 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True):
     bandwidth: Bandwidth = Bandwidth()
     tunnel: str = ""
     display: tuple[int, int] = (1280, 800)
+    display_memory: int = 0
     apps: tuple[str, ...] = ()
     home: int = 2 << 30
     color: str = "grey"

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
+
+from okubsd.host import door
 
 PACKAGE = Path(__file__).parent.parent / "okubsd"
 
@@ -67,7 +72,31 @@ def test_only_the_door_spawns() -> None:
             called = f"{getattr(node.func.value, 'id', '')}.{node.func.attr}"
             if called in ("subprocess.Popen", "subprocess.run", "subprocess.call", "os.system", "os.fork", "os.execvp"):
                 spawners.add(str(path.relative_to(PACKAGE)))
-    assert spawners == {"host/door.py"}
+    # The keeper is a program of its own, beside QEMU, and imports nothing of ours.
+    assert spawners == {"host/door.py", "host/keeper.py"}
+    assert not [name for name in imports(PACKAGE / "host/keeper.py") if name.startswith("okubsd")]
+
+
+@pytest.mark.parametrize(
+    "call", [door.run, lambda argv: door.must(argv, "x"), lambda argv: door.spawn(argv, Path("/dev/null"))]
+)
+def test_there_is_no_way_into_a_guest_without_bounds(call: Callable[[tuple[str, ...]], object]) -> None:
+    with pytest.raises(AssertionError, match="without bounds"):
+        call(("nsenter", "--net", "--", "ssh", "-F", "x", "term", "true"))
+
+
+def test_only_the_bounded_ways_take_a_call_into_a_guest() -> None:
+    """Every function of the door that spawns either refuses ssh(1), or is one of the ways into a guest."""
+    source = (PACKAGE / "host/door.py").read_text()
+    bodies = {node.name: ast.unparse(node) for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
+    spawning = {name for name, body in bodies.items() if "subprocess.Popen(" in body or "subprocess.call(" in body}
+    refusing = {name for name in spawning if "_refuse_guest(" in bodies[name]}
+    assert spawning - refusing == {"ask", "stream", "joined", "call_interactive", "spawn_measured"}
+    measuring = [path.name for path in PACKAGE.rglob("*.py") if "spawn_measured" in path.read_text()]
+    assert sorted(measuring) == ["bench.py", "door.py", "stock.py"]
+    # A display is looked at by the watcher's child only.
+    looking = [path.name for path in PACKAGE.rglob("*.py") if "from Xlib import" in path.read_text()]
+    assert looking == ["window.py"]
 
 
 def test_pure_layers_touch_nothing() -> None:

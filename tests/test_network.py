@@ -108,7 +108,7 @@ BROKEN = {
     "a tunnel of no gateway": ("vms: {t: {image: term, tunnel: a.conf}}", "only a gateway has a tunnel"),
     "a name of a made gateway": ("networks: {p: {wireguard: f}}\nvms: {p.gw: {image: term}, t: {image: term, network: p}}", "this is the name of the gateway of network 'p'"),
     "an uplink with a space": ("host: {uplink: 'em 0'}", "the name of an interface"),
-    "too many behind one": ("networks: {p: {wireguard: f}}\nvms: {" + ", ".join(f"v{i}: {{image: term, network: p}}" for i in range(17)) + "}", "17 VMs go through 'p.gw', and a gateway takes 16"),
+    "too many behind one": ("networks: {p: {gateway: w}}\nvms: {w: {image: vpn-gateway, tunnel: x}, " + ", ".join(f"v{i}: {{image: term, network: p}}" for i in range(17)) + "}", "17 VMs go through 'w', and a gateway takes 16"),
 }  # fmt: skip
 
 

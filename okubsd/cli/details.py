@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
-from okubsd.cli.look import summary
+from okubsd.cli.look import changes, summary
 from okubsd.cli.session import Session
+from okubsd.config.sizes import render_megabytes, render_size
 from okubsd.errors import Problem
 from okubsd.host import facts, gateway, lifecycle, rules, store, vmd
+from okubsd.host.homes import home_of
 from okubsd.host.publish import published
 from okubsd.model import Backend, Vm, Way
 from okubsd.netif.ifconfig import tap_mistakes
@@ -25,8 +28,10 @@ def details_of(session: Session, vm: Vm) -> dict[str, Any]:
     on_vmd = vmd.has_vmd() and vm.backend is not Backend.QEMU and state.qemu_pid is None
     host = facts.ask_host(session.places, booting=True, on_vmd=on_vmd)
     timings = lifecycle.read_timings(session.places, vm.name)
+    described = session.known_wish.find(vm.name) if session.known_wish else None
     return {
         **summary(session, vm, state.running),
+        "after_restart": changes(vm, described) if state.running and described else {},
         "display": f":{state.display}" if state.display is not None else None,
         **_network(session, vm, running=state.running),
         **(_on_vmd(session, vm, host, state) if on_vmd else _on_qemu(session, vm, host, state)),
@@ -37,7 +42,7 @@ def details_of(session: Session, vm: Vm) -> dict[str, Any]:
 
 def _network(session: Session, vm: Vm, *, running: bool) -> dict[str, Any]:
     """Return what is to be said of the VM's way out: its gateway, its rules, and the names in them."""
-    if not running:
+    if not running or session.known_wish is None:
         return {"rules": len(vm.flows) or None}
     return {
         "gateway": gateway.gateway_state(session.places, vm, session.wish),
@@ -57,6 +62,7 @@ def _on_qemu(session: Session, vm: Vm, host: HostFacts, state: VmFacts) -> dict[
         "resident_bytes": facts.memory_of(state.qemu_pid) if state.qemu_pid else None,
         "build": image.build if image else "not built",
         "home": str(state.directory / "home.img") if state.has_home else "made at the first start",
+        "home_bytes": home_of(session.places, vm.name).stat().st_size if state.has_home else None,
         "home_bytes_used": facts.disk_use(state.directory / "home.img"),
         "backend": f"qemu, {host.accelerator.name}: {host.accelerator.why}",
         "weaker_walls": [
@@ -86,6 +92,66 @@ def _on_vmd(session: Session, vm: Vm, host: HostFacts, state: VmFacts) -> dict[s
         "clock": clock_sentence(vmd.read_clock(state.run)) if state.running else None,
         "weaker_walls": tap_mistakes(tap, number, rdomain, GROUP) if number is not None and state.running else [],
     }
+
+
+# How `status` calls what `status --json` has, in its order; sizes are in bytes there.
+_WORDS = {
+    "name": "name",
+    "state": "state",
+    "image": "image",
+    "memory_bytes": "memory",
+    "network": "network",
+    "apps": "apps",
+    "color": "color",
+    "disposable": "disposable",
+    "autostart": "autostart",
+    "after_restart": "after a restart",
+    "display": "display",
+    "gateway": "gateway",
+    "proxy": "proxy",
+    "rules": "rules",
+    "names": "names",
+    "published": "published",
+    "pid": "process",
+    "resident_bytes": "memory in use",
+    "vmd_state": "state in vmd",
+    "owner": "owner",
+    "build": "build",
+    "home": "home",
+    "home_bytes": "home size",
+    "home_bytes_used": "home in use",
+    "backend": "runs on",
+    "interface": "interface",
+    "address": "address",
+    "clock": "clock",
+    "weaker_walls": "weaker walls",
+    "last_start_seconds": "last start",
+    "last_start_phases": "",
+}
+
+
+def in_words(details: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what people are told of ``details``: a name, and a value in words; what there is nothing of is left out."""
+    for key, name in _WORDS.items():
+        value = details.get(key)
+        if key == "state" and details.get("stands_still"):
+            value = f"paused: {details['stands_still']}"
+        if name and value not in (None, "", [], (), {}):
+            yield name, _say(key, value)
+
+
+def _say(key: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if key == "memory_bytes":
+        return render_size(value)
+    if key.endswith(("_bytes", "_used")):
+        return render_megabytes(value)
+    if key == "last_start_seconds":
+        return f"{value} s"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {word}" for name, word in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def clock_sentence(clock: vmd.Clock | None) -> str | None:

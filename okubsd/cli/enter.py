@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import secrets
 import shlex
 import sys
 from pathlib import Path
 
 import click
 
-from okubsd.cli.session import Session, harmless_bytes, pass_session
+from okubsd.cli.session import Session, cleaners, pass_session
 from okubsd.config.names import quoted
 from okubsd.errors import HostLacks, Misuse, Partial, Problem
-from okubsd.guest.ssh import remote_command
-from okubsd.host import door, facts, lifecycle
+from okubsd.guest.ssh import call_command, end_call_command
+from okubsd.host import door, facts, lifecycle, running
 from okubsd.model import Request, Vm
 
 as_root = click.option("-r", "--root", is_flag=True, help="As the guest's root.")
@@ -20,7 +21,7 @@ as_root = click.option("-r", "--root", is_flag=True, help="As the guest's root."
 
 def _reachable(session: Session, name: str) -> Vm:
     """Return the VM, booted without a window if it did not run."""
-    vm = session.vm(name)
+    vm = session.running_vm(name)
     if not facts.ask_vm(session.places, vm.name).running:
         lifecycle.start(session.places, vm, session.site, Request(windowless=True), session.report)
     return vm
@@ -43,9 +44,16 @@ def run(session: Session, name: str, command: tuple[str, ...], root: bool) -> in
         raise Misuse("say what to run", f"okubsd run {name} -- ls")
     vm = _reachable(session, name)
     user = "root" if root else "user"
-    argv = (*lifecycle.shared_ssh(session.places, vm, "-T", user=user), remote_command(words))
-    clean = harmless_bytes if sys.stdout.isatty() else bytes
-    return door.filter_through(argv, clean)
+    ssh = lifecycle.shared_ssh(session.places, vm, "-T", user=user)
+    mark = secrets.token_hex(8)
+    try:
+        code = door.stream((*ssh, call_command(words, mark)), *cleaners())
+    except KeyboardInterrupt:
+        door.ask((*ssh, end_call_command(mark)), timeout=10)
+        raise
+    if code == door.NOBODY_READS:
+        door.ask((*ssh, end_call_command(mark)), timeout=10)
+    return code
 
 
 @click.command()
@@ -71,7 +79,7 @@ def console(session: Session, name: str) -> None:
     """Attach to the VM's serial console, a root shell; '~.' after a newline leaves."""
     from okubsd.host.console import attach
 
-    vm = session.vm(name)
+    vm = session.running_vm(name)
     state = facts.ask_vm(session.places, vm.name)
     if not state.running:
         raise Problem(f"VM '{vm.name}' is not running", f"okubsd start {vm.name}")
@@ -90,12 +98,10 @@ def clock(session: Session, names: tuple[str, ...], every: bool) -> None:
     """Set the clocks of VMs by the host's, as is needed after the host slept."""
     if every == bool(names):
         raise Misuse("name the VMs whose clocks to set, or say --all", "okubsd clock --all")
-    vms = [session.vm(name) for name in names] or list(session.wish.vms)
+    live = sorted(running.ask_running(session.places)) if every else []
+    vms = [session.running_vm(name) for name in (*names, *live)]
     failed = 0
     for vm in vms:
-        state = facts.ask_vm(session.places, vm.name)
-        if every and not state.running:
-            continue
         try:
             lifecycle.set_clock(session.places, vm)
         except Problem as problem:
@@ -115,11 +121,11 @@ def screenshot(session: Session, name: str, target: Path) -> None:
     """Write what the VM's display shows to FILE, as PNG."""
     from okubsd.host import keys, window
 
-    vm = session.vm(name)
+    vm = session.running_vm(name)
     state = facts.ask_vm(session.places, vm.name)
     cookie = keys.read_cookie(state.run)
     if state.display is None or cookie is None:
         raise Problem(f"VM '{vm.name}' shows nothing", f"okubsd start {vm.name}")
     if not target.absolute().parent.is_dir():
         raise HostLacks(f"there is no directory {shlex.quote(str(target.absolute().parent))}")
-    door.write(target, window.take_picture(state.display, cookie), 0o644)
+    door.write(target, window.take_picture(vm.name, state.display, cookie), 0o644)

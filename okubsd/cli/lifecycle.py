@@ -73,8 +73,7 @@ def _start(session: Session, vm: Vm, request: Request, *, timing: bool, dry: boo
         gateway = find_gateway(vm, session.wish)
         if gateway is not None:
             _start(session, gateway, Request(windowless=True), timing=False, dry=True)
-        plan, _, _ = lifecycle.decide(session.places, vm, session.site, request)
-        sys.stdout.write(render_plan(plan))
+        _show_plan(session, vm, request)
         return
     started = lifecycle.start(session.places, vm, session.site, request, session.report)
     if started.app_was_running:
@@ -83,6 +82,12 @@ def _start(session: Session, vm: Vm, request: Request, *, timing: bool, dry: boo
         session.report(f"{vm.name} is running already")
     if timing:
         sys.stdout.write(render_timing(started.timing))
+
+
+def _show_plan(session: Session, vm: Vm, request: Request, *, stopped: bool = False) -> None:
+    """Print the plan of a start; ``stopped`` takes the VM for one that does not run."""
+    plan, _, _ = lifecycle.decide(session.places, vm, session.site, request, stopped=stopped, shown=True)
+    sys.stdout.write(render_plan(plan))
 
 
 def render_timing(timing: Timing) -> str:
@@ -107,10 +112,11 @@ def stop(
         raise Misuse("name the VMs to stop, or say --all", "okubsd stop --all")
     if timeout < 1:
         raise Misuse("--timeout takes a whole number of seconds, at least 1")
-    vms = _running(session) if every else [session.vm(name) for name in names]
+    vms = _running(session) if every else [session.running_vm(name) for name in names]
     if unused:
         for vm in vms:
-            lifecycle.stop_unused(session.places, vm, session.wish, session.report)
+            if session.known_wish is not None:
+                lifecycle.stop_unused(session.places, vm, session.known_wish, session.report)
         return
     failed = 0
     for vm in vms:
@@ -130,10 +136,8 @@ def stop(
 
 
 def _running(session: Session) -> list[Vm]:
-    """Return the VMs that run, also those that the description no longer has."""
-    names = running.known_vm_names(session.places, session.wish.vms)
-    live = running.ask_running(session.places)
-    return [session.wish.find(name) or Vm(name=name, image="") for name in names if name in live]
+    """Return the VMs that run, as they were started, also those that the description no longer has."""
+    return [running.started_or_bare(session.places, name) for name in sorted(running.ask_running(session.places))]
 
 
 @click.command()
@@ -149,6 +153,7 @@ def restart(session: Session, name: str, app: str, headless: bool, timing: bool,
     if dry:
         state = facts.ask_vm(session.places, vm.name)
         sys.stdout.write(plan_stop(vm, state, force=False, root=facts.is_root()))
-    else:
-        lifecycle.stop(session.places, vm, session.report)
+        _show_plan(session, vm, Request(app=app, headless=headless), stopped=True)
+        return
+    lifecycle.stop(session.places, vm, session.report)
     _start(session, vm, Request(app=app, headless=headless), timing=timing, dry=dry)

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
 from okubsd import __version__
-from okubsd.cli.session import Session, as_json, harmless, harmless_bytes, pass_session, print_json, print_table
+from okubsd.cli.session import (
+    Session,
+    as_json,
+    cleaners,
+    harmless,
+    pass_session,
+    print_json,
+    print_table,
+)
 from okubsd.config.sizes import render_size
 from okubsd.errors import Misuse, Problem
 from okubsd.host import running
@@ -22,45 +31,86 @@ from okubsd.model import Vm
 @as_json
 @pass_session
 def list_vms(session: Session, names_only: bool, json: bool) -> None:
-    """List the VMs of the description, and those that still run without being in it."""
-    names = running.known_vm_names(session.places, session.wish.vms)
+    """List the VMs of the description, and those that still run without being in it.
+
+    What runs is shown as it was started; with a description that has mistakes, only that is.
+    """
+    live = running.ask_running(session.places)
+    described = {vm.name: vm for vm in session.known_wish.vms} if session.known_wish else {}
+    names = [*described, *sorted(live - described.keys())]
     if names_only:
         print("\n".join(names))
         return
-    live = running.ask_running(session.places)
-    by_name = {vm.name: vm for vm in session.wish.vms} | _made_gateways(session, live)
-    rows = [(name, by_name.get(name), name in live) for name in names]
+    shown = [
+        (running.started_or_bare(session.places, name) if name in live else described[name], name in live)
+        for name in names
+    ]
+    later = {
+        name: changes(running.started_or_bare(session.places, name), described[name]) for name in live & set(described)
+    }
     if json:
-        print_json(vms=[summary(session, vm or Vm(name=name, image=""), runs) for name, vm, runs in rows])
+        print_json(vms=[summary(session, vm, runs) | {"after_restart": later.get(vm.name, {})} for vm, runs in shown])
         return
     header = ("NAME", "STATE", "IMAGE", "MEMORY", "NETWORK", "APPS")
-    print_table(header, [_row(session, name, vm, runs) for name, vm, runs in rows])
+    print_table(header, [_row(session, vm, runs, described=vm.name in described) for vm, runs in shown])
+    for name, changed in sorted(later.items()):
+        if changed:
+            words = ", ".join(f"{key} {value}" for key, value in changed.items())
+            print(f"{name}: after a restart: {words}")
 
 
-def _made_gateways(session: Session, live: set[str]) -> dict[str, Vm]:
-    """Return the gateways that okubsd made by itself and that run."""
-    if not any(name.endswith(".gw") for name in live):
-        return {}
-    from okubsd.host.gateway import known_gateways
+# What a VM keeps until it is stopped, whatever the description says meanwhile.
+_KEPT: dict[str, Callable[[Vm], str]] = {
+    "image": lambda vm: vm.image,
+    "memory": lambda vm: render_size(vm.memory),
+    "cpus": lambda vm: str(vm.cpus),
+    "network": lambda vm: vm.network.name,
+    "home": lambda vm: render_size(vm.home),
+    "display": lambda vm: f"{vm.display[0]}x{vm.display[1]}",
+    "disposable": lambda vm: "yes" if vm.disposable else "no",
+    "keep": lambda vm: "yes" if vm.keep else "no",
+}
 
-    return {vm.name: vm for vm in known_gateways(session.wish)}
+
+def changes(started: Vm, described: Vm) -> dict[str, str]:
+    """Return what of a running VM will be different after a restart, by the keys of the description."""
+    return {key: say(described) for key, say in _KEPT.items() if started.image and say(started) != say(described)}
 
 
-def _row(session: Session, name: str, vm: Vm | None, running: bool) -> tuple[str, ...]:
-    state = "running" if running else "stopped"
-    if vm is None:
-        return (name, state, "-", "-", "-", "(not in the description)")
-    return (name, state, vm.image, render_size(vm.memory), vm.network.name, " ".join(_apps(session, vm)))
+def state_in_words(session: Session, name: str, running_now: bool) -> str:
+    """Return "stopped", "running", or that a running VM stands still, and why."""
+    why = running.why_it_stands_still(session.places.vm_run(name)) if running_now else ""
+    return f"paused: {why}" if why else "running" if running_now else "stopped"
+
+
+def _row(session: Session, vm: Vm, running_now: bool, *, described: bool) -> tuple[str, ...]:
+    state = state_in_words(session, vm.name, running_now)
+    if not vm.image:
+        return (vm.name, state, "-", "-", "-", "(not in the description)")
+    apps = " ".join(_apps(session, vm)) or "-"
+    known = described or session.known_wish is None
+    return (
+        vm.name,
+        state,
+        vm.image,
+        render_size(vm.memory),
+        vm.network.name,
+        apps if known else "(not in the description)",
+    )
 
 
 def _apps(session: Session, vm: Vm) -> tuple[str, ...]:
-    return vm.apps or tuple(session.recipes[vm.image].apps) if vm.image in session.recipes else ()
+    recipe = session.known_recipes.get(vm.image)
+    return vm.apps or (tuple(recipe.apps) if recipe else ())
 
 
-def summary(session: Session, vm: Vm, running: bool) -> dict[str, Any]:
+def summary(session: Session, vm: Vm, running_now: bool) -> dict[str, Any]:
+    """Return what `list --json` says of a VM."""
+    state = state_in_words(session, vm.name, running_now)
     return {
         "name": vm.name,
-        "state": "running" if running else "stopped",
+        "state": state.partition(":")[0],
+        "stands_still": state.partition(": ")[2] or None,
         "image": vm.image,
         "memory_bytes": vm.memory,
         "network": vm.network.name,
@@ -82,16 +132,14 @@ def status(ctx: click.Context, name: str, json: bool) -> None:
     if not name:
         ctx.invoke(list_vms, names_only=False, json=json)
         return
-    from okubsd.cli.details import details_of
+    from okubsd.cli.details import details_of, in_words
 
-    details = details_of(session, session.vm(name))
+    details = details_of(session, session.running_vm(name))
     if json:
         print_json(**details)
         return
-    for key, value in details.items():
-        shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
-        if shown not in ("", None):
-            print(f"{key.replace('_', ' '):<12} {harmless(str(shown))}")
+    for key, value in in_words(details):
+        print(f"{key:<16} {harmless(value)}")
 
 
 @click.command()
@@ -103,7 +151,9 @@ def log(session: Session, name: str, previous: bool, follow: bool) -> None:
     """Print what the VM's serial console said since it was booted."""
     from okubsd.host import facts
 
-    vm = session.vm(name)
+    if previous and follow:
+        raise Misuse("a boot that is over says no more: --previous and --follow do not go together")
+    vm = session.running_vm(name)
     if facts.ask_vm(session.places, vm.name).on_vmd:
         _print_guest_log(session, vm, previous=previous, follow=follow)
         return
@@ -125,15 +175,16 @@ def _print_guest_log(session: Session, vm: Vm, *, previous: bool, follow: bool) 
             "vmd keeps no console log, so there is neither --previous nor --follow", f"okubsd console {vm.name}"
         )
     argv = (*lifecycle.shared_ssh(session.places, vm, "-T", user="root"), remote_command(("dmesg",)))
-    code = door.filter_through(argv, harmless_bytes if sys.stdout.isatty() else bytes)
+    code = door.stream(argv, *cleaners())
     if code != 0:
         raise Problem(f"VM '{vm.name}' does not tell its log", f"okubsd console {vm.name}")
 
 
 def _print_log(stream: Any, path: Path, follow: bool) -> None:
+    clean, _ = cleaners()
     while True:
         while chunk := stream.read(1 << 16):
-            sys.stdout.buffer.write(harmless_bytes(chunk) if sys.stdout.isatty() else chunk)
+            sys.stdout.buffer.write(clean(chunk))
         sys.stdout.flush()
         if not follow:
             return

@@ -16,6 +16,7 @@ from okubsd.config.names import did_you_mean, quoted
 from okubsd.errors import Misuse, Problem
 
 INTERRUPTED = 130
+BUG = 70  # EX_SOFTWARE of sysexits(3)
 
 
 class Commands(click.Group):
@@ -66,7 +67,8 @@ def call(args: Sequence[str]) -> int:
         click.echo(error.ctx.get_help() if error.ctx else str(error), err=True)
         return Misuse.code
     except click.ClickException as error:
-        tell(error.format_message().rstrip("."), "okubsd --help")
+        path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "okubsd"
+        tell(error.format_message().rstrip("."), f"{path} --help")
         return Misuse.code
     except click.exceptions.Abort:
         return INTERRUPTED
@@ -83,6 +85,23 @@ def call(args: Sequence[str]) -> int:
     except OSError as error:
         tell(f"{error.filename or 'the system'}: {error.strerror or error}", "")
         return 1
+    except Exception as error:  # a bug of ours: whoever meets it can send it, and need not read it
+        tell(*_report_bug(error, args))
+        return BUG
+
+
+def _report_bug(error: Exception, args: Sequence[str]) -> tuple[str, str]:
+    """Write down what happened, and return the sentence and what to do with it."""
+    import tempfile
+    import traceback
+
+    from okubsd import __version__
+
+    text = f"okubsd {__version__} {' '.join(args)}\n{''.join(traceback.format_exception(error))}"
+    with tempfile.NamedTemporaryFile("w", prefix="okubsd-bug-", suffix=".txt", delete=False, errors="replace") as file:
+        file.write(text)
+    sentence = f"this is a bug of okubsd, not your mistake: {type(error).__name__}: {quoted(error, 200)[1:-1]}"
+    return sentence, f"look through {file.name} for secrets, and send it to whoever you have okubsd from"
 
 
 def tell(sentence: str, hint: str) -> None:

@@ -131,6 +131,16 @@ def rm(session: Session, name: str, rule: str) -> None:
     _tell(session, site, name)
 
 
+@net.command("refuse-host", hidden=True)
+@click.argument("name", metavar="VM")
+@pass_session
+def refuse_host(session: Session, name: str) -> None:
+    """Refuse the addresses that this host has by now to a running VM; its keeper calls this when they change."""
+    from okubsd.host import rules
+
+    rules.refuse_host(session.places, session.running_vm(name))
+
+
 def _parse(text: str, *, allow: bool) -> Flow:
     try:
         return parse_flow(text, allow=allow)
@@ -143,6 +153,9 @@ def _add(session: Session, name: str, rule: str, until: str, comment: str, *, al
 
     vm = session.vm(name)
     flow = _parse(rule, allow=allow)
+    if vm.network.way in (Way.NONE, Way.SWITCH):
+        sentence = f"VM '{name}' is on the network '{vm.network.name}', which nothing leaves, so a rule does nothing"
+        raise Misuse(sentence, f"change its 'network' in {session.wish.path}")
     if not comment.isprintable() or len(comment) > 200:
         raise Misuse("a comment is one line of at most 200 characters")
     if any(rules.same(flow, own) for own in vm.flows):
@@ -155,11 +168,14 @@ def _add(session: Session, name: str, rule: str, until: str, comment: str, *, al
 def _when(text: str) -> str:
     """Return when a rule ends, as it is written down; "" where it does not."""
     match = _AFTER.fullmatch(text)
-    if match:
+    if match and int(match[1]):
         end = time.time() + int(match[1]) * _UNITS[match[2]]
         return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(end))
-    if text and parse_moment(text) is None:
+    moment = parse_moment(text) if text else None
+    if text and moment is None:
         raise Misuse(f"{quoted(text)} is no time", "--until 2027-01-31, --until 2027-01-31T18:00 or --until +2h")
+    if moment is not None and moment <= time.time():
+        raise Misuse(f"{quoted(text)} is over already, so the rule would never hold", "--until +2h")
     return text
 
 
@@ -202,8 +218,8 @@ def graph(session: Session, target: Path | None, json: bool) -> None:
 
 @click.command()
 @click.argument("name", metavar="VM")
-@click.argument("port", metavar="[PORT[:HOSTPORT]]", default="")
-@click.option("--stop", "stop", is_flag=True, help="Take HOSTPORT back.")
+@click.argument("port", metavar="[[HOSTPORT:]PORT]", default="")
+@click.option("--stop", "stop", is_flag=True, help="Take a port back.")
 @as_json
 @pass_session
 def publish(session: Session, name: str, port: str, stop: bool, json: bool) -> None:
@@ -211,15 +227,14 @@ def publish(session: Session, name: str, port: str, stop: bool, json: bool) -> N
     from okubsd.host import facts, lifecycle
     from okubsd.host import publish as publishing
 
-    vm = session.vm(name)
+    vm = session.running_vm(name)
     run = session.places.vm_run(vm.name)
     if not port:
         _list_published(vm, publishing.published(run), json=json)
         return
-    guest, host = _ports(port)
+    host, guest = _ports(port)
     if stop:
-        if not publishing.unpublish(vm, run, host):
-            raise Problem(f"port {host} of VM '{name}' is not published", f"okubsd publish {name}")
+        _unpublish(vm, run, host, guest)
         return
     if not facts.ask_vm(session.places, vm.name).connected:
         from okubsd.errors import Unreachable
@@ -244,9 +259,22 @@ def _list_published(vm: Vm, found: dict[int, int], *, json: bool) -> None:
         print_table(("HOST", "GUEST"), [(str(row["host"]), str(row["guest"])) for row in rows])
 
 
+def _unpublish(vm: Vm, run: Path, host: int, guest: int) -> None:
+    """Take back what was published as ``host``, or else every port that leads to ``guest``, when one is named."""
+    from okubsd.host import publish as publishing
+
+    found = publishing.published(run)
+    ports = [host] if host in found else [one for one, other in found.items() if host == guest == other]
+    if not ports:
+        raise Problem(f"port {host} of VM '{vm.name}' is not published", f"okubsd publish {vm.name}")
+    for one in ports:
+        publishing.unpublish(vm, run, one)
+
+
 def _ports(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d{1,5})(?::(\d{1,5}))?", text)
-    guest, host = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    """Return the host's port and the guest's, in the order of ssh -L and of every container tool."""
+    match = re.fullmatch(r"(?:([0-9]{1,5}):)?([0-9]{1,5})", text)
+    host, guest = (int(match[1] or match[2]), int(match[2])) if match else (0, 0)
     if not 0 < guest < 65536 or not 0 < host < 65536:
-        raise Misuse(f"{quoted(text)} is no PORT or PORT:HOSTPORT", "okubsd publish browser 8000:8080")
-    return guest, host
+        raise Misuse(f"{quoted(text)} is no PORT or HOSTPORT:PORT", "okubsd publish browser 8080:8000")
+    return host, guest

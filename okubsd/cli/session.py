@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import functools
 import re
 import sys
@@ -20,8 +21,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 as_json = click.option("-j", "--json", "json", is_flag=True, help="Print JSON.")
 dry_run = click.option("-n", "--dry-run", "dry", is_flag=True, help="Print what would be run, and run nothing.")
 
-# C0 but for tab and newline, DEL, and C1: what moves a cursor, sets a title or answers back.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# C0 but for tab and newline, DEL, and C1: what moves a cursor, sets a title or answers back.  And what is not seen
+# and changes what is: directions, line separators, tags (Unicode, general categories Cf, Zl, Zp), half surrogates.  The
+# joiners of scripts and emoji stay.
+_CONTROL = re.compile(
+    "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\xad\\u061c\\u180e\\u200b\\u200e\\u200f\\u2028-\\u202e\\u2060-\\u206f"
+    "\\ud800-\\udfff\\ufeff\\ufff9-\\ufffb\\U000e0000-\\U000e007f]"
+)
 
 
 class Session:
@@ -55,6 +61,43 @@ class Session:
         from okubsd.host.reading import read_wish
 
         return read_wish(self.places, self.given, self.recipes)
+
+    @functools.cached_property
+    def known_wish(self) -> Wish | None:
+        """Return the description, or None where it has mistakes: one line says so, and what runs is known anyway."""
+        from okubsd.errors import BadDescription
+        from okubsd.host.reading import find_description
+
+        # One that is not there at all is the caller's mistake.
+        find_description(self.places, self.given)
+        try:
+            return self.wish
+        except BadDescription as error:
+            more = f" and {len(error.mistakes) - 1} more" if len(error.mistakes) > 1 else ""
+            self.report(f"the description has mistakes, only what runs is known: {error.mistakes[0]}{more}")
+            return None
+
+    @functools.cached_property
+    def known_recipes(self) -> dict[str, Recipe]:
+        """Return all recipes by name, none where one has mistakes."""
+        from okubsd.errors import BadDescription
+
+        try:
+            return self.recipes
+        except BadDescription:
+            return {}
+
+    def running_vm(self, name: str) -> Vm:
+        """Return the VM called ``name`` as it was started, if it runs, whatever the description says now.
+
+        Otherwise as vm() does.
+        """
+        from okubsd.config.names import VM_NAME
+        from okubsd.host import running
+
+        if VM_NAME.fullmatch(name) and running.is_running(self.places, name):
+            return running.started_or_bare(self.places, name)
+        return self.vm(name)
 
     def vm(self, name: str) -> Vm:
         """Return the VM called ``name``.  Raises Unknown, with the nearest name."""
@@ -100,12 +143,37 @@ def harmless_bytes(untrusted: bytes) -> bytes:
     return _CONTROL.sub("", text).encode()
 
 
+class Harmless:
+    """A guest's output for a terminal, as it comes in pieces: letters are not cut where a piece ends."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._held = ""
+
+    def __call__(self, untrusted: bytes) -> bytes:
+        """Return what of the next piece can be shown; b"" is the end."""
+        text = self._held + self._decoder.decode(untrusted, final=not untrusted)
+        # A carriage return is one only before a newline, which may be in the next piece.
+        self._held = "\r" if text.endswith("\r") and untrusted else ""
+        return _CONTROL.sub("", text.removesuffix(self._held).replace("\r\n", "\n")).encode()
+
+
+def cleaners() -> tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]:
+    """Return what a guest's output and errors pass through: escape codes reach no terminal, files get every byte."""
+    return (
+        Harmless() if sys.stdout.isatty() else bytes,
+        Harmless() if sys.stderr.isatty() else bytes,
+    )
+
+
 def print_json(**fields: object) -> None:
-    """Print one JSON object with the version of its schema."""
+    """Print one JSON object with the version of its schema, in ASCII: what a guest said moves no cursor."""
+    import json
+
     import msgspec
 
-    data = msgspec.json.encode({"schema": 1, **fields})
-    sys.stdout.write(msgspec.json.format(data, indent=2).decode() + "\n")
+    data = msgspec.to_builtins({"schema": 1, **fields})
+    sys.stdout.write(json.dumps(data, indent=2) + "\n")
 
 
 def print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:

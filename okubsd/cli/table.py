@@ -21,6 +21,8 @@ ROWS = (
     Row("restart", "lifecycle", "restart", "Stop a VM and start it again", "vm"),
     Row("list", "look", "list_vms", "List the VMs"),
     Row("ls", "look", "list_vms", "The same as list"),
+    Row("rename", "names", "rename", "Call a VM by another name", "vm"),
+    Row("rm", "names", "rm", "Remove a VM, its home and its keys", "vm"),
     Row("status", "look", "status", "Tell everything about one VM, or a line about each", "vm"),
     Row("run", "enter", "run", "Run a command in a VM", "vm"),
     Row("shell", "enter", "shell", "Open a shell in a VM", "vm"),

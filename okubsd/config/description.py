@@ -99,6 +99,8 @@ VM_FIELDS: Mapping[str, fields.Parser[Any]] = {
     "bandwidth": _bandwidth,
     "tunnel": fields.matching(_PATH, "the path of a wg-quick file"),
     "display": fields.pixels,
+    # An X server does not start with less.
+    "display_memory": fields.size_between(128 << 20, 16 << 30),
     "apps": _APPS,
     "home": _HOME,
     "color": fields.one_of(COLORS),
@@ -344,9 +346,8 @@ def _loops(path: Path, by_name: Mapping[str, Vm]) -> list[str]:
 def _crowds(path: Path, vms: tuple[Vm, ...]) -> list[str]:
     counts: dict[str, int] = {}
     for vm in vms:
-        if vm.network.way in (Way.WIREGUARD, Way.GATEWAY):
-            gateway = vm.network.gateway or f"{vm.network.name}{GATEWAY_SUFFIX}"
-            counts[gateway] = counts.get(gateway, 0) + 1
+        if vm.network.way is Way.GATEWAY:
+            counts[vm.network.gateway] = counts.get(vm.network.gateway, 0) + 1
     return [
         f"{path}: {count} VMs go through '{gateway}', and a gateway takes {MOST_CLIENTS}"
         for gateway, count in counts.items()

@@ -44,6 +44,32 @@ def remove_rule(text: str, vm: str | None, key: str, index: int) -> str:
     return _remove_element(text, found, index)
 
 
+def remove_vm(text: str, vm: str) -> str:
+    """Return ``text`` without the VM ``vm``, its comments within it included.  Raises Problem where it is not there."""
+    node = _value(yaml.compose(text, Loader=_Loader), "vms")
+    if _value(node, vm) is None:
+        raise Problem(f"'{vm}' is not in the description", "edit the description by hand")
+    return _remove_pair(text, node, vm)
+
+
+def rename_vm(text: str, old: str, new: str) -> str:
+    """Return ``text`` with the VM ``old`` called ``new``, also where a network names it as its gateway.
+
+    Raises Problem where it is not there.
+    """
+    root = yaml.compose(text, Loader=_Loader)
+    vms, networks = _value(root, "vms"), _value(root, "networks")
+    names = [name for name, _ in vms.value if name.value == old] if isinstance(vms, yaml.MappingNode) else []
+    if not names:
+        raise Problem(f"'{old}' is not in the description", "edit the description by hand")
+    if isinstance(networks, yaml.MappingNode):
+        gateways = (_value(network, "gateway") for _, network in networks.value)
+        names += [node for node in gateways if isinstance(node, yaml.ScalarNode) and node.value == old]
+    for node in sorted(names, key=lambda node: -node.start_mark.index):
+        text = text[: node.start_mark.index] + new + text[node.end_mark.index :]
+    return text
+
+
 def quote(rule: str) -> str:
     """Return ``rule`` as a YAML scalar that means it and nothing else."""
     return rule if _PLAIN.fullmatch(rule) else json.dumps(rule)

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from okubsd.config.names import did_you_mean, quoted
+from okubsd.errors import Mistake
 
 # A description of 500 VMs is about 100 kB; nothing honest is larger than this.
 LARGEST_FILE = 4 << 20
@@ -33,11 +34,16 @@ class Mistakes:
         self.path = path
         self.found: list[str] = []
 
-    def add(self, line: int, key: str, sentence: str) -> None:
-        """Note ``sentence`` about the value at ``key`` ("vms.browser.memory") on ``line``."""
+    def add(self, line: int, key: str, sentence: str, *, found: str = "", allowed: str = "") -> None:
+        """Note ``sentence`` about the value at ``key`` ("vms.browser.memory") on ``line``.
+
+        ``found`` is what is there, ``allowed`` what could be, where there is such a thing.
+        """
         # A key is whatever somebody wrote there.
-        where = f"{self.path}:{line}: " + (f"{quoted(key, 120)[1:-1]}: " if key else "")
-        self.found.append(where + sentence)
+        shown = quoted(key, 120)[1:-1] if key else ""
+        where = f"{self.path}:{line}: " + (f"{shown}: " if key else "")
+        mistake = Mistake(where + sentence, file=str(self.path), line=line, path=shown, found=found, allowed=allowed)
+        self.found.append(mistake)
 
 
 def _line_of(node: Any) -> int:
@@ -69,7 +75,8 @@ class Value:
 
     def wrong(self, allowed: str, hint: str = "") -> None:
         """Note that this value is not what is allowed here."""
-        self.mistakes.add(self.line, self.key, f"found {self.shape}, allowed is {allowed}{hint}")
+        sentence = f"found {self.shape}, allowed is {allowed}{hint}"
+        self.mistakes.add(self.line, self.key, sentence, found=self.shape, allowed=allowed)
 
     def scalar(self) -> str | None:
         """Return the text of a scalar that is not null, or None."""
@@ -78,8 +85,18 @@ class Value:
             return None
         return str(node.value)
 
+    @property
+    def is_empty(self) -> bool:
+        """Return whether there is nothing behind the key."""
+        return isinstance(self.node, yaml.ScalarNode) and self.node.value in _NULLS and not self.node.style
+
     def items(self) -> Iterator[tuple[str, Value]] | None:
-        """Return the pairs of a mapping, noting doubled and odd keys; None where it is none."""
+        """Return the pairs of a mapping, noting doubled and odd keys; None where it is none.
+
+        What has nothing behind its key, as when all of it is commented out, is an empty one.
+        """
+        if self.is_empty:
+            return iter(())
         if not isinstance(self.node, yaml.MappingNode):
             return None
         return self._pairs()
@@ -99,7 +116,9 @@ class Value:
                 yield name, child
 
     def elements(self) -> list[Value] | None:
-        """Return the elements of a list, or None where it is none."""
+        """Return the elements of a list, [] where there is nothing behind its key, or None where it is none."""
+        if self.is_empty:
+            return []
         if not isinstance(self.node, yaml.SequenceNode):
             return None
         return [Value(node, f"{self.key}[{i}]", self.mistakes) for i, node in enumerate(self.node.value)]

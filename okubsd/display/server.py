@@ -11,21 +11,38 @@ from pathlib import Path
 from okubsd.model import Argv, Vm
 
 # -terminate: the server ends with its last client, so it never outlives its VM.
-# MIT-SHM is of no use across a machine boundary, and no guest should try it.
-_COMMON = ("-nolisten", "tcp", "-terminate", "-noreset", "-br", "-extension", "MIT-SHM", "-dpi", "96")
-_XEPHYR = tuple(word for word in _COMMON if word != "-noreset")
+_COMMON = ("-nolisten", "tcp", "-terminate", "-br", "-dpi", "96", "-maxclients", "128")
+
+# What no guest needs of its display: a way to type and to record there, other ways to its pixels, shared memory across
+# a machine boundary, OpenGL, video ports that Xephyr would hand to the host's.  Firefox and GTK work without.
+_OFF = (
+    *("MIT-SHM", "XTEST", "RECORD", "SECURITY", "GLX", "XVideo", "DOUBLE-BUFFER", "X-Resource"),
+    *("MIT-SCREEN-SAVER", "DPMS", "Composite", "DAMAGE"),
+)
+# A server's own programs and pictures beside those of its guest, in bytes; 512 MB were found to do for Firefox.
+_OWN_MEMORY, _SCREENS = 384 << 20, 32
+
+
+def display_memory(vm: Vm) -> int:
+    """Return how many bytes of data the X server of ``vm`` may hold, for all that a guest stores there."""
+    width, height = vm.display
+    return vm.display_memory or _OWN_MEMORY + _SCREENS * width * height * 4
 
 
 def server_argv(vm: Vm, cookies: Path, report_fd: str, *, headless: bool) -> Argv:
-    """Return the X server of ``vm``.
+    """Return the X server of ``vm``, its memory bounded (setrlimit(2), RLIMIT_DATA).
 
     ``cookies`` is its authority file, ``report_fd`` the descriptor it writes its display number to.
     """
     width, height = vm.display
-    common = ("-displayfd", report_fd, "-auth", str(cookies), *_XEPHYR)
+    limit = ("sh", "-c", 'ulimit -d "$1" && shift && exec "$@"', "okubsd-display", str(display_memory(vm) >> 10))
+    off = tuple(word for name in _OFF for word in ("-extension", name))
+    common = ("-displayfd", report_fd, "-auth", str(cookies), *_COMMON, *off)
     if headless:
-        return ("Xvfb", *common, "-screen", "0", f"{width}x{height}x24")
-    return ("Xephyr", *common, "-resizeable", "-no-host-grab", "-screen", f"{width}x{height}", "-title", title(vm))
+        return (*limit, "Xvfb", *common, "-screen", "0", f"{width}x{height}x24")
+    # -sw-cursor: otherwise a guest's cursor is made on the host, as large as the guest likes.
+    own = ("-resizeable", "-no-host-grab", "-sw-cursor", "-noxv", "-screen", f"{width}x{height}")
+    return (*limit, "Xephyr", *common, *own, "-title", title(vm))
 
 
 def title(vm: Vm) -> str:

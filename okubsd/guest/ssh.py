@@ -40,7 +40,11 @@ def render_ssh_config(vm: Vm, address: str, port: int, keys: Path, run: Path) ->
         "ControlPath": _quote(run / "ssh-%r"),
         "ControlPersist": "yes",
         "ConnectTimeout": "10",
-        "ServerAliveInterval": "15",
+        # The windows hang on this connection: it outlives a guest or a network that stands still.  When QEMU ends,
+        # its kernel says so; a VM of vmd's that ended is noticed after an hour.
+        "TCPKeepAlive": "no",
+        "ServerAliveInterval": "0" if address == "127.0.0.1" else "60",
+        "ServerAliveCountMax": "60",
         "LogLevel": "ERROR",
     }
     return f"Host {vm.name}\n" + "".join(f"\t{key} {value}\n" for key, value in options.items())
@@ -60,6 +64,20 @@ def ssh_argv(vm: Vm, run: Path, *options: str, user: str = USER) -> Argv:
 def remote_command(words: Argv) -> str:
     """Return ``words`` as the one string that ssh hands to the guest's shell."""
     return shlex.join(words)
+
+
+def call_command(words: Argv, mark: str) -> str:
+    """Return ``words`` as a command whose processes can be found again by their ``mark``, see end_call_command()."""
+    return remote_command(("env", f"OKUBSD_CALL={mark}", "LANG=C.UTF-8", "setsid", *words))
+
+
+def end_call_command(mark: str) -> str:
+    """Return the command that ends what call_command() began with the same ``mark``, and all that came of it."""
+    script = (
+        'for process in /proc/[0-9]*; do grep -qzx "OKUBSD_CALL=$1" "$process/environ" 2>/dev/null && '
+        'kill -TERM "${process#/proc/}"; done; true'
+    )
+    return remote_command(("sh", "-c", script, "sh", mark))
 
 
 def show_app_argv(vm: Vm, run: Path, app: str, arguments: Argv, *, another: bool) -> Argv:

@@ -206,11 +206,10 @@ def _new_ssh(places: Places, vm: Vm, port: int) -> float:
     if state.confined:
         argv = enter_argv(str(state.qemu_pid), argv, root=facts.is_root())
     env = (f"DISPLAY=:{state.display}", f"XAUTHORITY={state.run / 'Xauthority'}")
-    with window.display(state.display, cookie) as opened:
-        known = window.app_windows(opened)
+    with window.watching(vm.name, state.display, cookie) as watcher:
         start = time.monotonic()
-        process = door.spawn(("env", *env, *argv), state.directory / "bench.log")
-        shown = window.wait_for_window(opened, known, 120, lambda: None)
+        process = door.spawn_measured(("env", *env, *argv), state.directory / "bench.log")
+        shown = watcher.wait(b"mapped", 120, lambda: None)
         spent = time.monotonic() - start
     with contextlib.suppress(ProcessLookupError):
         process.kill()

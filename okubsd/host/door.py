@@ -55,6 +55,25 @@ def _environment(extra: Mapping[str, str] | None) -> dict[str, str]:
     return {**os.environ, "PATH": programs.search_path(), "LC_ALL": "C.UTF-8", **(extra or {})}
 
 
+# What a terminal may be called that a guest knows nothing of (terminfo(5)); this one is alike.
+_KNOWN_TERMINALS = frozenset(
+    ("ansi", "dumb", "linux", "rxvt", "screen", "screen-256color", "tmux", "tmux-256color", "vt100", "vt220", "xterm")
+)
+_ANY_TERMINAL = "xterm-256color"
+
+
+def _for_guest() -> dict[str, str]:
+    """Return what ssh(1) gets beside the environment: a shell for its proxy commands, and a terminal that is known."""
+    known = os.environ.get("TERM", "dumb") in _KNOWN_TERMINALS
+    return {"SHELL": "/bin/sh", **({} if known else {"TERM": _ANY_TERMINAL})}
+
+
+def _refuse_guest(argv: Argv) -> None:
+    """Refuse a call of ssh(1): ask(), stream(), joined() and call_interactive() are the ways into a guest."""
+    if "ssh" in argv:
+        raise AssertionError(f"a call into a guest without bounds: {argv}")
+
+
 def _show(argv: Sequence[str]) -> None:
     if Verbosity.show_argv:
         print("+ " + shlex.join(argv), file=sys.stderr, flush=True)
@@ -84,6 +103,7 @@ def run(
     Raises subprocess.TimeoutExpired after ``timeout`` seconds, HostLacks if there is no such program.
     The program is gone when this returns or raises.
     """
+    _refuse_guest(argv)
     _show(argv)
     with tempfile.TemporaryFile() as source:
         if stdin is None:
@@ -115,7 +135,9 @@ def ask(argv: Argv, *, timeout: float, data: bytes = b"", largest: int = _MOST_O
         source.write(data)
         source.seek(0)
         pipe = subprocess.PIPE
-        process = subprocess.Popen(_resolve(argv), stdin=source, stdout=pipe, stderr=pipe, env=_environment(None))
+        process = subprocess.Popen(
+            _resolve(argv), stdin=source, stdout=pipe, stderr=pipe, env=_environment(_for_guest())
+        )
         try:
             return _collect(process, time.monotonic() + timeout, largest)
         except (subprocess.TimeoutExpired, OverflowError) as error:
@@ -159,6 +181,8 @@ def _follow(process: subprocess.Popen[bytes], on_line: Callable[[str], None]) ->
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Let ``process`` clean up after SIGTERM, and kill it if it does not end."""
+    if process.poll() is not None:
+        return
     process.terminate()
     try:
         process.wait(timeout=10)
@@ -200,6 +224,7 @@ def spawn(
     ``largest_file`` bounds in bytes what it can write to any one file;
     ``life`` is a lock file that the program then holds for as long as it lives, see is_alive().
     """
+    _refuse_guest(argv)
     _show(argv)
     words = _resolve(argv)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -232,28 +257,67 @@ def spawn(
     return process
 
 
+def spawn_measured(argv: Argv, log: Path) -> subprocess.Popen[bytes]:
+    """Start a call of ssh(1) that is only made to be measured against; whoever measures ends it."""
+    _show(argv)
+    with log.open("wb") as stream:
+        return subprocess.Popen(
+            _resolve(argv), stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True
+        )
+
+
 def call_interactive(argv: Argv) -> int:
     """Run ``argv`` on the user's own terminal and return its exit code."""
     _show(argv)
-    return subprocess.call(_resolve(argv), env=_environment(None))
+    return subprocess.call(_resolve(argv), env=_environment(_for_guest()))
 
 
-def filter_through(argv: Argv, clean: Callable[[bytes], bytes], timeout: float | None = None) -> int:
-    """Run ``argv`` with the user's stdin, its output passing through ``clean``; return its exit code."""
+Clean = Callable[[bytes], bytes]
+
+# The exit code of a program whose output nobody reads any more, as shells tell it.
+NOBODY_READS = 128 + signal.SIGPIPE
+
+
+def stream(argv: Argv, clean_out: Clean, clean_err: Clean) -> int:
+    """Run a call into a guest with the user's input, its output and errors passing through the two; return its code.
+
+    Both are called with b"" at the end.  When nobody reads the output any more, the call is ended and NOBODY_READS
+    returned; it is also gone when this raises.
+    """
     _show(argv)
-    with subprocess.Popen(_resolve(argv), stdout=subprocess.PIPE, env=_environment(None)) as process:
-        assert process.stdout is not None
-        while chunk := os.read(process.stdout.fileno(), 65536):
-            sys.stdout.buffer.write(clean(chunk))
-            sys.stdout.buffer.flush()
-        return process.wait(timeout)
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(_resolve(argv), stdout=pipe, stderr=pipe, env=_environment(_for_guest()))
+    try:
+        _relay(process, clean_out, clean_err)
+        return process.wait()
+    except BrokenPipeError:
+        return NOBODY_READS
+    finally:
+        _end(process)
+
+
+def _relay(process: subprocess.Popen[bytes], clean_out: Clean, clean_err: Clean) -> None:
+    """Pass on what ``process`` prints until both of its streams end."""
+    assert process.stdout is not None and process.stderr is not None
+    with process.stdout, process.stderr, selectors.DefaultSelector() as waiting:
+        waiting.register(process.stdout, selectors.EVENT_READ, (sys.stdout.buffer, clean_out))
+        waiting.register(process.stderr, selectors.EVENT_READ, (sys.stderr.buffer, clean_err))
+        while waiting.get_map():
+            for key, _ in waiting.select():
+                chunk = os.read(key.fd, 65536)
+                target, clean = key.data
+                target.write(clean(chunk))
+                target.flush()
+                if not chunk:
+                    waiting.unregister(key.fileobj)
 
 
 @contextlib.contextmanager
 def joined(argv: Argv, end: socket.socket) -> Iterator[None]:
     """Run ``argv`` with the socket ``end`` as its input and output; it is gone when the block ends."""
     _show(argv)
-    process = subprocess.Popen(_resolve(argv), stdin=end.fileno(), stdout=end.fileno(), env=_environment(None))
+    fd = end.fileno()
+    process = subprocess.Popen(_resolve(argv), stdin=fd, stdout=fd, env=_environment(_for_guest()))
     try:
         yield
     finally:
@@ -309,3 +373,94 @@ def kill(pid: int, sign: signal.Signals) -> None:
     """Send ``sign`` to ``pid`` if it is still there."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, sign)
+
+
+class Child:
+    """A function of ours in a process of its own, which looks at what may be hostile and can be killed at any time.
+
+    It gets a socket to say what it sees, a line of bytes each, and to be told to go on.
+    """
+
+    def __init__(self, look: Callable[[socket.socket], None], *, memory: int) -> None:
+        """Begin ``look``; ``memory`` bounds in bytes the data it may hold."""
+        ours, theirs = socket.socketpair()
+        self._pid = os.fork()
+        if self._pid == 0:
+            ours.close()
+            _be_child(look, theirs, memory)
+        theirs.close()
+        self._end = ours
+        self._buffer = b""
+
+    def ask(self, timeout: float, largest: int = 1 << 16) -> bytes | None:
+        """Return the next line that it says, without its newline; b"" if it ended, None after ``timeout`` seconds."""
+        limit = time.monotonic() + timeout
+        while b"\n" not in self._buffer:
+            self._end.settimeout(max(0.001, limit - time.monotonic()))
+            try:
+                chunk = self._end.recv(65536)
+            except TimeoutError:
+                return None
+            if not chunk or len(self._buffer) > largest:
+                return b""
+            self._buffer += chunk
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line
+
+    def read_rest(self, size: int, timeout: float) -> bytes | None:
+        """Return ``size`` bytes that it sends; None where they do not come within ``timeout`` seconds."""
+        limit, data = time.monotonic() + timeout, bytearray(self._buffer)
+        while len(data) < size:
+            self._end.settimeout(max(0.001, limit - time.monotonic()))
+            try:
+                chunk = self._end.recv(1 << 20)
+            except TimeoutError:
+                return None
+            if not chunk:
+                return None
+            data += chunk
+        return bytes(data[:size])
+
+    def tell(self, word: bytes) -> None:
+        """Say a line to it, if it is still there."""
+        with contextlib.suppress(OSError):
+            self._end.sendall(word + b"\n")
+
+    def end(self) -> None:
+        """Kill it, and wait until it is gone."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self._pid, 0)
+        self._end.close()
+
+
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+_LONGEST_LOOK = 3600  # seconds, where the system cannot tell that the parent is gone
+
+
+def _end_with_parent() -> None:
+    signal.alarm(_LONGEST_LOOK)
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+
+
+def _be_child(look: Callable[[socket.socket], None], end: socket.socket, memory: int) -> None:
+    """Do what a child does, and never return; whatever becomes of it, nothing of the parent's is cleaned up here."""
+    try:
+        # No lock of the parent's lives on in here, and we never outlive what we were begun for.
+        keep = end.fileno()
+        os.closerange(3, keep)
+        os.closerange(keep + 1, max(keep + 2, 4096))
+        _end_with_parent()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        if hasattr(resource, "RLIMIT_DATA"):
+            resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+        look(end)
+        end.close()
+    except BaseException:  # it is told by the end of the socket
+        os._exit(1)
+    os._exit(0)

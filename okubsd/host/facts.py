@@ -14,8 +14,9 @@ from pathlib import Path
 import msgspec
 
 from okubsd.host import door, keys, programs, store, vmd
+from okubsd.host.homes import store_sizes
 from okubsd.host.places import Places
-from okubsd.host.running import ask_rows, live_display, live_qemu
+from okubsd.host.running import ask_rows, live_display, live_qemu, why_it_stands_still
 from okubsd.host.sockets import listener_pid
 from okubsd.model import Accelerator
 from okubsd.needs import package_hint
@@ -51,8 +52,10 @@ def ask_vm(places: Places, name: str, rows: tuple[VmStatus, ...] | None = None) 
         confined=pid is not None and has_own_namespace(pid),
         has_keys=keys.have_keys(directory),
         has_home=(directory / "home.img").exists(),
+        home_size=store_sizes(places, (name,)).get(name, 0),
         record=record,
         vmd=status,
+        stall=why_it_stands_still(run) if pid is not None else "",
     )
 
 
@@ -74,6 +77,18 @@ def has_own_namespace(pid: int) -> bool:
         return Path(f"/proc/{pid}/ns/net").readlink() != Path("/proc/self/ns/net").readlink()
     except OSError:
         return False
+
+
+def is_confined(pid: int, program: str) -> bool:
+    """Return whether process ``pid`` has its own network namespace and has become ``program``.
+
+    unshare(1) writes the map of a user namespace after it made it; before that nobody is root there.
+    """
+    try:
+        name = Path(f"/proc/{pid}/comm").read_text()
+    except OSError:
+        return False
+    return name.startswith(program) and has_own_namespace(pid)
 
 
 def ask_host(places: Places, *, booting: bool, on_vmd: bool = False) -> HostFacts:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from okubsd.display.server import display_socket
-from okubsd.errors import DisplayGone, Problem, TimedOut
+from okubsd.errors import DisplayGone, HostLacks, Problem, TimedOut
 from okubsd.guest.ssh import clock_command, disconnect_argv, power_off_argv, ssh_argv
 from okubsd.host import door, facts, gateway, locks, programs, running, vmd
 from okubsd.host.monitor import monitor
@@ -24,12 +26,15 @@ from okubsd.model import Backend, Recipe, Request, Vm, Wish
 from okubsd.plan.backend import choose_backend, reach
 from okubsd.plan.facts import HostFacts, VmFacts
 from okubsd.plan.start import plan_start
-from okubsd.plan.steps import Plan, Slot
+from okubsd.plan.steps import Plan, Slot, StartDisplay
 
 Report = Callable[[str], None]
 
 # How long each way of stopping is given, in seconds.
 _SSH_CALL, _POWER_OFF, _QUIT, _KILL = 10, 20, 5, 5
+
+# How long a forced stop waits to clean up, in seconds; what runs was ended before.
+_LOCK_SECONDS = 15.0
 
 _KEPT_TIMINGS = 100
 
@@ -52,14 +57,21 @@ class Started(msgspec.Struct, frozen=True):
 
 
 @contextlib.contextmanager
-def holding(places: Places, name: str, report: Report) -> Iterator[None]:
-    """Hold the lock of the VM ``name``, after making its directories."""
+def holding(places: Places, name: str, report: Report, seconds: float | None = None) -> Iterator[None]:
+    """Hold the lock of the VM ``name``, after making its directories.
+
+    Raises TimedOut where somebody else holds it for more than ``seconds`` (None: as long as it takes).
+    """
     places.check_sockets(name)
     for directory in (places.state, places.state / "vms", places.vm(name), places.run):
         door.make_private(directory)
     door.make_private(places.vm_run(name))
-    with locks.locked(places.vm(name) / "lock", lambda: report(f"{name}: waiting for another okubsd")):
-        yield
+    waiting = f"{name}: waiting for another okubsd"
+    try:
+        with locks.locked(places.vm(name) / "lock", lambda: report(waiting), seconds=seconds):
+            yield
+    except locks.Busy:
+        raise TimedOut(f"{name}: another okubsd is at work on it", "try again in a moment") from None
 
 
 @contextlib.contextmanager
@@ -74,14 +86,24 @@ def interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def decide(places: Places, vm: Vm, site: Site, request: Request) -> tuple[Plan, HostFacts, VmFacts]:
-    """Look at the host and return the plan of a start, with what it was decided from."""
+def decide(
+    places: Places, vm: Vm, site: Site, request: Request, *, stopped: bool = False, shown: bool = False
+) -> tuple[Plan, HostFacts, VmFacts]:
+    """Look at the host and return the plan of a start, with what it was decided from.
+
+    ``stopped`` takes the VM for one that does not run; a plan that is only ``shown`` needs no display.
+    """
     recipes = site.recipes
     state = facts.ask_vm(places, vm.name)
+    if stopped:
+        gone = {"qemu_pid": None, "display": None, "connected": False, "confined": False, "vmd": None, "stall": ""}
+        state = msgspec.structs.replace(state, **gone)
     on_vmd = state.record is not None and vmd.has_vmd() and vm.backend is not Backend.QEMU
     host = facts.ask_host(places, booting=not state.running, on_vmd=on_vmd)
     links = gateway.ask_links(places, vm, site.wish, recipes)
     host = msgspec.structs.replace(host, okubsd=(*host.okubsd, "-f", str(site.wish.path)))
+    if shown and not host.display:
+        host = msgspec.structs.replace(host, display=":0")
     return plan_start(vm, recipes, host, state, request, links), host, state
 
 
@@ -150,8 +172,12 @@ def stop_unused(places: Places, through: Vm, wish: Wish, report: Report) -> bool
 def _start(places: Places, vm: Vm, site: Site, request: Request, report: Report) -> Started:
     """Decide and perform one start, or undo it."""
     plan, host, state = decide(places, vm, site, request)
+    if any(isinstance(step, StartDisplay) and not step.headless for step in plan):
+        check_desktop(host.display)
     if not state.running:
         _tell_backend(vm, host, state, report)
+        if not vm.disposable and vm.home < state.home_size:
+            report(f"{vm.name}: its home stays at {state.home_size >> 20}M: a home never shrinks")
     run = Run(places, site.recipes, report)
     if state.qemu_pid is not None:
         run.slots[Slot.QEMU_PID] = str(state.qemu_pid)
@@ -163,7 +189,25 @@ def _start(places: Places, vm: Vm, site: Site, request: Request, report: Report)
         _undo(places, vm, run, state)
         raise
     _record(places, vm.name, timing)
+    if run.app_was_running and not request.headless and (state.run / "headless").exists():
+        sentence = f"{vm.name}: the app is shown already, on a display that nobody sees"
+        raise Problem(sentence, f"okubsd restart {vm.name} shows it on this desktop")
     return Started(timing, state.running, run.app_was_running)
+
+
+def check_desktop(display: str) -> None:
+    """Raise HostLacks where the user's X ``display`` does not answer, before anything is built for it (X(7))."""
+    match = re.fullmatch(r"(?:unix)?:([0-9]{1,5})(?:\.[0-9]+)?", display)
+    if match is None:
+        # A display of another host, or one that ssh forwards, is tried by the X server itself.
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(5)
+        for path in (str(display_socket(int(match[1]))), f"\0{display_socket(int(match[1]))}"):
+            with contextlib.suppress(OSError):
+                connection.connect(path)
+                return
+    raise HostLacks(f"the X display {display} does not answer", "set DISPLAY to yours, or start it with --headless")
 
 
 def _tell_backend(vm: Vm, host: HostFacts, state: VmFacts, report: Report) -> None:
@@ -215,26 +259,44 @@ def read_timings(places: Places, name: str) -> list[Timing]:
 def stop(places: Places, vm: Vm, report: Report, *, force: bool = False, patience: int = _POWER_OFF) -> bool:
     """Stop ``vm``: by its own power-off, then by QEMU's monitor, then by SIGKILL.
 
-    ``force`` leaves the first out, ``patience`` is how many seconds it gets.  Returns whether the VM ran.
-    Raises TimedOut where even SIGKILL does not end it.
+    ``force`` leaves the first out, and waits for nobody; ``patience`` is how many seconds the guest gets.  Returns
+    whether the VM ran.  Raises Problem where it stands still, TimedOut where even SIGKILL does not end it.
     """
+    if force:
+        return _stop_now(places, vm, report)
     with holding(places, vm.name, report):
         state = facts.ask_vm(places, vm.name)
         if not state.running:
             _clean_up(places, vm.name)
             return False
-        if not force and not _power_off(vm, state, patience):
+        if state.stall:
+            raise Problem(f"{vm.name}: stands still: {state.stall}", f"okubsd stop -f {vm.name} is a power cut")
+        if not _power_off(vm, state, patience):
             report(f"{vm.name}: the guest does not power off by itself; its home is not unmounted cleanly")
         end_hard(places, vm.name, None, report)
         return True
+
+
+def _stop_now(places: Places, vm: Vm, report: Report) -> bool:
+    """End the VM before its lock is asked for: whoever holds that may wait for the guest, and a guest for ever."""
+    ran = facts.ask_vm(places, vm.name).running
+    if ran:
+        end_hard(places, vm.name, None, report, clean=False)
+    try:
+        with holding(places, vm.name, report, seconds=_LOCK_SECONDS):
+            end_hard(places, vm.name, None, report)
+    except TimedOut:
+        # It is being started just now, or its start cleans up; nothing of it runs.
+        if not ran:
+            raise
+    return ran
 
 
 def _power_off(vm: Vm, state: VmFacts, patience: int) -> bool:
     """Ask the guest to power off; return whether it did within ``patience`` seconds."""
     argv = reach(state, power_off_argv(vm, state.run), root=facts.is_root())
     if (state.run / "ssh_config").exists():
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            door.run(argv, timeout=min(_SSH_CALL, patience))
+        door.ask(argv, timeout=min(_SSH_CALL, patience))
         return vmd.gone(vm.name, patience) if state.on_vmd else _gone(state.run / "qemu.life", patience)
     return False
 
@@ -257,11 +319,17 @@ def _end_on_vmd(places: Places, name: str, report: Report, *, vmd_runs_it: bool)
 
 
 def end_hard(
-    places: Places, name: str, child: subprocess.Popen[bytes] | None, report: Report = lambda line: None
+    places: Places,
+    name: str,
+    child: subprocess.Popen[bytes] | None,
+    report: Report = lambda line: None,
+    *,
+    clean: bool = True,
 ) -> None:
     """End the VM without asking the guest, and everything that hangs on it.
 
-    ``child`` is the QEMU if it is ours to reap.  Raises TimedOut where it does not even end by force.
+    ``child`` is the QEMU if it is ours to reap, ``clean`` whether its run directory is emptied.  Raises TimedOut where
+    it does not even end by force.
     """
     run = places.vm_run(name)
     record = vmd.read_record(places, name) if vmd.has_vmd() else None
@@ -275,7 +343,8 @@ def end_hard(
             door.kill(pid, signal.SIGKILL)
             if not _ended(run / "qemu.life", child, _KILL):
                 raise TimedOut(f"{name}: QEMU (pid {pid}) does not end, not even by SIGKILL")
-    _clean_up(places, name)
+    if clean:
+        _clean_up(places, name)
 
 
 def _ended(life: Path, child: subprocess.Popen[bytes] | None, seconds: float) -> bool:
@@ -291,14 +360,13 @@ def _clean_up(places: Places, name: str) -> None:
     for who in ("user", "root"):
         # Whoever listens there may have forked since it began to, so it is asked rather than killed by its pid.
         if (run / f"ssh-{who}").exists() and listener_pid(run / f"ssh-{who}") is not None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                door.run(disconnect_argv(Vm(name=name, image=""), run, user=who), timeout=_SSH_CALL)
+            door.ask(disconnect_argv(Vm(name=name, image=""), run, user=who), timeout=_SSH_CALL)
     pid = running.live_server(run)
     if pid is not None:
         door.kill(pid, signal.SIGTERM)
         if not _gone(run / "display.life", _KILL):
             door.kill(pid, signal.SIGKILL)
-    for path in run.iterdir():
+    for path in run.iterdir() if run.is_dir() else ():
         path.unlink(missing_ok=True)
 
 
@@ -312,6 +380,8 @@ def shared_ssh(places: Places, vm: Vm, *options: str, user: str = "user") -> tup
         raise Problem(f"VM '{vm.name}' is not running", f"okubsd start {vm.name}")
     if not (state.run / "ssh_config").exists():
         raise Problem(f"VM '{vm.name}' is still starting", "try again in a moment")
+    if state.stall:
+        raise Problem(f"VM '{vm.name}' stands still: {state.stall}", f"okubsd status {vm.name}")
     return reach(state, ssh_argv(vm, state.run, *options, user=user), root=facts.is_root())
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 
 def is_alive(life: Path) -> bool:
@@ -32,11 +34,18 @@ def living_pid(life: Path) -> int | None:
     return int(text) if text.isdigit() else None
 
 
+class Busy(Exception):
+    """Somebody else holds a lock for longer than one is ready to wait."""
+
+
 @contextlib.contextmanager
-def locked(path: Path, on_wait: Callable[[], None] | None = None, *, shared: bool = False) -> Iterator[None]:
+def locked(
+    path: Path, on_wait: Callable[[], None] | None = None, *, shared: bool = False, seconds: float | None = None
+) -> Iterator[None]:
     """Hold the lock file ``path``; the kernel drops it when the holder dies.
 
-    ``on_wait`` is called once if somebody else holds it; others may hold a ``shared`` one too.
+    ``on_wait`` is called once if somebody else holds it; others may hold a ``shared`` one too.  Raises Busy where it
+    is not free within ``seconds`` (None: as long as it takes).
     """
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     with path.open("a") as stream:
@@ -45,5 +54,20 @@ def locked(path: Path, on_wait: Callable[[], None] | None = None, *, shared: boo
         except BlockingIOError:
             if on_wait is not None:
                 on_wait()
-            fcntl.flock(stream, kind)
+            _wait(stream, kind, seconds)
         yield
+
+
+def _wait(stream: IO[str], kind: int, seconds: float | None) -> None:
+    if seconds is None:
+        fcntl.flock(stream, kind)
+        return
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(stream, kind | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise Busy from None
+            time.sleep(0.05)

@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -22,7 +21,7 @@ from okubsd.errors import DisplayGone, Problem, TimedOut, Unreachable
 from okubsd.guest.cpio import Entry
 from okubsd.guest.identity import render_identity
 from okubsd.guest.ssh import render_ssh_config
-from okubsd.host import builder, door, facts, keys, running, store, tunnels, vmd, window
+from okubsd.host import builder, door, facts, keeper, keys, running, store, tunnels, vmd, window
 from okubsd.host.monitor import monitor
 from okubsd.host.places import Places
 from okubsd.host.sockets import listener_pid
@@ -37,6 +36,8 @@ READY = b"okubsd: ready"
 _ADDRESS = re.compile(r"\d{1,3}(\.\d{1,3}){3}")
 
 _APP_RUNS_ALREADY, _NO_SUCH_APP = 10, 11
+
+_DISPLAY_TRIES = 3
 
 
 class Timing(msgspec.Struct, frozen=True):
@@ -61,6 +62,7 @@ class Run:
         self.slots: dict[Slot, str] = {}
         self.qemu: subprocess.Popen[bytes] | None = None
         self.server: subprocess.Popen[bytes] | None = None
+        self.display_step: steps.StartDisplay | None = None
         self.exit_end = -1
         self.phases: dict[str, float] = {}
         self.inner = 0.0
@@ -169,8 +171,16 @@ def _(step: steps.MakeHome, run: Run) -> None:
 
 
 @perform_step.register
+def _(step: steps.GrowHome, run: Run) -> None:
+    with step.path.open("r+b") as stream:
+        stream.truncate(step.size)
+        os.fsync(stream.fileno())
+
+
+@perform_step.register
 def _(step: steps.WriteInitrd, run: Run) -> None:
     _leave_nothing(step.run)
+    running.write_started(step.run, step.vm)
     cookie = keys.make_cookie(step.run)
     secrets = keys.read_secrets(step.keys, cookie)
     identity = render_identity(step.vm, step.lease, secrets, gateway=_passing_entries(step.vm, step.passing))
@@ -190,7 +200,11 @@ def _passing_entries(vm: Vm, passing: Passing | None) -> tuple[Entry, ...]:
 
 def _leave_nothing(run: Path) -> None:
     """Remove what an earlier boot left in the run directory; a display that lives keeps its cookie."""
-    kept = {"display", "display.life", "Xauthority", keys.COOKIE} if running.live_display(run) is not None else set()
+    kept = (
+        {"display", "display.life", "headless", "Xauthority", keys.COOKIE}
+        if running.live_display(run) is not None
+        else set()
+    )
     for path in run.iterdir():
         if path.name not in kept:
             path.unlink()
@@ -212,13 +226,15 @@ def _(step: steps.StartQemu, run: Run) -> None:
         os.close(write_end)
     run.slots[Slot.QEMU_PID] = str(run.qemu.pid)
     run.slots[Slot.EXIT_FD] = str(read_end)
+    keep = (sys.executable, "-I", "-S", keeper.__file__, str(step.life.parent), str(step.log.parent))
+    door.spawn((*keep, *step.on_address), step.log.with_name("keeper.log"))
 
 
 @perform_step.register
 def _(step: steps.StartUplink, run: Run) -> None:
-    # The namespace is there once unshare(1) has become QEMU.
+    # The namespace is there once unshare(1) has become QEMU; one of a user's has its root only after that.
     end = time.monotonic() + 10
-    while not facts.has_own_namespace(int(run.slots[Slot.QEMU_PID])):
+    while not facts.is_confined(int(run.slots[Slot.QEMU_PID]), "qemu"):
         run.check_alive(step.log)
         if time.monotonic() > end:
             raise TimedOut("QEMU got no network namespace within 10 seconds")
@@ -266,6 +282,14 @@ def _wait_for_uplink(step: steps.StartUplink, run: Run) -> None:
 
 @perform_step.register
 def _(step: steps.StartDisplay, run: Run) -> None:
+    (step.run / "headless").unlink(missing_ok=True)
+    if step.headless:
+        (step.run / "headless").touch(mode=0o600)
+    _start_display(step, run)
+    run.display_step = step
+
+
+def _start_display(step: steps.StartDisplay, run: Run) -> None:
     # The server writes its number to a file itself: whoever comes after us finds it, whatever becomes of us.
     report = os.open(step.run / "display", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     run.slots[Slot.REPORT_FD] = str(report)
@@ -314,6 +338,7 @@ def _(step: steps.WriteSshConfig, run: Run) -> None:
 @perform_step.register
 def _(step: steps.Prepare, run: Run) -> None:
     _leave_nothing(step.run)
+    running.write_started(step.run, step.vm)
     entries = _passing_entries(step.vm, step.passing)
     vmd.prepare(run.places, step.vm, step.lease, step.keys, step.run, step.argv, step.images, entries)
 
@@ -349,8 +374,12 @@ def _(step: steps.CompareClocks, run: Run) -> None:
 
 @perform_step.register
 def _(step: steps.WaitDisplay, run: Run) -> None:
-    end = time.monotonic() + 15
+    end, tries = time.monotonic() + 15, _DISPLAY_TRIES
     while (number := running.display_number(step.run)) is None:
+        if run.server is not None and run.server.poll() is not None and run.display_step is not None and tries:
+            # Two servers that begin at the same moment may take the same number, and one of them ends.
+            tries -= 1
+            _start_display(run.display_step, run)
         run.check_alive(step.log)
         if time.monotonic() > end:
             raise TimedOut("the X server did not tell its display within 15 seconds")
@@ -360,7 +389,7 @@ def _(step: steps.WaitDisplay, run: Run) -> None:
 
 @perform_step.register
 def _(step: steps.Disconnect, run: Run) -> None:
-    door.run(step.argv, timeout=10)
+    door.ask(step.argv, timeout=10)
     end = time.monotonic() + 5
     while listener_pid(step.socket) is not None:
         if time.monotonic() > end:
@@ -377,23 +406,65 @@ def _(step: steps.Connect, run: Run) -> None:
         raise Unreachable(f"{step.what}: {door.reason(done)}", "okubsd log shows the guest's console")
 
 
+# A window is painted soon after it is mapped, but for what never stands still; a start does not wait longer for it.
+_PAINT_SECONDS = 45.0
+
+
 @perform_step.register
 def _(step: steps.ShowApp, run: Run) -> None:
     number, cookie = running.live_display(step.run), keys.read_cookie(step.run)
     if number is None or cookie is None:
         raise DisplayGone(f"{step.vm.name}: its display is gone")
-    with window.display(number, cookie) as opened:
-        known = window.app_windows(opened)
-        if not _start_app(step, opened):
+
+    log = step.run.parents[1] / "vms" / step.vm.name / "console.log"
+    before = log.stat().st_size if log.exists() else 0
+
+    def still() -> None:
+        _check_app(step, run, log, before)
+
+    with window.watching(step.vm.name, number, cookie, running.live_qemu(step.run)) as watcher:
+        if not _start_app(step, watcher):
             run.app_was_running = True
             return
         with _timed(run, Phase.WINDOW):
-            if not window.wait_for_window(opened, known, step.pace, run.check_alive):
+            if not watcher.wait(b"mapped", step.pace, still):
                 hint = f"okubsd run {step.vm.name} -- cat /run/user/1000/{step.app}.log"
                 raise TimedOut(f"{step.vm.name}: no window of '{step.app}' within {step.pace} seconds", hint)
+        with _timed(run, Phase.PAINT):
+            watcher.wait(b"painted", _PAINT_SECONDS, still)
 
 
-def _start_app(step: steps.ShowApp, opened: Any) -> bool:
+def _check_app(step: steps.ShowApp, run: Run, log: Path, before: int) -> None:
+    """Raise Problem where the VM, its X server or the app ended before there was a window, with the app's own words.
+
+    ``log`` is that of the console, which had ``before`` bytes when the app was started.
+    """
+    said = app_words(log, step.app, before)
+    if said or (run.qemu is not None and run.qemu.poll() == 0):
+        raise Problem(
+            f"{step.vm.name}: '{step.app}' ended before it showed a window{said}", f"okubsd log {step.vm.name}"
+        )
+    run.check_alive(log)
+
+
+_SAID = re.compile(rb"(?m)^okubsd: ([a-z0-9-]+) ended with [0-9]+: ?(.*)$")
+
+
+def app_words(console_log: Path, app: str, after: int) -> str:
+    """Return ": " and what ``app`` said before it ended, as its guest told it on the console; "" while it runs.
+
+    Only what stands behind the first ``after`` bytes of the log counts.
+    """
+    try:
+        with console_log.open("rb") as stream:
+            stream.seek(max(after, console_log.stat().st_size - 65536))
+            found = [words for name, words in _SAID.findall(stream.read(65536)) if name == app.encode()]
+    except OSError:
+        return ""
+    return ": " + quoted(found[-1].decode(errors="replace").strip() or "it said nothing", 400)[1:-1] if found else ""
+
+
+def _start_app(step: steps.ShowApp, watcher: window.Watcher) -> bool:
     """Start the app in the guest; return False where it runs already and has a window.
 
     An app that runs without a window is either about to show one, or about to end with a display
@@ -401,14 +472,14 @@ def _start_app(step: steps.ShowApp, opened: Any) -> bool:
     """
     end = time.monotonic() + step.pace
     while True:
-        done = door.run(step.argv, timeout=30)
+        done = door.ask(step.argv, timeout=60)
         if done.code == 0:
             return True
         if done.code == _NO_SUCH_APP:
             raise Problem(f"{step.vm.name}: the image has no app '{step.app}'", f"okubsd image build {step.vm.image}")
         if done.code != _APP_RUNS_ALREADY:
             raise Unreachable(f"{step.vm.name}: app '{step.app}' was not started: {door.reason(done)}")
-        if window.app_windows(opened):
+        if watcher.count():
             return False
         if time.monotonic() > end:
             raise TimedOut(f"{step.vm.name}: '{step.app}' runs, but shows no window", f"okubsd restart {step.vm.name}")

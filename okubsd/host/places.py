@@ -65,6 +65,9 @@ def find_places(env: Mapping[str, str] = os.environ) -> Places:
     Raises Problem where the installed data cannot be found, or where others could decide what lies in ``state``.
     """
     state = _find_state(env)
+    if '"' in str(state) or "${" in str(state):
+        # ssh_config(5) reads both inside quotes.
+        raise Problem(f"{quoted(state, 200)} has a quote or a '${{' in it", "set OKUBSD_STATE to another directory")
     mistake = place_mistake(state)
     if mistake:
         raise Problem(f"okubsd keeps its VMs in {quoted(state, 200)}, and {mistake}", _STATE_HINT)

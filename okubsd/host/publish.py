@@ -7,7 +7,6 @@ to the host by it, and it ends with the VM.
 from __future__ import annotations
 
 import re
-import subprocess
 import time
 from pathlib import Path
 
@@ -42,10 +41,9 @@ def publish(vm: Vm, run: Path, port: int, host_port: int) -> None:
         )
     socket = run / f"publish-{host_port}-{port}"
     socket.unlink(missing_ok=True)
-    try:
-        done = door.run(publish_argv(vm, run, socket, port, host_port), timeout=_CALL)
-    except subprocess.TimeoutExpired:
-        raise TimedOut(f"{vm.name}: port {host_port} was not published within {_CALL} seconds") from None
+    done = door.ask(publish_argv(vm, run, socket, port, host_port), timeout=_CALL)
+    if done.code == door.GAVE_UP:
+        raise TimedOut(f"{vm.name}: port {host_port} was not published within {_CALL} seconds")
     if done.code != 0:
         raise Problem(f"{vm.name}: port {host_port} of this host was not published: {door.reason(done)}")
 
@@ -56,7 +54,7 @@ def unpublish(vm: Vm, run: Path, host_port: int) -> bool:
     if port is None:
         return False
     socket = run / f"publish-{host_port}-{port}"
-    door.run(unpublish_argv(vm, run, socket), timeout=_CALL)
+    door.ask(unpublish_argv(vm, run, socket), timeout=_CALL)
     end = time.monotonic() + 5
     while listener_pid(socket) is not None and time.monotonic() < end:
         time.sleep(0.02)

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from okubsd.config.description import parse_description
-from okubsd.config.edit import add_rule, remove_rule
+from okubsd.config.edit import add_rule, remove_rule, rename_vm
 from okubsd.config.flow import is_name, render_flow
 from okubsd.errors import Problem
 from okubsd.guest.ssh import remote_command
@@ -18,14 +18,14 @@ from okubsd.host import apply as applying
 from okubsd.host import door, facts, gateway, lifecycle, locks, vmd
 from okubsd.host.lifecycle import Site
 from okubsd.host.places import Places
-from okubsd.host.reading import read_text
+from okubsd.host.reading import drop_ins_of, read_text
 from okubsd.host.system import System
 from okubsd.host.tunnels import read_secrets
 from okubsd.model import Flow, Vm, Way, Wish
 from okubsd.network import user
 from okubsd.plan.compile import compile_rules
 from okubsd.plan.facts import HostFacts, VmFacts
-from okubsd.plan.start import follower_argv, namespace_rules, refuse_unruled
+from okubsd.plan.start import follower_argv, is_ruled, namespace_rules, refuse_unruled
 
 Report = Callable[[str], None]
 
@@ -43,27 +43,67 @@ def change(places: Places, site: Site, vm: Vm, edit: Callable[[str, str | None],
     Raises Problem or BadDescription.
     """
     path, name = file_of(site.wish, vm)
-    if path.is_relative_to(places.share):
-        config = "~/.config/okubsd/okubsd.yaml"
-        raise Problem(f"{path} is the sample that came with okubsd", f"cp {path} {config}, and change that")
+    _refuse_sample(places, path)
     door.make_private(places.state)
     with locks.locked(places.state / "description.lock"):
         old = read_text(path)
         text = edit(old, name)
         wish = _parse(site, path, text)
         _compare(site.wish, wish, vm)
-        # Whoever edits it, it stays whose it was; a link to it stays one.
-        real = path.resolve()
-        status = real.stat()
-        owner = (status.st_uid, status.st_gid) if facts.is_root() else None
-        door.write(real, text.encode(), status.st_mode & 0o777, owner=owner)
+        _write(path, text)
     return Site(wish, site.recipes)
+
+
+def rename(places: Places, site: Site, vm: Vm, new: str) -> None:
+    """Call ``vm`` by the name ``new`` in the description.  Raises Problem or BadDescription where that cannot be."""
+    path, name = file_of(site.wish, vm)
+    _refuse_sample(places, path)
+    with locks.locked(places.state / "description.lock"):
+        if name is None:
+            target = path.with_name(f"{new}.yaml")
+            if target.exists():
+                raise Problem(f"{target} is there already", "choose another name")
+            path.rename(target)
+            return
+        text = rename_vm(read_text(path), vm.name, new)
+        wish = _parse(site, path, text)
+        if {other.name for other in wish.vms} != {other.name for other in site.wish.vms} - {vm.name} | {new}:
+            raise Problem(f"'{vm.name}' cannot be renamed without changing more", "edit the description by hand")
+        _write(path, text)
+
+
+def forget(places: Places, site: Site, vm: Vm, edit: Callable[[str, str], str]) -> None:
+    """Take ``vm`` out of the description.  Raises Problem or BadDescription where that cannot be."""
+    path, name = file_of(site.wish, vm)
+    _refuse_sample(places, path)
+    with locks.locked(places.state / "description.lock"):
+        if name is None:
+            path.unlink()
+            return
+        text = edit(read_text(path), vm.name)
+        wish = _parse(site, path, text)
+        if {other.name for other in wish.vms} != {other.name for other in site.wish.vms} - {vm.name}:
+            raise Problem(f"'{vm.name}' cannot be taken out without changing more", "edit the description by hand")
+        _write(path, text)
+
+
+def _refuse_sample(places: Places, path: Path) -> None:
+    if path.is_relative_to(places.share):
+        config = "~/.config/okubsd/okubsd.yaml"
+        raise Problem(f"{path} is the sample that came with okubsd", f"cp {path} {config}, and change that")
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a description; whoever edits it, it stays whose it was, and a link to it stays one."""
+    real = path.resolve()
+    status = real.stat()
+    owner = (status.st_uid, status.st_gid) if facts.is_root() else None
+    door.write(real, text.encode(), status.st_mode & 0o777, owner=owner)
 
 
 def _parse(site: Site, path: Path, text: str) -> Wish:
     main = site.wish.path
-    drop_ins = sorted((main.parent / "vm.d").glob("*.yaml"))
-    texts = [(drop_in, text if drop_in == path else read_text(drop_in)) for drop_in in drop_ins]
+    texts = [(drop_in, text if drop_in == path else read_text(drop_in)) for drop_in in drop_ins_of(main)]
     return parse_description(main, text if path == main else read_text(main), texts, site.recipes)
 
 
@@ -123,6 +163,19 @@ def put_in_force(places: Places, site: Site, vm: Vm) -> str:
     return "it is in force"
 
 
+def refuse_host(places: Places, vm: Vm) -> None:
+    """Refuse the addresses that this host has now to a running ``vm``, as its start did with those of then."""
+    state = facts.ask_vm(places, vm.name)
+    if not state.confined or vm.network.way is not Way.NAT:
+        return
+    host = facts.ask_host(places, booting=True)
+    lines = "".join(f"route replace prohibit {address}\n" for address in host.addresses)
+    argv = user.enter_argv(str(state.qemu_pid), ("ip", "-force", "-batch", "-"), root=host.root)
+    door.run(argv, data=lines.encode(), timeout=10)
+    if is_ruled(vm):
+        _load(vm, state, host)
+
+
 def _apply_on_openbsd(places: Places, site: Site, vm: Vm) -> str:
     """Put the rules of one VM in force by pf(4), which is root's; where it goes through a gateway, by that."""
     through = gateway.find_gateway(vm, site.wish)
@@ -160,7 +213,7 @@ def _load(vm: Vm, state: VmFacts, host: HostFacts) -> None:
     # What its rules say of private networks is in them now, and no more in the routes.
     lines = "".join(f"route del prohibit {network}\n" for network in user.REFUSED)
     door.run(inside("ip", "-force", "-batch", "-"), data=lines.encode(), timeout=10)
-    follow_names(state.run, names, inside(*follower_argv(host, state.run)))
+    follow_names(state.run, names, inside(*follower_argv(vm, host, state.run)))
 
 
 def _known_addresses(run: Path, names: str, host: HostFacts) -> str:

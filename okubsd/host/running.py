@@ -71,6 +71,61 @@ def display_number(run: Path) -> int | None:
         return None
 
 
+_STARTED = "started.json"
+
+
+def write_started(run: Path, vm: Vm) -> None:
+    """Write down what a VM is started with: what runs is known by it, whatever becomes of the description."""
+    import msgspec
+
+    from okubsd.host import door
+
+    door.write(run / _STARTED, msgspec.json.encode(vm), lasting=False)
+
+
+def read_started(places: Places, name: str) -> Vm | None:
+    """Return what the VM ``name`` was started with last, or None where nobody wrote it down."""
+    import msgspec
+
+    try:
+        vm = msgspec.json.decode((places.vm_run(name) / _STARTED).read_bytes(), type=Vm)
+    except (OSError, msgspec.DecodeError):
+        return None
+    return vm if vm.name == name else None
+
+
+def started_or_bare(places: Places, name: str) -> Vm:
+    """Return what the VM ``name`` was started with, or no more than its name."""
+    return read_started(places, name) or Vm(name=name, image="")
+
+
+def why_it_stands_still(run: Path) -> str:
+    """Return why the guest of a running QEMU does not go on, "" where it does.
+
+    What its keeper wrote down counts, and whether a signal stopped QEMU itself (proc(5), stat).
+    """
+    pid = live_qemu(run)
+    if pid is None:
+        return ""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        state = ""
+    if state in ("T", "t"):
+        return f"stopped by a signal; kill -CONT {pid}"
+    try:
+        return (run / "stall").read_text()[:100]
+    except OSError:
+        return ""
+
+
+def is_running(places: Places, name: str) -> bool:
+    """Return whether the VM ``name`` runs."""
+    return live_qemu(places.vm_run(name)) is not None or any(
+        row.name == name and row.running for row in ask_rows(places)
+    )
+
+
 def ask_running(places: Places) -> set[str]:
     """Return the names of the VMs that run, without a look at those that do not."""
     directories = places.run.iterdir() if places.run.is_dir() else ()

@@ -122,14 +122,16 @@ def stock_vm(directory: Path) -> Iterator[tuple[float, int]]:
         start = time.monotonic()
         qemu = door.spawn(stock_argv(directory, run), run / "qemu.log")
         try:
-            with virtual_display(run) as (number, cookie), window.display(number, cookie) as opened:
+            with virtual_display(run) as (number, cookie), window.watching("stock", number, cookie) as seen:
                 wait_for_text(run / "console.log", _READY, 300)
                 with monitor(run / "qmp") as talk:
                     port = talk.ssh_port()
                 env = {"DISPLAY": f":{number}", "XAUTHORITY": str(run / "Xauthority")}
                 argv = (*stock_ssh(directory, port), "-Y", "user@127.0.0.1", *SHOWN)
-                shown = door.spawn(("env", *(f"{key}={value}" for key, value in env.items()), *argv), run / "ssh.log")
-                if not window.wait_for_window(opened, set(), 300, lambda: None):
+                shown = door.spawn_measured(
+                    ("env", *(f"{key}={value}" for key, value in env.items()), *argv), run / "ssh.log"
+                )
+                if not seen.wait(b"mapped", 300, lambda: None):
                     raise TimedOut("the stock VM showed no window within 300 seconds")
                 yield time.monotonic() - start, facts.memory_of(qemu.pid)
                 shown.kill()

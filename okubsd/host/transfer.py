@@ -92,13 +92,16 @@ class _Channel:
     def __init__(self, end: socket.socket) -> None:
         self._end = end
         self._deadline = time.monotonic() + ANSWER_SECONDS
+        self._over = False
 
     def get_name(self) -> str:
         """Return the name for paramiko's log."""
         return "sftp"
 
     def send(self, data: bytes) -> int:
-        """Send what fits; an answer to it is then due."""
+        """Send what fits; an answer to it is then due.  Raises TimeoutError where one was not given in time."""
+        if self._over:
+            raise TimeoutError
         self._deadline = time.monotonic() + ANSWER_SECONDS
         self._end.settimeout(ANSWER_SECONDS)
         return self._end.send(data)
@@ -107,6 +110,8 @@ class _Channel:
         """Return at most ``size`` bytes.  Raises TimeoutError at the deadline, OverflowError for too long an answer."""
         left = self._deadline - time.monotonic()
         if left <= 0:
+            # What is on its way may be the rest of an answer: nothing more is asked.
+            self._over = True
             raise TimeoutError
         if size > _LARGEST_ANSWER:
             raise OverflowError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterable
@@ -277,10 +278,8 @@ def _clock_of(done: door.Done) -> Clock | None:
 
     Saying what time it is comes last; connecting, which takes its time, does not count.
     """
-    try:
-        return Clock(time.monotonic(), float(done.out.split()[0]))
-    except (ValueError, IndexError):
-        return None
+    match = re.match(rb"([0-9]{1,12}(?:\.[0-9]{1,6})?)\s", done.out)
+    return Clock(time.monotonic(), float(match[1])) if match else None
 
 
 def compare_clocks(argv: Argv, run: Path) -> None:
@@ -290,11 +289,10 @@ def compare_clocks(argv: Argv, run: Path) -> None:
         return
     # Over less than a second the comparison would be of two round trips.
     time.sleep(max(0.0, 1.0 - (time.monotonic() - first.host)))
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        now = _clock_of(door.run(argv, timeout=20))
-        if now is not None:
-            speed = (now.guest - first.guest) / (now.host - first.host)
-            door.write(run / _CLOCK, msgspec.json.encode(Clock(now.host, now.guest, round(speed, 3))))
+    now = _clock_of(door.ask(argv, timeout=20))
+    if now is not None:
+        speed = (now.guest - first.guest) / (now.host - first.host)
+        door.write(run / _CLOCK, msgspec.json.encode(Clock(now.host, now.guest, round(speed, 3))))
 
 
 def read_clock(run: Path) -> Clock | None:

@@ -1,28 +1,43 @@
 """Look at a VM's own display, as one of its clients: is there a window, and what does it show?
 
-The display belongs to a guest that may be hostile: what it says of itself is only ever matched.
+The display belongs to a guest that may be hostile: it can hold the server for itself, have ten thousand windows, or
+say anything.  So a child looks, which is bounded in time and memory and can be killed; what it says is only matched.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from okubsd.display.png import render_png
-from okubsd.errors import DisplayGone
+from okubsd.errors import DisplayGone, TimedOut
 from okubsd.guest.identity import FAMILY_LOCAL, render_xauthority
+from okubsd.host import door
 
 # A window inside another one can be mapped without the root window's hearing of it.
 _UNSEEN_SECONDS = 0.1
 
 # The smallest window that counts as an app's; toolkits map helpers of one pixel.
 _SMALLEST = 32
+
+# What an X server may take for an answer, in seconds; a busy host's takes its time.
+_ANSWER_SECONDS = 30.0
+
+# What the looking child may hold: our own modules, and a few pictures of a large screen.  In bytes.
+_CHILD_MEMORY = 768 << 20
+_LARGEST_PICTURE = 256 << 20
+
+# A window that was painted looks the same twice in this time, while its VM is at rest.
+_STILL_SECONDS = 0.5
+_AT_REST = 0.5
 
 
 def preload() -> None:
@@ -46,24 +61,116 @@ def _authority(number: int, cookie: bytes) -> Iterator[None]:
                 os.environ["XAUTHORITY"] = before
 
 
-@contextlib.contextmanager
-def display(number: int, cookie: bytes) -> Iterator[Any]:
-    """Open local display ``number`` with its ``cookie``.  Raises Problem where that fails."""
-    from Xlib import display as xdisplay
-    from Xlib import error
+# --- in the parent ------------------------------------------------------------------------------
 
-    try:
+
+class Watcher:
+    """A child that looks at a VM's display; its words are matched, and it is killed when it does not answer."""
+
+    def __init__(self, name: str, number: int, cookie: bytes, pid: int | None) -> None:
+        """Open display ``number`` of the VM ``name``, whose QEMU is ``pid`` (None: not known).
+
+        Raises DisplayGone or TimedOut where that fails.
+        """
+        self._name, self._number = name, number
+        # The child inherits the name of the file, so it is removed when it has said that it is in.
         with _authority(number, cookie):
-            opened = xdisplay.Display(f":{number}")
-    except (error.DisplayError, error.XError, OSError) as problem:
-        raise DisplayGone(f"the VM's display :{number} does not answer: {problem}") from None
+            self._child = door.Child(lambda end: _look(end, number, pid), memory=_CHILD_MEMORY)
+            try:
+                if self._ask(b"", _ANSWER_SECONDS) != b"open":
+                    raise DisplayGone(f"{name}: its display :{number} does not answer")
+            except BaseException:
+                self._child.end()
+                raise
+
+    def _ask(self, question: bytes, timeout: float) -> bytes:
+        if question:
+            self._child.tell(question)
+        answer = self._child.ask(timeout)
+        if answer is None:
+            hint = f"okubsd stop -f {self._name}"
+            raise TimedOut(f"{self._name}: its display did not answer within {timeout:.0f} seconds", hint)
+        if answer == b"":
+            raise DisplayGone(f"{self._name}: its display :{self._number} was closed")
+        return answer
+
+    def count(self) -> int:
+        """Return how many windows of apps there are."""
+        answer = self._ask(b"count", _ANSWER_SECONDS)
+        return int(answer) if re.fullmatch(rb"[0-9]{1,6}", answer) else 0
+
+    def wait(self, word: bytes, timeout: float, still: Callable[[], None]) -> bool:
+        """Wait until a new window is ``word``, "mapped" or "painted"; return whether it was within ``timeout`` seconds.
+
+        ``still`` is called between looks and may raise to end the wait.
+        """
+        end = time.monotonic() + timeout
+        self._child.tell(word)
+        while time.monotonic() < end:
+            answer = self._child.ask(min(0.2, max(0.01, end - time.monotonic())))
+            if answer == b"":
+                still()
+                raise DisplayGone(f"{self._name}: its display :{self._number} was closed")
+            if answer == word:
+                return True
+            still()
+        return False
+
+    def picture(self) -> bytes:
+        """Return what the display shows, as PNG.  Raises TimedOut or DisplayGone."""
+        answer = self._ask(b"picture", _ANSWER_SECONDS)
+        size = int(answer) if re.fullmatch(rb"[0-9]{1,9}", answer) else 0
+        data = self._child.read_rest(size, _ANSWER_SECONDS) if 0 < size <= _LARGEST_PICTURE else None
+        if data is None:
+            raise DisplayGone(f"{self._name}: its display :{self._number} gave no picture")
+        return data
+
+    def end(self) -> None:
+        """End the child."""
+        self._child.end()
+
+
+@contextlib.contextmanager
+def watching(name: str, number: int, cookie: bytes, pid: int | None = None) -> Iterator[Watcher]:
+    """Have display ``number`` of the VM ``name`` watched for the block, see Watcher."""
+    preload()
+    watcher = Watcher(name, number, cookie, pid)
     try:
-        yield opened
-    except (error.ConnectionClosedError, ConnectionError):
-        raise DisplayGone(f"the VM's display :{number} was closed") from None
+        yield watcher
     finally:
-        with contextlib.suppress(error.ConnectionClosedError, ConnectionError):
-            opened.close()
+        watcher.end()
+
+
+def take_picture(name: str, number: int, cookie: bytes) -> bytes:
+    """Return what display ``number`` of the VM ``name`` shows, as PNG.  Raises TimedOut or DisplayGone."""
+    with watching(name, number, cookie) as watcher:
+        return watcher.picture()
+
+
+# --- in the child -------------------------------------------------------------------------------
+
+
+def _look(end: socket.socket, number: int, pid: int | None) -> None:
+    """Answer to the parent's words until it goes; whatever happens here is told by our end."""
+    from Xlib import display as xdisplay
+
+    opened = xdisplay.Display(f":{number}")
+    known = app_windows(opened)
+    end.sendall(b"open\n")
+    stream = end.makefile("rb")
+    while word := stream.readline(64).strip():
+        if word == b"count":
+            end.sendall(b"%d\n" % len(app_windows(opened)))
+        elif word == b"mapped":
+            _wait_for_window(opened, known)
+            end.sendall(b"mapped\n")
+        elif word == b"painted":
+            _wait_for_paint(opened, known, pid)
+            end.sendall(b"painted\n")
+        elif word == b"picture":
+            data = _picture(opened)
+            end.sendall(b"%d\n" % len(data))
+            end.sendall(data)
 
 
 def app_windows(opened: Any) -> set[int]:
@@ -88,22 +195,16 @@ def _collect(window: Any, found: set[int], depth: int) -> None:
                 _collect(child, found, depth - 1)
 
 
-def wait_for_window(opened: Any, known: set[int], timeout: float, still: Any) -> bool:
-    """Wait until an app's window is mapped that is not among ``known``; return whether there is one.
+def _wait_for_window(opened: Any, known: set[int]) -> None:
+    """Wait until an app's window is mapped that is not among ``known``.
 
-    ``still`` is called between looks and may raise to end the wait.  The server tells when something changes; it
-    is not asked again and again, which would keep it from the app.
+    The server tells when something changes; it is not asked again and again, which would keep it from the app.
     """
     from Xlib import X
 
     opened.screen().root.change_attributes(event_mask=X.SubstructureNotifyMask)
-    end = time.monotonic() + timeout
-    while time.monotonic() < end:
-        if app_windows(opened) - known:
-            return True
-        still()
+    while not app_windows(opened) - known:
         _wait_for_change(opened)
-    return False
 
 
 def _wait_for_change(opened: Any) -> None:
@@ -114,12 +215,46 @@ def _wait_for_change(opened: Any) -> None:
         opened.next_event()
 
 
-def take_picture(number: int, cookie: bytes) -> bytes:
-    """Return what display ``number`` shows, as PNG."""
+def _wait_for_paint(opened: Any, known: set[int], pid: int | None) -> None:
+    """Wait until a new window shows more than one color, and the same for a moment in which its VM is at rest."""
+    before, spent = b"", _spent_by(pid)
+    while True:
+        began = time.monotonic()
+        time.sleep(_STILL_SECONDS)
+        now, spends = _pixels_of(opened, app_windows(opened) - known), _spent_by(pid)
+        at_rest = (spends - spent) / (time.monotonic() - began) < _AT_REST
+        if now and now == before and now != now[:4] * (len(now) // 4) and at_rest:
+            return
+        before, spent = now, spends
+
+
+def _pixels_of(opened: Any, windows: set[int]) -> bytes:
+    """Return what the largest of ``windows`` shows, b"" where none can be looked at now."""
+    from Xlib import X, error
+
+    found: list[tuple[int, bytes]] = []
+    for window in windows:
+        with contextlib.suppress(error.BadWindow, error.BadDrawable, error.BadMatch):
+            drawable = opened.create_resource_object("window", window)
+            size = drawable.get_geometry()
+            image = drawable.get_image(0, 0, size.width, size.height, X.ZPixmap, 0xFFFFFFFF)
+            found.append((size.width * size.height, bytes(image.data)))
+    return max(found)[1] if found else b""
+
+
+def _spent_by(pid: int | None) -> float:
+    """Return the seconds of processors that process ``pid`` has used, 0 where that cannot be told (proc(5), stat)."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _picture(opened: Any) -> bytes:
     from Xlib import X
 
-    with display(number, cookie) as opened:
-        root = opened.screen().root
-        size = root.get_geometry()
-        image = root.get_image(0, 0, size.width, size.height, X.ZPixmap, 0xFFFFFFFF)
-        return render_png(size.width, size.height, image.data)
+    root = opened.screen().root
+    size = root.get_geometry()
+    image = root.get_image(0, 0, size.width, size.height, X.ZPixmap, 0xFFFFFFFF)
+    return render_png(size.width, size.height, image.data)

@@ -17,7 +17,8 @@ class VmFacts(msgspec.Struct, frozen=True, kw_only=True):
     ``qemu_pid`` is None where it does not run, ``display`` the number of its live X server,
     ``connected`` whether the shared ssh connection is open, ``confined`` whether the QEMU that
     runs has a network namespace of its own.  ``record`` is what root wrote down of a VM of vmd's, ``vmd`` what
-    vmd says of it.
+    vmd says of it; ``home_size`` is that of its home drive in bytes, ``stall`` why a running guest stands still, ""
+    where it does not.
     """
 
     name: str
@@ -29,8 +30,10 @@ class VmFacts(msgspec.Struct, frozen=True, kw_only=True):
     confined: bool = False
     has_keys: bool = False
     has_home: bool = False
+    home_size: int = 0
     record: Record | None = None
     vmd: VmStatus | None = None
+    stall: str = ""
 
     @property
     def on_vmd(self) -> bool:

@@ -29,6 +29,7 @@ from okubsd.plan.steps import (
     CompareClocks,
     Connect,
     Disconnect,
+    GrowHome,
     Link,
     MakeHome,
     MakeKeys,
@@ -117,7 +118,9 @@ def plan_start(
         ]
     if needs_display:
         server = server_argv(vm, state.run / "Xauthority", Slot.REPORT_FD, headless=request.headless)
-        steps.append(StartDisplay(argv=server, log=state.directory / "display.log", run=state.run, phase=Phase.BOOT))
+        log = state.directory / "display.log"
+        shown = StartDisplay(argv=server, log=log, run=state.run, headless=request.headless, phase=Phase.BOOT)
+        steps.append(shown)
     steps += waits
     if windowed:
         steps += _show(vm, host, state, app, request, number=number, needs_display=needs_display)
@@ -154,6 +157,8 @@ def _boot(vm: Vm, recipes: Mapping[str, Recipe], host: HostFacts, state: VmFacts
     if home and not state.has_home:
         made = home.with_name("home.new")
         steps.append(MakeHome(path=home, size=vm.home, argv=make_home_argv(made)))
+    elif home and state.home_size < vm.home:
+        steps.append(GrowHome(path=home, size=vm.home))
     prepared = state.record if host.vmd else None
     confined = prepared is None and not host.weakness(vm.network)
     if not prepared:
@@ -190,8 +195,15 @@ def _boot(vm: Vm, recipes: Mapping[str, Recipe], host: HostFacts, state: VmFacts
     if prepared:
         steps.append(Link(name=vm.name, argv=helper_argv(Verb.PREPARE, vm.name, root=host.root)))
     largest = max(_LARGEST_LOG, vm.home if home else 0)
+    on_address = (*host.okubsd, "net", "refuse-host", vm.name) if confined and vm.network.way is Way.NAT else ()
     steps.append(
-        StartQemu(argv=argv, log=state.directory / "qemu.log", life=state.run / "qemu.life", largest_file=largest)
+        StartQemu(
+            argv=argv,
+            log=state.directory / "qemu.log",
+            life=state.run / "qemu.life",
+            largest_file=largest,
+            on_address=on_address,
+        )
     )
     if confined:
         steps.append(_uplink(vm, host, state, links))
@@ -269,15 +281,20 @@ def _uplink(vm: Vm, host: HostFacts, state: VmFacts, links: Links) -> StartUplin
         log=state.directory / "uplink.log",
         rules_argv=inside("nft", "-f", "-") if ruled else (),
         rules=rules,
-        names_argv=inside(*follower_argv(host, state.run)) if names else (),
+        names_argv=inside(*follower_argv(vm, host, state.run)) if names else (),
         names=names,
         names_file=names_file,
     )
 
 
-def follower_argv(host: HostFacts, run: Path) -> Argv:
-    """Return the program that keeps the names of a VM, for as long as its QEMU lives."""
-    return ("sh", str(host.names_program), str(run / "names"), "nft", str(run / "qemu.life"))
+def follower_argv(vm: Vm, host: HostFacts, run: Path) -> Argv:
+    """Return the program that keeps the names of a VM, for as long as its QEMU lives.
+
+    It asks whom the VM asks: what the host's own files name may be refused where it runs.
+    """
+    resolver = vm.network.resolver or user.UPLINK_RESOLVER
+    program = ("sh", str(host.names_program), str(run / "names"), "nft", str(run / "qemu.life"))
+    return ("env", f"OKUBSD_RESOLVER={resolver}", *program)
 
 
 def namespace_rules(vm: Vm, host: HostFacts) -> tuple[str, str]:

@@ -22,6 +22,7 @@ class Phase(enum.StrEnum):
     SSH = "ssh"
     APP = "app"
     WINDOW = "window"
+    PAINT = "paint"
 
 
 class Slot(enum.StrEnum):
@@ -84,6 +85,16 @@ class MakeHome(Step, frozen=True, kw_only=True):
         return f"truncate -s {self.size} {shlex.quote(str(self.path))} && {shlex.join(self.argv)}"
 
 
+class GrowHome(Step, frozen=True, kw_only=True):
+    """Make the drive ``path`` of a home larger; the guest grows the file system on it, which nobody here reads."""
+
+    path: Path
+    size: int
+
+    def show(self) -> str:
+        return f"truncate -s {self.size} {shlex.quote(str(self.path))}  # its guest grows the file system"
+
+
 class WriteInitrd(Step, frozen=True, kw_only=True):
     """Write the initramfs of one boot: the identity of ``vm``, then the archives of the boot image.
 
@@ -104,12 +115,16 @@ class WriteInitrd(Step, frozen=True, kw_only=True):
 
 
 class StartQemu(Step, frozen=True, kw_only=True):
-    """Start QEMU; it holds the lock ``life``, and ``largest_file`` bounds in bytes what it writes to one file."""
+    """Start QEMU; it holds the lock ``life``, and ``largest_file`` bounds in bytes what it writes to one file.
+
+    ``on_address`` is called when an address of the host changes, () for nothing.
+    """
 
     argv: Argv
     log: Path
     life: Path
     largest_file: int
+    on_address: Argv = ()
 
     def progress(self) -> str:
         """Return what is told to a user who looks on."""
@@ -155,11 +170,12 @@ class WatchClient(Step, frozen=True, kw_only=True):
 
 
 class StartDisplay(Step, frozen=True, kw_only=True):
-    """Start the VM's X server, whose number and lock go to the directory ``run``."""
+    """Start the VM's X server, whose number and lock go to the directory ``run``; nobody sees a ``headless`` one."""
 
     argv: Argv
     log: Path
     run: Path
+    headless: bool = False
 
     def show(self) -> str:
         return shlex.join(self.argv) + " &"

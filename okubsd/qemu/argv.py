@@ -87,6 +87,7 @@ def render_argv(vm: Vm, machine: Machine) -> Argv:
         *("-chardev", _console(machine)),
         *("-serial", "chardev:console"),
         *("-qmp", f"unix:{_comma(machine.run / 'qmp')},server=on,wait=off"),
+        *("-qmp", f"unix:{_comma(machine.run / 'events')},server=on,wait=off"),
     )
 
 
@@ -119,7 +120,7 @@ def _wire(wire: Wire, name: str) -> Argv:
 
 def _console(machine: Machine) -> str:
     socket, log = _comma(machine.run / "console"), _comma(machine.console_log)
-    return f"socket,id=console,path={socket},server=on,wait=off,logfile={log},logappend=off"
+    return f"socket,id=console,path={socket},server=on,wait=off,logfile={log},logappend=on"
 
 
 def _comma(path: Path) -> str:

@@ -32,7 +32,7 @@ def parse_wg_show(text: str, now: float) -> tuple[WgState, ...]:
     found = []
     for line in text.splitlines()[1:]:
         words = line.split("\t")
-        if len(words) != 8 or not all(word.isdigit() for word in words[4:7]):
+        if len(words) != 8 or not all(re.fullmatch("[0-9]{1,18}", word) for word in words[4:7]):
             continue
         last = int(words[4])
         handshake = max(0, int(now) - last) if last else None

@@ -1,0 +1,72 @@
+"""okubsd rename, rm: a VM gets another name, or goes."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from okubsd.cli.session import Session, pass_session
+from okubsd.config.edit import remove_vm
+from okubsd.config.names import RESERVED, VM_NAME, VM_NAME_RULE, quoted
+from okubsd.errors import Misuse, Problem, Unknown
+from okubsd.host import homes, lifecycle, rules, running
+
+
+def _must_be_stopped(session: Session, name: str) -> None:
+    if running.is_running(session.places, name):
+        raise Problem(f"VM '{name}' runs", f"okubsd stop {name}")
+
+
+@click.command()
+@click.argument("old", metavar="OLD")
+@click.argument("new", metavar="NEW")
+@pass_session
+def rename(session: Session, old: str, new: str) -> None:
+    """Call the stopped VM OLD by the name NEW, in the description and with its home, keys and logs."""
+    if not VM_NAME.fullmatch(new) or new.lower() in RESERVED:
+        raise Misuse(f"{quoted(new)} is no name for a VM: {VM_NAME_RULE}")
+    begun = session.wish.find(old) is None and session.wish.find(new) is not None
+    # A rename that was cut short has changed the description already.
+    vm = session.vm(new if begun else old)
+    if not begun and session.wish.find(new) is not None:
+        raise Misuse(f"there is a VM '{new}' already", f"okubsd rm {new}")
+    _must_be_stopped(session, old)
+    if begun and not session.places.vm(old).is_dir():
+        raise Unknown(f"there is no VM {quoted(old)}", "okubsd list")
+    with lifecycle.holding(session.places, old, session.report):
+        if not begun:
+            rules.rename(session.places, session.site, vm, new)
+        homes.rename(session.places, old, new)
+    session.report(f"{old} is called {new} now")
+
+
+@click.command()
+@click.argument("name", metavar="VM")
+@click.option("--keep-home", is_flag=True, help="Keep the drive of its home.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask for the name again.")
+@pass_session
+def rm(session: Session, name: str, keep_home: bool, yes: bool) -> None:
+    """Remove the stopped VM: from the description, and with its home, keys and logs for good."""
+    described = session.wish.find(name)
+    if not VM_NAME.fullmatch(name) or (described is None and not session.places.vm(name).is_dir()):
+        session.vm(name)
+    _must_be_stopped(session, name)
+    if not yes:
+        _ask_for_name(name, keep_home=keep_home)
+    with lifecycle.holding(session.places, name, session.report):
+        if described is not None:
+            rules.forget(session.places, session.site, described, remove_vm)
+        removed = homes.remove(session.places, name, keep_home=keep_home)
+    kept = f"; its home is kept in {homes.home_of(session.places, name)}" if keep_home else ""
+    session.report(f"{name}: removed{'' if removed else ', though nothing was kept of it'}{kept}")
+
+
+def _ask_for_name(name: str, *, keep_home: bool) -> None:
+    """Raise Misuse unless the user writes the name of the VM once more."""
+    if not sys.stdin.isatty():
+        raise Misuse(f"nobody can be asked whether '{name}' is to go", f"okubsd rm --yes {name}")
+    home = "" if keep_home else " and its home"
+    answer = click.prompt(f"okubsd: to remove {name}{home} for good, write its name", default="", show_default=False)
+    if answer != name:
+        raise Misuse("that is another name; nothing was removed")
