@@ -4,6 +4,11 @@ PYTHON = python3
 VENV = .venv
 OUT = out
 
+# Where `make install` puts things.
+PREFIX = /usr/local
+LIB = $(PREFIX)/lib/okubsd
+COMPLETIONS = bash-completion/completions zsh/site-functions fish/vendor_completions.d
+
 # What a Debian host needs to run VMs and to build images.
 PACKAGES = e2fsprogs fdisk iproute2 ldnsutils mmdebstrap mtools nftables openssh-client python3-venv \
 	qemu-system-x86 slirp4netns squashfs-tools syslinux syslinux-common uidmap util-linux xserver-xephyr xvfb
@@ -14,7 +19,7 @@ TEST_PACKAGES = busybox fish git ksh93u+m mandoc mksh openssh-sftp-server openvp
 # Real VMs get the machine for themselves.
 FAST_TESTS = $(VENV)/bin/python -m pytest -m "not vm" -n auto
 
-.PHONY: all run test test-fast bench lint packages test-packages install clean
+.PHONY: all run test test-fast bench lint packages test-packages install uninstall clean
 .NOTPARALLEL:
 
 all: $(VENV)/.installed
@@ -57,8 +62,26 @@ test-fast: $(VENV)/.tested
 bench: packages $(VENV)/.installed
 	@$(VENV)/bin/okubsd bench --against stock
 
-install:
-	$(PYTHON) -m pip install .
+# As root for everybody, or PREFIX=$$HOME/.local for one user: a virtual environment of its own (PEP 668), and the command, its
+# manuals and its completions where a shell finds them.
+install: packages
+	@$(PYTHON) -m venv $(DESTDIR)$(LIB)
+	@$(DESTDIR)$(LIB)/bin/pip install -q --upgrade .
+	@mkdir -p $(DESTDIR)$(PREFIX)/bin $(COMPLETIONS:%=$(DESTDIR)$(PREFIX)/share/%)
+	@ln -sf $(LIB)/bin/okubsd $(DESTDIR)$(PREFIX)/bin/okubsd
+	@for page in man/*.[1-9]; do section=$${page##*.}; mkdir -p $(DESTDIR)$(PREFIX)/share/man/man$$section && \
+		cp $$page $(DESTDIR)$(PREFIX)/share/man/man$$section/ || exit 1; done
+	@$(DESTDIR)$(LIB)/bin/okubsd completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/okubsd
+	@$(DESTDIR)$(LIB)/bin/okubsd completion zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_okubsd
+	@$(DESTDIR)$(LIB)/bin/okubsd completion fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/okubsd.fish
+	@echo "okubsd is installed: $(PREFIX)/bin/okubsd"
+	@case ":$$PATH:" in *:$(PREFIX)/bin:*) ;; *) echo "add $(PREFIX)/bin to PATH" ;; esac
+
+uninstall:
+	rm -rf $(DESTDIR)$(LIB) $(DESTDIR)$(PREFIX)/bin/okubsd $(DESTDIR)$(PREFIX)/share/man/man?/okubsd*.[1-9] \
+		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/okubsd \
+		$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_okubsd \
+		$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/okubsd.fish
 
 clean:
 	rm -rf build *.egg-info $(OUT) $(VENV)

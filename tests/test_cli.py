@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -213,16 +214,25 @@ def test_completions_are_read_by_their_shells(shell: str, tmp_path: Path) -> Non
 @pytest.mark.spawns
 def test_bash_completes_verbs_and_vms(tmp_path: Path) -> None:
     fake = tmp_path / "okubsd"
-    fake.write_text("#!/bin/sh\nprintf 'browser\\nterm\\n'\n")
+    fake.write_text(f'#!/bin/sh\nPYTHONPATH={CHECKOUT} exec {sys.executable} -m okubsd "$@"\n')
     fake.chmod(0o755)
     script = completion.render_bash() + (
         "COMP_WORDS=(okubsd sta); COMP_CWORD=1; _okubsd; echo ${COMPREPLY[@]}\n"
         "COMP_WORDS=(okubsd start b); COMP_CWORD=2; _okubsd; echo ${COMPREPLY[@]}\n"
+        "COMP_WORDS=(okubsd start term ''); COMP_CWORD=3; _okubsd; echo ${COMPREPLY[@]}\n"
+        "COMP_WORDS=(okubsd start --he); COMP_CWORD=2; _okubsd; echo ${COMPREPLY[@]}\n"
+        "COMP_WORDS=(okubsd cp va); COMP_CWORD=2; _okubsd; echo ${COMPREPLY[@]}\n"
+        "COMP_WORDS=(okubsd image build fire); COMP_CWORD=3; _okubsd; echo ${COMPREPLY[@]}\n"
+        "COMP_WORDS=(okubsd net sh); COMP_CWORD=2; _okubsd; echo ${COMPREPLY[@]}\n"
     )
     done = subprocess.run(
-        ["bash", "-c", script], capture_output=True, text=True, check=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}
+        ["bash", "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PATH": f"{tmp_path}:/usr/bin:/bin"},
     )
-    assert done.stdout == "start status\nbrowser\n"
+    assert done.stdout == "start status\nbrowser\nterm\n--headless\nvault:\nfirefox\nshow\n"
 
 
 @pytest.mark.spawns

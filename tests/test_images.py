@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
+import re
+import shutil
 import stat
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -13,10 +17,13 @@ from hypothesis import strategies as st
 
 from okubsd.config.recipe import parse_recipe
 from okubsd.errors import BadDescription, Problem
+from okubsd.host.builder import first_reason
 from okubsd.host.packer import pack_tree
+from okubsd.host.reading import digest_of
 from okubsd.images import commands, tree
 from okubsd.images.initrd import needed_modules
-from okubsd.images.sources import of_release, parse_deb822, parse_list, render_list
+from okubsd.images.sources import of_release, parse_deb822, parse_list, parse_proxies, render_apt_conf, render_sources
+from okubsd.images.tree import link_target
 from okubsd.model import Kind, Recipe
 
 TERM = Recipe(name="term", kind=Kind.APP, base="base", packages=("xterm",), apps={"term": ("xterm", "it's")})
@@ -71,23 +78,136 @@ Components: main
 def test_the_hosts_own_sources_are_taken_and_vendors_are_not() -> None:
     found = of_release(parse_deb822(DEB822), "bookworm")
     assert [source.suite for source in found] == ["bookworm", "bookworm-updates"]
-    assert "vendor" not in render_list(found) and "off.example" not in render_list(found)
-    assert render_list(found).startswith("deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http")
+    text = render_sources(found)
+    assert "vendor" not in text and "off.example" not in text
+    assert text.startswith("Types: deb\nURIs: http")
+    assert "\nSigned-By: /usr/share/keyrings/debian-archive-keyring.gpg\n" in text
 
 
 def test_one_line_sources_are_read() -> None:
     text = "deb [arch=amd64 signed-by=/k.gpg] http://d/debian bookworm main # x\n#deb http://no x main\ndeb-src http://d x main\n"
     found = list(parse_list(text))
-    assert [(source.uri, source.signed_by, source.components) for source in found] == [
-        ("http://d/debian", "/k.gpg", ("main",))
+    assert [(source.uri, source.keyrings, source.components) for source in found] == [
+        ("http://d/debian", ("/k.gpg",), ("main",))
     ]
 
 
-def test_an_inline_key_is_left_to_the_hosts_keyrings() -> None:
-    text = DEB822.replace(
-        "/usr/share/keyrings/debian-archive-keyring.gpg", "\n -----BEGIN PGP PUBLIC KEY BLOCK-----\n ."
-    )
-    assert "signed-by" not in render_list(of_release(parse_deb822(text), "bookworm"))
+FIELDS = "Types: deb\nURIs: http://d.example/debian\nSuites: bookworm\nComponents: main\n"
+KEY_BLOCK = "Signed-By:\n -----BEGIN PGP PUBLIC KEY BLOCK-----\n .\n mDMEZ/+=\n -----END PGP PUBLIC KEY BLOCK-----\n"
+
+
+@pytest.mark.parametrize("word", ["no", "false", "Without", "OFF", "disable", "0"])
+def test_what_apt_does_not_use_is_not_used(word: str) -> None:
+    assert not list(parse_deb822(f"Enabled: {word}\n{FIELDS}"))
+    assert len(list(parse_deb822(f"Enabled: yes\n{FIELDS}"))) == 1
+
+
+def test_a_source_of_another_architecture_is_not_used() -> None:
+    assert not list(parse_deb822(f"{FIELDS}Architectures: arm64\n"))
+    assert len(list(parse_deb822(f"{FIELDS}Architectures: arm64 amd64\n"))) == 1
+    assert not list(parse_list("deb [arch=arm64] http://d.example/debian bookworm main\n"))
+    assert len(list(parse_list("deb [arch=arm64,amd64] http://d.example/debian bookworm main\n"))) == 1
+
+
+def test_a_release_may_be_called_by_its_alias_and_a_vendors_is_none() -> None:
+    vendor = "deb http://vendor.example/apt stable main\n"
+    own = "deb http://apt.example.org/debian stable main\ndeb http://apt.example.org/debian-security stable-security main\n"
+    assert [source.uri for source in of_release(parse_list(vendor + own), "bookworm")] == [
+        "http://apt.example.org/debian", "http://apt.example.org/debian-security"
+    ]  # fmt: skip
+    assert of_release(parse_list(vendor), "bookworm") == ()
+
+
+def test_how_a_source_is_trusted_is_passed_on() -> None:
+    (source,) = parse_deb822(f"{FIELDS}Trusted: yes\n")
+    assert "\nTrusted: yes\n" in render_sources([source])
+    (source,) = parse_deb822(FIELDS + KEY_BLOCK)
+    assert render_sources([source]).endswith(KEY_BLOCK)
+    (source,) = parse_list("deb [signed-by=/a.gpg,/b.asc trusted=yes] http://d.example/debian bookworm main\n")
+    assert "\nSigned-By: /a.gpg,/b.asc\nTrusted: yes\n" in render_sources([source])
+    (source,) = parse_deb822(FIELDS + KEY_BLOCK.replace("mDMEZ/+=", "$(id)"))
+    assert "Signed-By" not in render_sources([source])
+
+
+@pytest.mark.spawns
+@pytest.mark.parametrize("text", [FIELDS, FIELDS + "Trusted: yes\n", FIELDS + KEY_BLOCK])
+def test_apt_itself_reads_what_is_rendered(text: str, tmp_path: Path) -> None:
+    (tmp_path / "x.sources").write_text(render_sources(parse_deb822(text)))
+    options = ["-o", f"Dir::Etc::sourceparts={tmp_path}", "-o", "Dir::Etc::sourcelist=/dev/null"]
+    done = subprocess.run(["apt-get", *options, "--print-uris", "update"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "d.example/debian" in done.stdout, done.stderr
+
+
+PROXIES = (
+    'Acquire::http::Proxy "http://user:secret@proxy.example.lan:3128";\nAcquire::http::Proxy::local.example "DIRECT";\n'
+)
+
+
+def test_the_hosts_proxies_are_passed_on_and_nothing_else() -> None:
+    other = 'APT::Update::Post-Invoke "touch /x";\nAcquire::http::Proxy "a\\"; APT::x "b";\nDir::Etc "/tmp";\n'
+    assert render_apt_conf(parse_proxies(PROXIES + other)) == PROXIES
+
+
+@pytest.mark.spawns
+def test_apt_itself_reads_the_proxies_that_are_rendered(tmp_path: Path) -> None:
+    (tmp_path / "apt.conf").write_text(render_apt_conf(parse_proxies(PROXIES)))
+    argv = ["apt-config", "-c", str(tmp_path / "apt.conf"), "dump", "Acquire::http::Proxy"]
+    assert subprocess.run(argv, capture_output=True, text=True, check=True).stdout == PROXIES
+
+
+@given(st.text(max_size=300))
+def test_any_text_is_read_as_sources_and_proxies(text: str) -> None:
+    for found in (parse_list(text), parse_list(f"deb [{text}] {text} {text} {text}"), parse_deb822(FIELDS + text)):
+        for line in render_sources(found).splitlines():
+            assert re.match(r"(Types: deb|URIs: |Suites: |Components: |Signed-By:|Trusted: yes| |$)", line)
+    parse_proxies(text)
+
+
+def test_the_first_reason_of_a_failed_build_is_told() -> None:
+    errors = [
+        "Err:1 http://gone bookworm InRelease",
+        "E: Unable to locate package nosuch",
+        "E: mmdebstrap failed to run",
+    ]
+    assert first_reason(errors) == "Err:1 http://gone bookworm InRelease; E: Unable to locate package nosuch"
+    assert first_reason(["E: mmdebstrap failed to run"]) == ""
+
+
+def test_a_link_of_a_recipes_files_stays_within_them(tmp_path: Path) -> None:
+    assert link_target("usr/bin/x", "../lib/y") == "../lib/y" and link_target("x", "/usr/lib/y") == "/usr/lib/y"
+    for path, target in (("usr/x", "../../etc/shadow"), ("x", ".."), ("a/b/c", "../../../x")):
+        with pytest.raises(Problem, match="leads out of them"):
+            link_target(path, target)
+
+
+def test_no_link_of_a_recipe_is_followed_on_the_host(tmp_path: Path) -> None:
+    secret, files = tmp_path / "secret", tmp_path / "recipe/files"
+    secret.write_text("secret")
+    (files / "etc").mkdir(parents=True)
+    (files / "etc/own").write_text("own")
+    (files / "etc/link").symlink_to("/etc/hostname")
+    source = tmp_path / "tree.tar"
+    with tarfile.open(source, "w"):
+        pass
+    recipe = Recipe(name="x", kind=Kind.APP, base="base", apps={}, files="files")
+    whole = pack_tree(source, recipe, tmp_path / "recipe", {}, tmp_path / "drive.tar")
+    assert stat.S_ISLNK(whole["etc/link"].mode) and whole["etc/link"].content == "/etc/hostname"
+    (files / "etc/out").symlink_to("../../../secret")
+    with pytest.raises(Problem, match="leads out of them"):
+        pack_tree(source, recipe, tmp_path / "recipe", {}, tmp_path / "drive.tar")
+    (files / "etc/out").unlink()
+    os.mkfifo(files / "etc/fifo")
+    with pytest.raises(Problem, match="neither a file"):
+        pack_tree(source, recipe, tmp_path / "recipe", {}, tmp_path / "drive.tar")
+    before = digest_of(tmp_path / "recipe")
+    (files / "etc/fifo").unlink()
+    (files / "etc/link").unlink()
+    (files / "etc/link").symlink_to("/etc/passwd")
+    assert digest_of(tmp_path / "recipe") != before
+    shutil.rmtree(files)
+    files.symlink_to(tmp_path)
+    with pytest.raises(Problem, match="is a link"):
+        pack_tree(source, recipe, tmp_path / "recipe", {}, tmp_path / "drive.tar")
 
 
 def test_bootstrapping_is_pinned(golden: object) -> None:

@@ -20,7 +20,7 @@ from okubsd.host.system import System
 from okubsd.host.tunnels import passed_over, read_secrets
 from okubsd.model import Wish
 from okubsd.plan.changes import Stat, wanted_files
-from okubsd.plan.check import compiled_mistakes
+from okubsd.plan.check import compiled_mistakes, unread_lines
 from okubsd.plan.compile import How, memory_mistakes
 from okubsd.plan.limits import home_limits, qemu_limits
 
@@ -111,6 +111,10 @@ def _check_openbsd(session: Session, wish: Wish) -> list[str]:
         # Only root may read pf.conf and doas.conf; then ours are judged as on a fresh host.
         files = {}
     wanted = wanted_files(compiled, files)
+    unread = unread_lines(wanted)
+    if unread:
+        lines = ", ".join(map(str, unread))
+        session.report(f"/etc/pf.conf: lines {lines} say what okubsd does not know; pfctl judges them")
     mistakes = compiled_mistakes(compiled, wanted) + memory_mistakes(wish, vmd.usable_memory() if vmd.has_vmd() else 0)
     judges = ["okubsd"]
     if not mistakes and vmd.has_vmd():

@@ -1,49 +1,36 @@
-"""okubsd completion: words for a shell's completion; it boots nothing and asks no network."""
+"""okubsd completion: words for a shell's completion; it boots nothing and asks no network.
+
+The scripts ask `okubsd completion words` for what could stand next, so that what they offer is what the commands take.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import click
 
-from okubsd.cli.table import ROWS, names
+from okubsd.cli.session import Session, pass_session
+from okubsd.cli.table import ROWS, names, row_named
 
-# Commands that have verbs of their own; after those of the network comes a VM.
-_VERBS = {
-    "image": ("build", "ls", "rm", "path", "export", "import"),
-    "net": ("ls", "show", "allow", "deny", "rm"),
-    "vpn": ("ls", "test"),
-}
 _SHELLS = ("bash", "zsh", "fish", "ksh")
-
-
-def _verbs_taking(what: str) -> str:
-    return "|".join(row.name for row in ROWS if row.takes.startswith(what))
-
-
-def _bash_verbs() -> str:
-    lines = (f'{verb}) COMPREPLY=($(compgen -W "{" ".join(words)}" -- "$word")) ;;' for verb, words in _VERBS.items())
-    return "\n".join(f"\t\t{line}" for line in lines)
-
-
-def _zsh_verbs() -> str:
-    return "\n".join(f"\t\t{verb}) compadd -- {' '.join(words)} ;;" for verb, words in _VERBS.items())
+FILES = "<files>"
 
 
 def render_bash() -> str:
     """Return the completion for bash(1)."""
     return f"""# bash completion for okubsd: eval "$(okubsd completion bash)"
 _okubsd() {{
-	local word=${{COMP_WORDS[COMP_CWORD]}} verb=${{COMP_WORDS[1]}}
-	if [ "$COMP_CWORD" -eq 1 ]; then
-		COMPREPLY=($(compgen -W "{" ".join(names())}" -- "$word"))
-	else
-		[ "$COMP_CWORD" -eq 2 ] || verb=${{verb/%net/vm}} verb=${{verb/%vpn/vm}}
-		case $verb in
-{_bash_verbs()}
-		{_verbs_taking("vm")}|vm) COMPREPLY=($(compgen -W "$(okubsd list --names 2>/dev/null)" -- "$word")) ;;
-		completion) COMPREPLY=($(compgen -W "{" ".join(_SHELLS)}" -- "$word")) ;;
-		*) COMPREPLY=($(compgen -f -- "$word")) ;;
-		esac
-	fi
+	local line word=${{COMP_WORDS[COMP_CWORD]}}
+	COMPREPLY=()
+	while IFS= read -r line; do
+		if [ "$line" = "{FILES}" ]; then
+			compopt -o filenames 2>/dev/null
+			while IFS= read -r line; do COMPREPLY+=("$line"); done < <(compgen -f -- "$word")
+		else
+			[ "${{line: -1}}" != : ] || compopt -o nospace 2>/dev/null
+			COMPREPLY+=("$line")
+		fi
+	done < <(okubsd completion words -- "${{COMP_WORDS[@]:1:COMP_CWORD}}" 2>/dev/null)
 }}
 complete -F _okubsd okubsd
 """
@@ -55,22 +42,17 @@ def render_zsh() -> str:
     return f"""#compdef okubsd
 # zsh completion for okubsd: okubsd completion zsh >"${{fpath[1]}}/_okubsd"
 _okubsd() {{
-	local -a verbs
+	local -a verbs found
 	verbs=(
 {rows}
 	)
 	if (( CURRENT == 2 )); then
 		_describe command verbs
-	else
-		local verb=$words[2]
-		(( CURRENT > 3 )) && [[ $verb = (net|vpn) ]] && verb=vm
-		case $verb in
-{_zsh_verbs()}
-		{_verbs_taking("vm")}|vm) compadd -- ${{(f)"$(okubsd list --names 2>/dev/null)"}} ;;
-		completion) compadd -- {" ".join(_SHELLS)} ;;
-		*) _files ;;
-		esac
+		return
 	fi
+	found=(${{(f)"$(okubsd completion words -- ${{words[2,CURRENT]}} 2>/dev/null)"}})
+	if (( ${{found[(Ie){FILES}]}} )); then _files; fi
+	compadd -- ${{found:#{FILES}}}
 }}
 if [ "$funcstack[1]" = _okubsd ]; then _okubsd "$@"; else compdef _okubsd okubsd; fi
 """
@@ -82,32 +64,114 @@ def render_fish() -> str:
     for row in ROWS:
         summary = row.summary.replace("'", "\\'")
         lines.append(f"complete -c okubsd -n __fish_use_subcommand -a {row.name} -d '{summary}'")
-    seen = _verbs_taking("vm").replace("|", " ")
-    lines.append(f"complete -c okubsd -n '__fish_seen_subcommand_from {seen}' -a '(okubsd list --names 2>/dev/null)'")
-    for verb, words in _VERBS.items():
-        lines.append(f"complete -c okubsd -n '__fish_seen_subcommand_from {verb}' -a '{' '.join(words)}'")
-    lines.append(f"complete -c okubsd -n '__fish_seen_subcommand_from completion' -a '{' '.join(_SHELLS)}'")
-    lines.append("complete -c okubsd -n '__fish_seen_subcommand_from cp screenshot' -F")
+    asked = (
+        "(okubsd completion words -- (commandline -opc)[2..] (commandline -ct) 2>/dev/null | string match -v '<files>')"
+    )
+    lines.append(
+        f"complete -c okubsd -n 'not __fish_use_subcommand' -a '{asked}'".replace("'<files>'", "\\'<files>\\'")
+    )
+    lines.append("complete -c okubsd -n '__fish_seen_subcommand_from cp screenshot image key render' -F")
     return "\n".join(lines) + "\n"
 
 
 def render_ksh() -> str:
-    """Return the completion for OpenBSD's ksh(1): arrays called complete_COMMAND_N."""
-    return f"""# ksh completion for okubsd, in ~/.kshrc: eval "$(okubsd completion ksh)"
+    """Return the completion for OpenBSD's ksh(1): arrays called complete_COMMAND_N.  ksh93(1) has none at all."""
+    verbs = " ".join(dict.fromkeys(word for row in ROWS for word in _verbs_of(row.name)))
+    return f"""# ksh completion for okubsd, in ~/.kshrc of OpenBSD: eval "$(okubsd completion ksh)"
 set -A complete_okubsd_1 -- {" ".join(names())}
-set -A complete_okubsd_2 -- $(okubsd list --names 2>/dev/null) {_all_verbs()}
+set -A complete_okubsd_2 -- $(okubsd list --names 2>/dev/null) {verbs}
 """
-
-
-def _all_verbs() -> str:
-    return " ".join(dict.fromkeys(word for words in _VERBS.values() for word in words))
 
 
 RENDERERS = {"bash": render_bash, "zsh": render_zsh, "fish": render_fish, "ksh": render_ksh}
 
 
-@click.command()
-@click.argument("shell", type=click.Choice(_SHELLS))
-def completion(shell: str) -> None:
-    """Print the completion for a shell."""
-    print(RENDERERS[shell](), end="")
+def _command_of(name: str) -> click.Command | None:
+    from okubsd.cli.main import okubsd
+
+    return okubsd.get_command(click.Context(okubsd), name) if row_named(name) else None
+
+
+def _verbs_of(name: str) -> list[str]:
+    command = _command_of(name) if name in _GROUPS else None
+    verbs = command.commands.items() if isinstance(command, click.Group) else ()
+    return [verb for verb, one in verbs if not one.hidden]
+
+
+_GROUPS = ("image", "key", "net", "vpn")
+
+
+def candidates(session: Session, words: list[str]) -> Iterable[str]:
+    """Return what could stand in the place of the last of ``words``, which follow the name of the program."""
+    *before, word = words or [""]
+    if not before:
+        return names()
+    if word.startswith("-"):
+        return _options(before)
+    arguments = [one for one in before[1:] if not one.startswith("-")]
+    if before[0] in _GROUPS and not arguments:
+        return _verbs_of(before[0])
+    if before[0] in _GROUPS:
+        return _of_group(session, before[0], arguments[0])
+    return _of_command(session, before[0], arguments)
+
+
+def _options(before: list[str]) -> Iterable[str]:
+    command = _command_of(before[0])
+    if isinstance(command, click.Group) and len(before) > 1:
+        command = command.commands.get(before[1])
+    parameters = command.params if command is not None else []
+    return [name for one in parameters if isinstance(one, click.Option) for name in one.opts if name.startswith("--")]
+
+
+def _of_group(session: Session, group: str, verb: str) -> Iterable[str]:
+    if group == "image" and verb in ("build", "rm", "path", "export"):
+        images = sorted(session.known_recipes)
+        return [*images, FILES] if verb == "export" else images
+    if group == "key" and verb == "rm":
+        from okubsd.host.signing import known_keys
+
+        return [known.name for known in known_keys(session.places) if not known.own]
+    return _vms(session) if group in ("net", "vpn") else [FILES]
+
+
+def _of_command(session: Session, name: str, arguments: list[str]) -> Iterable[str]:
+    row = row_named(name)
+    takes = row.takes if row else ""
+    if name == "completion":
+        return _SHELLS
+    if name == "cp":
+        return [*(f"{vm}:" for vm in _vms(session)), FILES]
+    if name == "start" and len(arguments) == 1:
+        return _apps(session, arguments[0])
+    if takes == "vms" or (takes == "vm" and not arguments):
+        return _vms(session)
+    return [FILES]
+
+
+def _vms(session: Session) -> list[str]:
+    from okubsd.host import running
+
+    described = [vm.name for vm in session.known_wish.vms] if session.known_wish else []
+    return list(dict.fromkeys([*described, *sorted(running.ask_running(session.places))]))
+
+
+def _apps(session: Session, name: str) -> Iterable[str]:
+    vm = session.known_wish.find(name) if session.known_wish else None
+    recipe = session.known_recipes.get(vm.image) if vm else None
+    return (vm.apps or tuple(recipe.apps)) if vm and recipe else ()
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.argument("shell", type=click.Choice([*_SHELLS, "words"]))
+@click.argument("words", nargs=-1, type=click.UNPROCESSED)
+@pass_session
+def completion(session: Session, shell: str, words: tuple[str, ...]) -> None:
+    """Print the completion for a SHELL; 'words -- WORD...' prints what could stand in the place of the last."""
+    if shell != "words":
+        print(RENDERERS[shell](), end="")
+        return
+    last = words[-1] if words else ""
+    for found in candidates(session, list(words)):
+        if found == FILES or found.startswith(last):
+            print(found)

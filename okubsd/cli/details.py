@@ -12,7 +12,7 @@ from okubsd.errors import Problem
 from okubsd.host import facts, gateway, lifecycle, rules, store, vmd
 from okubsd.host.homes import home_of
 from okubsd.host.publish import published
-from okubsd.model import Backend, Vm, Way
+from okubsd.model import TUNNELS, Backend, Vm, Way
 from okubsd.netif.ifconfig import tap_mistakes
 from okubsd.pf.render import GROUP
 from okubsd.plan.backend import choose_backend
@@ -47,12 +47,27 @@ def _network(session: Session, vm: Vm, *, running: bool) -> dict[str, Any]:
     return {
         "gateway": gateway.gateway_state(session.places, vm, session.wish),
         "proxy": rules.proxy_state(session.places, session.site, vm),
+        "tunnel": _tunnel(session, vm),
         "rules": len(vm.flows) or None,
         "names": rules.names_state(session.places, session.site, vm),
         "published": [
             f"127.0.0.1:{host} -> {port}" for host, port in published(session.places.vm_run(vm.name)).items()
         ],
     }
+
+
+def _tunnel(session: Session, vm: Vm) -> str | None:
+    """Return how the tunnel of the VM's network is, in words, None where it has none, or only root is told."""
+    from okubsd.cli.vpn import interface_of
+    from okubsd.host.vpn import ask_tunnels
+
+    if vm.network.way not in TUNNELS:
+        return None
+    for state in ask_tunnels(session.places, session.site, lambda network: interface_of(session, network)):
+        if state.network == vm.network.name:
+            peers = "; ".join(f"{peer.endpoint} {peer.in_words()}" for peer in state.peers)
+            return f"{state.holder} is {'up' if state.up else 'down'}{': ' + peers if peers else ''}"
+    return None
 
 
 def _on_qemu(session: Session, vm: Vm, host: HostFacts, state: VmFacts) -> dict[str, Any]:
@@ -109,6 +124,7 @@ _WORDS = {
     "display": "display",
     "gateway": "gateway",
     "proxy": "proxy",
+    "tunnel": "tunnel",
     "rules": "rules",
     "names": "names",
     "published": "published",
@@ -172,6 +188,8 @@ _NO_SECCOMP = "QEMU's system calls are not filtered on this system"
 def weaker_walls(vm: Vm, wall: str) -> list[str]:
     """Return what is weaker than it could be for this VM here, a sentence each."""
     found = ["QEMU runs as an ordinary process of yours; under OpenBSD's vmd it would be several confined ones"]
+    if facts.is_root():
+        found = ["QEMU runs as root, if without root's capabilities; start VMs as an ordinary user instead"]
     if wall:
         reach = (
             "can reach services on this host's loopback"

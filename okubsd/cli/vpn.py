@@ -27,7 +27,7 @@ def list_tunnels(session: Session, json: bool) -> None:
     """List the tunnels, whether they are there, and whether their other end answers."""
     from okubsd.host.vpn import ask_tunnels
 
-    states = list(ask_tunnels(session.places, session.site, lambda network: _interface(session, network)))
+    states = list(ask_tunnels(session.places, session.site, lambda network: interface_of(session, network)))
     if json:
         print_json(tunnels=[msgspec.to_builtins(state) for state in states])
         return
@@ -45,7 +45,7 @@ def list_tunnels(session: Session, json: bool) -> None:
     print_table(("NETWORK", "KIND", "HELD BY", "STATE", "PEERS", "VMS"), rows)
 
 
-def _interface(session: Session, network: Network) -> str:
+def interface_of(session: Session, network: Network) -> str:
     """Return the interface of a tunnel on OpenBSD, by the number that it has there."""
     from okubsd.host import apply as applying
     from okubsd.host.system import System
@@ -61,9 +61,10 @@ def _interface(session: Session, network: Network) -> str:
 @click.argument("name", metavar="VM")
 @click.option("--url", default=_SERVICE, show_default=True, help="An http:// page that tells the address of who asks.")
 @click.option("--cut/--no-cut", default=None, help="Take the tunnel down for a moment; not if others use it.")
+@click.option("--compare", is_flag=True, help="Ask the page from this host too; it then knows both addresses.")
 @as_json
 @pass_session
-def test(session: Session, name: str, url: str, cut: bool | None, json: bool) -> None:
+def test(session: Session, name: str, url: str, cut: bool | None, compare: bool, json: bool) -> None:
     """Try from inside VM: its exit address, DNS, IPv6, and what is reached while the tunnel is down.
 
     VM is booted if need be.  Exit with 1 if something is not as it should be.
@@ -86,8 +87,8 @@ def test(session: Session, name: str, url: str, cut: bool | None, json: bool) ->
         if others:
             session.report(f"{name}: {', '.join(others)} use this tunnel too, so it is not taken down; --cut does it")
     found = []
-    here = _interface(session, vm.network) if through is None else ""
-    for check in testing.checks(session.places, session.site, vm, url, cut=cut, interface=here):
+    here = interface_of(session, vm.network) if through is None else ""
+    for check in testing.checks(session.places, session.site, vm, url, cut=cut, compare=compare, interface=here):
         found.append(check)
         if not json:
             word = {True: "pass", False: "FAIL", None: "-"}[check.passed]

@@ -14,12 +14,21 @@ from pathlib import Path
 
 import msgspec
 
+from okubsd.config.names import quoted
 from okubsd.errors import HostLacks, Problem
-from okubsd.host import bootdrive, door, facts, locks, packer, store
+from okubsd.host import bootdrive, door, facts, locks, packer, programs, store
 from okubsd.host.places import Places
 from okubsd.host.reading import read_text, recipe_directories
 from okubsd.images import commands
-from okubsd.images.sources import of_mirror, of_release, parse_deb822, parse_list, render_list
+from okubsd.images.sources import (
+    of_mirror,
+    of_release,
+    parse_deb822,
+    parse_list,
+    parse_proxies,
+    render_apt_conf,
+    render_sources,
+)
 from okubsd.model import Argv, Image, Kind, Part, Recipe
 
 Report = Callable[[str], None]
@@ -42,7 +51,7 @@ def build(places: Places, recipe: Recipe, report: Report, *, force: bool = False
             return ready
         with _workshop(places.images) as made:
             image = _build_in(made, places, recipe, report)
-            for name in ("sources.list", "tree.tar", "drive.tar"):
+            for name in ("sources.list", "apt.conf", "tree.tar", "drive.tar"):
                 (made / name).unlink(missing_ok=True)
             store.publish(places, image, made)
     return image
@@ -142,20 +151,54 @@ def _bootstrap(made: Path, places: Places, recipe: Recipe, base: Image | None, r
     suite, text = sources_of(recipe)
     sources, tar = made / "sources.list", made / "tree.tar"
     sources.write_text(text)
+    apt_conf = _write_proxies(made / "apt.conf")
     drive = store.part_path(places, base, DRIVE) if base else None
     with _scratch(places.images, made, drive) as (scratch, reachable):
-        argv = commands.bootstrap_argv(recipe, suite, sources, reachable, tar, root=facts.is_root())
+        root = facts.is_root()
+        argv = commands.bootstrap_argv(recipe, suite, sources, reachable, tar, root=root, apt_conf=apt_conf)
         _mmdebstrap(argv, scratch, recipe, report)
     return tar
 
 
+def _write_proxies(path: Path) -> Path | None:
+    """Write the proxies that the host's apt goes through to ``path``, and return it; None where there are none."""
+    if programs.find_program("apt-config") is None:
+        return None
+    proxies = parse_proxies(door.run(("apt-config", "dump"), timeout=20).out.decode(errors="replace"))
+    if not proxies:
+        return None
+    # A proxy may want a password, which is nobody else's to read.
+    door.write(path, render_apt_conf(proxies).encode(), lasting=False)
+    return path
+
+
 def _mmdebstrap(argv: Argv, scratch: Path, recipe: Recipe, report: Report) -> None:
     env = {**commands.ENVIRONMENT, "TMPDIR": str(scratch)}
-    done = door.run(
-        _with_us(_mounting_apart(argv)), env=env, on_line=lambda line: _pass_on(recipe.name, line, report), apart=True
-    )
+    errors: list[str] = []
+
+    def hear(line: str) -> None:
+        if line.startswith(("E: ", "Err:", "W: Failed")) and len(errors) < _MOST_ERRORS:
+            errors.append(line)
+        _pass_on(recipe.name, line, report)
+
+    done = door.run(_with_us(_mounting_apart(argv)), env=env, on_line=hear, apart=True)
     if done.code != 0:
-        raise Problem(f"image '{recipe.name}' was not built: {door.reason(done)}", _build_hint(done))
+        raise Problem(
+            f"image '{recipe.name}' was not built: {first_reason(errors) or door.reason(done)}", _build_hint(done)
+        )
+
+
+_MOST_ERRORS = 50
+
+
+def first_reason(errors: list[str]) -> str:
+    """Return what went wrong first in a build, "" for nothing: what follows are its consequences."""
+    own = [
+        line
+        for line in errors
+        if not re.match(r"E: (mmdebstrap failed|run_chroot|setup failed|apt-get .* failed)", line)
+    ]
+    return quoted("; ".join(dict.fromkeys(own[:3])), 400)[1:-1] if own else ""
 
 
 def _mounting_apart(argv: Argv) -> Argv:
@@ -173,7 +216,9 @@ def _with_us(argv: Argv) -> Argv:
 
 
 def _pass_on(name: str, line: str, report: Report) -> None:
-    if line.startswith("I: ") and "running" not in line:
+    if door.Verbosity.show_argv:
+        report(f"{name}: {line}")
+    elif line.startswith("I: ") and "running" not in line:
         report(f"{name}: {line[3:]}")
 
 
@@ -181,8 +226,10 @@ def _build_hint(done: door.Done) -> str:
     text = done.err.decode(errors="replace")
     if "No space left on device" in text:
         return "make room on the disk of the images, then build again"
-    if "newuidmap" in text or "unshare" in text:
-        return "building without root needs user namespaces and the package 'uidmap'"
+    if "newuidmap" in text or "unshare" in text or "subuid" in text:
+        return "okubsd doctor says what a user's builds need"
+    if "Unable to locate package" in text:
+        return "look at the packages of the recipe: okubsd check"
     return "see that the network and the APT sources work, then build again"
 
 
@@ -190,7 +237,7 @@ def sources_of(recipe: Recipe) -> tuple[str, str]:
     """Return the release and the sources.list for ``recipe``: its own mirror, or the host's sources."""
     suite = recipe.suite or _host_codename()
     if recipe.mirror:
-        return suite, render_list(of_mirror(recipe.mirror, suite))
+        return suite, render_sources(of_mirror(recipe.mirror, suite))
     found = []
     for path in (Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*.list"))):
         if path.is_file():
@@ -203,7 +250,7 @@ def sources_of(recipe: Recipe) -> tuple[str, str]:
             f"image '{recipe.name}': this host has no APT source for '{suite}'",
             "write 'suite' and 'mirror' into the recipe",
         )
-    return suite, render_list(chosen)
+    return suite, render_sources(chosen)
 
 
 def _host_codename() -> str:
@@ -211,7 +258,7 @@ def _host_codename() -> str:
         release = platform.freedesktop_os_release()
     except OSError:
         release = {}
-    codename = release.get("VERSION_CODENAME", "")
+    codename = release.get("DEBIAN_CODENAME") or release.get("VERSION_CODENAME", "")
     if not re.fullmatch(r"[a-z]+", codename):
         raise HostLacks("this host is no Debian, so images need a mirror", "write 'suite' and 'mirror' into the recipe")
     return codename

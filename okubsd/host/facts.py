@@ -28,6 +28,7 @@ from okubsd.vmd.helper import Record
 
 # A probe that works answers within 0.2 s; one that hangs is not worth more than this.
 _PROBE_SECONDS = 2.0
+_TRIES = 3
 
 _NEEDED = (QEMU, "ssh", "mke2fs", "Xephyr", "Xvfb", "nft", "drill")
 
@@ -104,7 +105,7 @@ def ask_host(places: Places, *, booting: bool, on_vmd: bool = False) -> HostFact
         image_files=places.images,
         images={image.name: image for image in store.all_images(places)},
         accelerator=ask_accelerator(places) if on_qemu else Accelerator("", ""),
-        wall=ask_wall(places) if on_qemu else "",
+        wall=ask_wall() if on_qemu else "",
         uplink=ask_uplink() if on_qemu else "",
         addresses=ask_addresses() if on_qemu else (),
         vmd=vmd.has_vmd(),
@@ -131,7 +132,8 @@ class _Remembered(msgspec.Struct, frozen=True):
 
     key: str
     accelerator: Accelerator | None = None
-    wall: str | None = None
+    # How often KVM was tried in vain: a busy host fails a probe now and then.
+    failed: int = 0
 
 
 def _remembered(places: Places) -> _Remembered:
@@ -153,14 +155,19 @@ def _remember(places: Places, answers: _Remembered) -> None:
     door.write(places.state / "host.json", msgspec.json.encode(answers))
 
 
-def ask_accelerator(places: Places) -> Accelerator:
-    """Return the accelerator that really runs a guest here; asked by a tiny guest, once per host boot."""
+def ask_accelerator(places: Places, *, anew: bool = False) -> Accelerator:
+    """Return the accelerator that really runs a guest here; asked by a tiny guest, and remembered until a reboot.
+
+    Bad news are believed when they came three times; ``anew`` asks in any case.
+    """
     answers = _remembered(places)
-    if answers.accelerator is None:
-        answers = msgspec.structs.replace(answers, accelerator=probe_accelerator())
-        _remember(places, answers)
-    assert answers.accelerator is not None
-    return answers.accelerator
+    known = answers.accelerator
+    if known is not None and not anew and (known.name != "tcg" or answers.failed >= _TRIES):
+        return known
+    found = probe_accelerator()
+    failed = answers.failed + 1 if found.name == "tcg" else 0
+    _remember(places, msgspec.structs.replace(answers, accelerator=found, failed=failed))
+    return found
 
 
 def probe_accelerator(device: Path = Path("/dev/kvm"), timeout: float = _PROBE_SECONDS) -> Accelerator:
@@ -189,15 +196,12 @@ def _guest_speaks(rom: Path, timeout: float) -> bool:
     return SIGN in done.out
 
 
-def ask_wall(places: Places) -> str:
-    """Return "" where QEMU can have a network namespace of its own, otherwise why it cannot."""
-    answers = _remembered(places)
-    if answers.wall is None:
-        answers = msgspec.structs.replace(answers, wall=_try_wall())
-        # A missing program may be installed at any time: only what the kernel says is remembered.
-        if not (answers.wall or "").startswith("the program"):
-            _remember(places, answers)
-    return answers.wall or ""
+def ask_wall() -> str:
+    """Return "" where QEMU can have a network namespace of its own, otherwise why it cannot.
+
+    It is tried each time: what a kernel refuses may be allowed a moment later, and the other way round.
+    """
+    return _try_wall()
 
 
 def _try_wall() -> str:

@@ -175,7 +175,7 @@ def _start(places: Places, vm: Vm, site: Site, request: Request, report: Report)
     if any(isinstance(step, StartDisplay) and not step.headless for step in plan):
         check_desktop(host.display)
     if not state.running:
-        _tell_backend(vm, host, state, report)
+        _tell_backend(places, vm, host, state, report)
         if not vm.disposable and vm.home < state.home_size:
             report(f"{vm.name}: its home stays at {state.home_size >> 20}M: a home never shrinks")
     run = Run(places, site.recipes, report)
@@ -210,16 +210,26 @@ def check_desktop(display: str) -> None:
     raise HostLacks(f"the X display {display} does not answer", "set DISPLAY to yours, or start it with --headless")
 
 
-def _tell_backend(vm: Vm, host: HostFacts, state: VmFacts, report: Report) -> None:
+def _tell_backend(places: Places, vm: Vm, host: HostFacts, state: VmFacts, report: Report) -> None:
     """Say what runs the VM and why, and where its walls are weaker than they could be."""
     choice = choose_backend(vm, host, state)
     if choice.backend is Backend.VMD:
         report(f"{vm.name}: on vmd, since {choice.why}")
         return
     accelerator = f"; {host.accelerator.why}" if host.accelerator.name == "tcg" else ""
-    report(f"{vm.name}: on QEMU, since {choice.why}{accelerator}")
+    _tell_once(places, f"on QEMU, since {choice.why}{accelerator}", report, vm.name)
     if host.weakness(vm.network):
         report(f"{vm.name}: a weaker wall around its network: {host.weakness(vm.network)}")
+
+
+def _tell_once(places: Places, sentence: str, report: Report, name: str) -> None:
+    """Tell what is the same at every start only when it is news; `status` and `doctor` always say it."""
+    told = places.vm(name) / "told"
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        if told.read_text() == sentence:
+            return
+    report(f"{name}: {sentence}")
+    door.write(told, sentence.encode(), lasting=False)
 
 
 def _end_half_started(places: Places, vm: Vm) -> None:

@@ -26,6 +26,7 @@ from okubsd.host.monitor import monitor
 from okubsd.host.places import Places
 from okubsd.host.sockets import listener_pid
 from okubsd.model import Argv, Recipe, Vm
+from okubsd.network.user import SANDBOX
 from okubsd.plan import steps
 from okubsd.plan.gateway import CLIENTS, Passing, gateway_entries
 from okubsd.plan.steps import Phase, Plan, Slot, Step
@@ -69,11 +70,8 @@ class Run:
         self.app_was_running = False
 
     def tell(self, step: Step) -> None:
-        """Tell a user who looks on what is waited for next; a script is not told."""
-        if (
-            isinstance(step, steps.StartQemu | steps.StartVmd | steps.WaitReady | steps.WaitGuest | steps.ShowApp)
-            and sys.stderr.isatty()
-        ):
+        """Tell what is waited for next."""
+        if isinstance(step, steps.StartQemu | steps.StartVmd | steps.WaitReady | steps.WaitGuest | steps.ShowApp):
             self.report(step.progress())
 
     def fill(self, argv: Argv) -> Argv:
@@ -245,8 +243,7 @@ def _(step: steps.StartUplink, run: Run) -> None:
         if done.code != 0:
             raise Problem(f"the rules of the VM's network were not taken: {door.reason(done)}")
     if step.argv:
-        door.spawn(run.fill(step.argv), step.log, keep_fds=(run.exit_end,))
-        _wait_for_uplink(step, run)
+        _start_uplink(step, run)
     done = door.run(run.fill(step.batch_argv), data=step.batch.encode(), timeout=10)
     if done.code != 0:
         raise Problem(f"the VM's network namespace cannot be set up: {door.reason(done)}")
@@ -266,7 +263,28 @@ def _(step: steps.WatchClient, run: Run) -> None:
     door.spawn(when_it_ends(step.argv), step.log, stdin=run.exit_end)
 
 
-def _wait_for_uplink(step: steps.StartUplink, run: Run) -> None:
+def _start_uplink(step: steps.StartUplink, run: Run) -> None:
+    """Start the uplink in its sandbox; where a system refuses that, as a chroot does, without, and say so."""
+    argv = run.fill(step.argv)
+    process = door.spawn(argv, step.log, keep_fds=(run.exit_end,))
+    try:
+        _wait_for_uplink(step, run, process)
+    except UplinkEnded:
+        said = last_lines(step.log)
+        plain = tuple(word for word in argv if word not in SANDBOX)
+        process = door.spawn(plain, step.log, keep_fds=(run.exit_end,))
+        try:
+            _wait_for_uplink(step, run, process)
+        except UplinkEnded:
+            raise Problem(f"the network uplink ended{last_lines(step.log)}") from None
+        run.report(f"a weaker wall around the network uplink: it has no sandbox here{said}")
+
+
+class UplinkEnded(Exception):
+    """The uplink ended before it was set up."""
+
+
+def _wait_for_uplink(step: steps.StartUplink, run: Run, process: subprocess.Popen[bytes]) -> None:
     """Wait until the uplink is set up whole; its way out comes last.
 
     Before that its device has for a moment the whole of 10.0.0.0/8, which is then refused to be refused.
@@ -275,6 +293,8 @@ def _wait_for_uplink(step: steps.StartUplink, run: Run) -> None:
     end = time.monotonic() + 10
     while b"tap0" not in door.run(run.fill(probe), timeout=5).out:
         run.check_alive(step.log)
+        if process.poll() is not None:
+            raise UplinkEnded
         if time.monotonic() > end:
             raise TimedOut(f"the network uplink did not come up{last_lines(step.log)}")
         time.sleep(0.01)

@@ -90,7 +90,9 @@ def forget(places: Places, site: Site, vm: Vm, edit: Callable[[str, str], str]) 
 def _refuse_sample(places: Places, path: Path) -> None:
     if path.is_relative_to(places.share):
         config = "~/.config/okubsd/okubsd.yaml"
-        raise Problem(f"{path} is the sample that came with okubsd", f"cp {path} {config}, and change that")
+        raise Problem(
+            f"{path} is the sample that came with okubsd", f"install -D -m 0644 {path} {config}, and change that"
+        )
 
 
 def _write(path: Path, text: str) -> None:

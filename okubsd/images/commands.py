@@ -22,11 +22,14 @@ _FONT_CACHE = '[ ! -x "$1/usr/bin/fc-cache" ] || chroot "$1" fc-cache --system-o
 _VARIANT = {Kind.BOOT: "extract", Kind.BASE: "essential", Kind.APP: "custom"}
 
 
-def bootstrap_argv(recipe: Recipe, suite: str, sources: Path, base: Path | None, tar: Path, *, root: bool) -> Argv:
+def bootstrap_argv(
+    recipe: Recipe, suite: str, sources: Path, base: Path | None, tar: Path, *, root: bool, apt_conf: Path | None = None
+) -> Argv:
     """Return mmdebstrap(1) for ``recipe``.
 
     ``suite`` is the release, ``sources`` a sources.list, ``base`` the squashfs an app image starts
-    from, ``tar`` the file that is written.  Without ``root`` it uses a user namespace.
+    from, ``tar`` the file that is written, ``apt_conf`` a file with the host's proxies.  Without ``root`` it uses a
+    user namespace.
     """
     hooks = () if base is None else ("--setup-hook=" + unpack_hook(base),)
     return (
@@ -38,6 +41,7 @@ def bootstrap_argv(recipe: Recipe, suite: str, sources: Path, base: Path | None,
         *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _LEFT_OUT),
         "--aptopt=APT::Install-Recommends false",
         "--aptopt=Acquire::Languages none",
+        *(() if apt_conf is None else (f"--aptopt={apt_conf}",)),
         "--dpkgopt=force-unsafe-io",
         *(f"--include={package}" for package in recipe.packages),
         *hooks,

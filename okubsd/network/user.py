@@ -49,11 +49,11 @@ def lease_for(network: Network, *, confined: bool, link: Link | None = None) -> 
 def confine_argv(argv: Argv, *, root: bool) -> Argv:
     """Return ``argv`` run in a network namespace of its own; ``root`` needs no user namespace for it.
 
-    Without root we are the namespace's root, so that we can set it up; ``argv`` itself gets no capability there.
+    Without root we are the namespace's root, so that we can set it up; ``argv`` itself has no capability in any case.
     """
-    if root:
-        return ("unshare", "--net", "--", *argv)
     drop = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", "--")
+    if root:
+        return ("unshare", "--net", "--", *drop, *argv)
     return ("unshare", "--user", "--map-root-user", "--net", "--", *drop, *argv)
 
 
@@ -63,11 +63,16 @@ def enter_argv(pid: str, argv: Argv, *, root: bool) -> Argv:
     return ("nsenter", "--target", pid, *user, "--net", "--", *argv)
 
 
+# A mount namespace of its own with nothing in it, and a filter of system calls (slirp4netns(1)).
+SANDBOX = ("--enable-sandbox", "--enable-seccomp")
+
+
 def uplink_argv(pid: str, exit_fd: str) -> Argv:
     """Return slirp4netns(1) for the namespace of ``pid``; it ends when ``exit_fd`` is closed."""
     return (
         "slirp4netns",
         "--configure",
+        *SANDBOX,
         "--mtu=65520",
         "--disable-host-loopback",
         f"--cidr={_UPLINK}",

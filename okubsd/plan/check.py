@@ -9,6 +9,7 @@ from okubsd.pf.grammar import parse_pf
 from okubsd.pf.rule_grammar import PfHost
 from okubsd.pf.rules import Ruleset
 from okubsd.pf.rules import traps as pf_traps
+from okubsd.pf.site import defeats, parse_site
 from okubsd.plan.changes import Stat
 from okubsd.plan.compile import ANCHORS, Compiled
 from okubsd.vmd import conf, grammar
@@ -56,12 +57,30 @@ def _pf_mistakes(path: str, wanted: Mapping[str, Stat | None]) -> list[str]:
         ruleset = read_rules(path, wanted)
     except ConfError as error:
         return [f"/{path}:{error}"]
-    return [f"/{path}:{trap}" for trap in pf_traps(ruleset)]
+    return [f"/{path}:{trap}" for trap in pf_traps(ruleset)] + [f"/{path}: {trap}" for trap in defeats(ruleset)]
+
+
+_SITE = "etc/pf.conf"
 
 
 def read_rules(path: str, files: Mapping[str, Stat | None], guest: str = SOME_GUEST) -> Ruleset:
-    """Return the rules of the file at ``path``; ``guest`` is what an anchor's $G stands for.  Raises ConfError."""
+    """Return the rules of the file at ``path``; ``guest`` is what an anchor's $G stands for.
+
+    Of the site's own file that is what we read of it.  Raises ConfError.
+    """
     stat = files.get(path)
     text = stat.text if stat else ""
+    host = PfHost(read=_reader(files))
+    if path == _SITE:
+        return parse_site(text, f"/{path}", host)[0]
     macros = {"G": guest} if path.startswith(ANCHORS) else {}
-    return parse_pf(text, f"/{path}", PfHost(read=_reader(files)), macros)
+    return parse_pf(text, f"/{path}", host, macros)
+
+
+def unread_lines(wanted: Mapping[str, Stat | None]) -> list[int]:
+    """Return the lines of the site's pf.conf that only pfctl(8) can judge."""
+    stat = wanted.get(_SITE)
+    try:
+        return parse_site(stat.text if stat else "", f"/{_SITE}", PfHost(read=_reader(wanted)))[1]
+    except ConfError:
+        return []

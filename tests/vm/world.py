@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from okubsd.host import window
 from okubsd.host.places import find_places
 from tests.conftest import CHECKOUT
 
@@ -26,6 +27,7 @@ vms:
   shut: {image: spy, network: none, keep: yes}
   gone: {image: term, disposable: yes}
   hasty: {image: term, boot_timeout: 8}
+  small: {image: term, home: 32M, keep: yes}
   vault: {image: term, network: none}
   browser: {image: firefox, memory: 2G, cpus: 2, display: 1024x768, home: 1G, boot_timeout: 600}
 """
@@ -146,6 +148,20 @@ class World:
             yield
         finally:
             self.call("stop", vm)
+
+
+@contextlib.contextmanager
+def client_of(number: int, cookie: bytes) -> Iterator[Any]:
+    """Be a client of a VM's display, as its guest is."""
+    from Xlib import display as xdisplay
+
+    with window._authority(number, cookie):
+        opened = xdisplay.Display(f":{number}")
+    try:
+        yield opened
+    finally:
+        with contextlib.suppress(Exception):
+            opened.close()
 
 
 class Done:
