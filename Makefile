@@ -19,7 +19,7 @@ TEST_PACKAGES = busybox fish git ksh93u+m mandoc mksh openssh-sftp-server openvp
 # Real VMs get the machine for themselves.
 FAST_TESTS = $(VENV)/bin/python -m pytest -m "not vm" -n auto
 
-.PHONY: all run test test-fast bench lint packages test-packages install uninstall clean
+.PHONY: all run test test-fast test-oldest bench lint packages test-packages install uninstall clean
 .NOTPARALLEL:
 
 all: $(VENV)/.installed
@@ -54,10 +54,24 @@ run: packages $(VENV)/.installed
 
 test: test-packages $(VENV)/.tested
 	@$(FAST_TESTS)
+	@$(MAKE) -s test-oldest
 	@$(VENV)/bin/python -m pytest -m vm
 
 test-fast: $(VENV)/.tested
 	@$(FAST_TESTS)
+
+# What touches a library, with the oldest versions that setup.py allows.
+OLDEST = $(shell sed -n 's/.*"\([a-z-]*\)>=\([0-9.]*\)",/\1==\2/p' setup.py | grep -E '^(click|cryptography|msgspec|paramiko|python-xlib|pyyaml|rich)==')
+OLDEST_TESTS = tests/test_transfer.py tests/test_safety.py tests/test_cli.py tests/test_config.py tests/test_guest.py \
+	tests/test_host.py tests/test_images.py tests/openbsd/test_exchange.py
+
+$(VENV)-oldest/.installed: setup.py
+	@$(PYTHON) -m venv $(VENV)-oldest
+	@$(VENV)-oldest/bin/pip install -q $(OLDEST) hypothesis pexpect pytest pytest-xdist
+	@touch $@
+
+test-oldest: $(VENV)-oldest/.installed
+	@PYTHONPATH=. $(VENV)-oldest/bin/python -m pytest -m "not vm" -n auto -p no:cacheprovider $(OLDEST_TESTS)
 
 bench: packages $(VENV)/.installed
 	@$(VENV)/bin/okubsd bench --against stock

@@ -43,7 +43,7 @@ setup(
     entry_points={"console_scripts": ["okubsd = okubsd.__main__:main"]},
     install_requires=[
         "click>=8.1",
-        "cryptography>=38",
+        "cryptography>=40",
         "msgspec>=0.18",
         "paramiko>=2.12",
         "python-xlib>=0.33",

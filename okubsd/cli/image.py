@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from okubsd.cli.session import Session, ago, as_json, dry_run, pass_session, print_json, print_table
+from okubsd.cli.session import Session, Verbs, ago, as_json, dry_run, pass_session, print_json, print_table
 from okubsd.config.names import did_you_mean, quoted
 from okubsd.config.sizes import render_megabytes
 from okubsd.errors import Misuse, Problem, Unknown
@@ -19,7 +19,7 @@ from okubsd.model import Image
 from okubsd.plan.images import BOOT_IMAGE, stale_images
 
 
-@click.group()
+@click.group(cls=Verbs)
 def image() -> None:
     """Build, list and remove images."""
 

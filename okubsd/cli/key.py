@@ -7,14 +7,14 @@ from pathlib import Path
 
 import click
 
-from okubsd.cli.session import Session, as_json, pass_session, print_json, print_table
+from okubsd.cli.session import Session, Verbs, as_json, pass_session, print_json, print_table
 from okubsd.config.names import IMAGE_NAME, quoted
 from okubsd.errors import Misuse, Problem
 from okubsd.host import signing
 from okubsd.images.signify import LARGEST_KEY, PublicKey, parse_public_key
 
 
-@click.group()
+@click.group(cls=Verbs)
 def key() -> None:
     """Keys that sign images: ls, trust, rm."""
 

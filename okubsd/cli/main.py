@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from okubsd.cli.session import Session, Verbs
 from okubsd.cli.table import ROWS, names, row_named
 from okubsd.config.names import did_you_mean, quoted
 from okubsd.errors import Misuse, Problem
@@ -19,7 +20,7 @@ INTERRUPTED = 130
 BUG = 70  # EX_SOFTWARE of sysexits(3)
 
 
-class Commands(click.Group):
+class Commands(Verbs):
     """The commands of the table; a command's module is imported when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -45,7 +46,7 @@ class Commands(click.Group):
             formatter.write_dl([(row.name, row.summary) for row in ROWS])
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("-f", "--file", "description", metavar="FILE", default="", help="Read this description.")
 @click.option("-v", "--verbose", count=True, help="Show the commands that are run.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
@@ -53,8 +54,6 @@ class Commands(click.Group):
 @click.pass_context
 def okubsd(ctx: click.Context, description: str, verbose: int, quiet: bool) -> None:
     """Run every big, risky program in its own light Linux VM."""
-    from okubsd.cli.session import Session
-
     ctx.obj = Session(description, quiet=quiet, verbose=bool(verbose))
 
 
@@ -63,9 +62,6 @@ def call(args: Sequence[str]) -> int:
     try:
         result: Any = okubsd.main(list(args), prog_name="okubsd", standalone_mode=False)
         return result if isinstance(result, int) else 0
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.ctx.get_help() if error.ctx else str(error), err=True)
-        return Misuse.code
     except click.ClickException as error:
         path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "okubsd"
         tell(error.format_message().rstrip("."), f"{path} --help")

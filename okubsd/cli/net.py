@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from okubsd.cli.session import Session, as_json, harmless, pass_session, print_json, print_table
+from okubsd.cli.session import Session, Verbs, as_json, harmless, pass_session, print_json, print_table
 from okubsd.config.edit import render_rule
 from okubsd.config.fields import parse_moment
 from okubsd.config.flow import effective_flows, parse_flow, render_flow
@@ -22,7 +22,7 @@ _AFTER = re.compile(r"\+(\d{1,5})([smhd])")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-@click.group()
+@click.group(cls=Verbs)
 def net() -> None:
     """What VMs reach: ls, show, allow, deny, rm."""
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from okubsd.config.names import did_you_mean, quoted
-from okubsd.errors import Unknown
+from okubsd.errors import Misuse, Unknown
 from okubsd.model import Recipe, Vm, Wish
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -28,6 +28,17 @@ _CONTROL = re.compile(
     "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\xad\\u061c\\u180e\\u200b\\u200e\\u200f\\u2028-\\u202e\\u2060-\\u206f"
     "\\ud800-\\udfff\\ufeff\\ufff9-\\ufffb\\U000e0000-\\U000e007f]"
 )
+
+
+class Verbs(click.Group):
+    """A command with verbs of its own, which are told where none is given."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the command line; without a verb the help goes to stderr, as for any wrong call."""
+        if not args and not ctx.resilient_parsing:
+            click.echo(ctx.get_help(), err=True)
+            ctx.exit(Misuse.code)
+        return super().parse_args(ctx, args)
 
 
 class Session:

@@ -7,7 +7,7 @@ import sys
 import click
 import msgspec
 
-from okubsd.cli.session import Session, as_json, harmless, pass_session, print_json, print_table
+from okubsd.cli.session import Session, Verbs, as_json, harmless, pass_session, print_json, print_table
 from okubsd.errors import Misuse, Problem
 from okubsd.model import Network, Way
 
@@ -15,7 +15,7 @@ from okubsd.model import Network, Way
 _SERVICE = "http://icanhazip.com/"
 
 
-@click.group()
+@click.group(cls=Verbs)
 def vpn() -> None:
     """Tunnels: ls, test."""
 

@@ -296,6 +296,10 @@ def stream(argv: Argv, clean_out: Clean, clean_err: Clean) -> int:
         _end(process)
 
 
+# In seconds; what a call has printed is there when it has ended.
+_AFTER_THE_END = 1.0
+
+
 def _relay(process: subprocess.Popen[bytes], clean_out: Clean, clean_err: Clean) -> None:
     """Pass on what ``process`` prints until both of its streams end."""
     assert process.stdout is not None and process.stderr is not None
@@ -303,7 +307,11 @@ def _relay(process: subprocess.Popen[bytes], clean_out: Clean, clean_err: Clean)
         waiting.register(process.stdout, selectors.EVENT_READ, (sys.stdout.buffer, clean_out))
         waiting.register(process.stderr, selectors.EVENT_READ, (sys.stderr.buffer, clean_err))
         while waiting.get_map():
-            for key, _ in waiting.select():
+            ready = waiting.select(_AFTER_THE_END)
+            if not ready and process.poll() is not None:
+                # The call has ended; who still holds its descriptors is the shared connection.
+                return
+            for key, _ in ready:
                 chunk = os.read(key.fd, 65536)
                 target, clean = key.data
                 target.write(clean(chunk))
@@ -317,7 +325,10 @@ def joined(argv: Argv, end: socket.socket) -> Iterator[None]:
     """Run ``argv`` with the socket ``end`` as its input and output; it is gone when the block ends."""
     _show(argv)
     fd = end.fileno()
-    process = subprocess.Popen(_resolve(argv), stdin=fd, stdout=fd, env=_environment(_for_guest()))
+    # ssh(1) hands its descriptors to the shared connection, where a guest can keep them open: never the caller's own.
+    process = subprocess.Popen(
+        _resolve(argv), stdin=fd, stdout=fd, stderr=subprocess.DEVNULL, env=_environment(_for_guest())
+    )
     try:
         yield
     finally:
