@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -105,7 +106,13 @@ def tell(sentence: str, hint: str) -> None:
     for line in sentence.split("\n"):
         print(f"okubsd: {line}", file=sys.stderr)
     if hint:
-        print(f"okubsd: try: {hint}", file=sys.stderr)
+        print(f"okubsd: {'try: ' if _COMMAND.match(hint) else ''}{hint}", file=sys.stderr)
+
+
+# A hint is a command that can be typed, or else a sentence.
+_COMMAND = re.compile(
+    r"(?:[A-Z_]+=\S+ )?(?:okubsd|doas|sudo|chmod|rm|cp|mkdir|install|kill|vpn|apt-get) |OKUBSD_STATE=|--"
+)
 
 
 def main() -> None:

@@ -305,3 +305,27 @@ def test_a_log_without_end_does_not_fill_the_disk(world: World) -> None:
         world.ok("run", "--root", "kept", "--", "sh", "-c", "echo goes on >/dev/ttyS0")
         wait_until(lambda: b"goes on" in log.read_bytes())
         assert b"begins anew" in log.read_bytes()
+
+
+def test_an_address_that_the_host_gets_later_is_refused_too(world: World) -> None:
+    import http.server
+    import threading
+
+    address, server = "203.0.113.250", http.server.HTTPServer(("0.0.0.0", 0), http.server.SimpleHTTPRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    reach = f"exec 3<>/dev/tcp/{address}/{server.server_port} && echo reached"
+
+    def reached() -> bool:
+        return "reached" in world.call("run", "spy", "--", "timeout", "5", "bash", "-c", reach).out
+
+    with world.up("spy"):
+        subprocess.run(["ip", "address", "add", f"{address}/32", "dev", "lo"], check=True)
+        try:
+            control = subprocess.run(["bash", "-c", reach], capture_output=True, check=False)
+            assert b"reached" in control.stdout, "the control: the host itself reaches it"
+            wait_until(lambda: not reached(), 60)
+            for _ in range(3):
+                assert not reached()
+        finally:
+            subprocess.run(["ip", "address", "del", f"{address}/32", "dev", "lo"], check=False)
+            server.shutdown()

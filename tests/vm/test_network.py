@@ -224,6 +224,7 @@ def test_the_tunnel_is_proven_from_inside(net: Inside) -> None:
         (tunnel,) = json.loads(net.ok("vpn", "ls", "--json"))["tunnels"]
         assert tunnel["up"] and tunnel["peers"][0]["endpoint"] == f"{OUTSIDE}:51820"
         assert "answers, last" in net.ok("vpn", "ls")
+        assert f"proton.gw is up: {OUTSIDE}:51820 answers, last" in net.ok("status", "app")
         # A test that cannot fail proves nothing: with a dead page it does.
         done = net.call("vpn", "test", "app", "--url", "http://203.0.113.99/", "--no-cut")
         assert done.code == 1 and "FAIL  exit address" in done.out
