@@ -100,6 +100,16 @@ class Silent(Polite):
         time.sleep(600)
 
 
+class Drips(Polite):
+    """Answers a byte at a time."""
+
+    size = 1 << 30
+
+    def read(self, number: bytes, offset: int, length: int) -> None:
+        time.sleep(0.3)
+        packet(DATA, number + text(b"x"))
+
+
 class Chatty(Polite):
     """Answers to questions that nobody asked, for ever."""
 
@@ -149,7 +159,21 @@ class Names(Polite):
 
 KINDS: dict[str, Callable[[], Polite]] = {
     kind.__name__.lower(): kind
-    for kind in (Polite, Promises, Endless, Shorter, Huge, Garbage, Silent, Chatty, Refuses, Forgets, Dies, Names)
+    for kind in (
+        Polite,
+        Promises,
+        Endless,
+        Shorter,
+        Huge,
+        Garbage,
+        Silent,
+        Drips,
+        Chatty,
+        Refuses,
+        Forgets,
+        Dies,
+        Names,
+    )
 }
 
 

@@ -383,14 +383,14 @@ def test_each_network_has_its_resolver_whatever_gateway_it_is() -> None:
 
 def test_an_openvpn_file_is_taken_without_what_is_ours() -> None:
     client = parse_openvpn(Path("w.ovpn"), OVPN)
-    assert render_config(client) == "client\nremote 198.51.100.9 1194\n" + OVPN[OVPN.index("<ca>") :]
+    assert render_config(client) == "nobind\nclient\nremote 198.51.100.9 1194\n" + OVPN[OVPN.index("<ca>") :]
 
 
 @pytest.mark.parametrize(
     ("line", "said"),
     [
         ("up /tmp/evil", "'up' runs a command"), ("script-security 2", "runs a command"), ("plugin x.so", "loads a library"),
-        ("user root", "is for okubsd to say"), ("dev tap", "is for okubsd to say"),
+        ("daemon", "is for okubsd to say"), ("dev tap", "is for okubsd to say"),
         ("management 127.0.0.1 7505", "opens openvpn to other programs"), ("remot x", "did you mean 'remote'?"),
         ("remote vpn.example.org 1194", "which would be looked up outside the tunnel"), ("cert keys/own.crt", "put its contents into the file"),
         ("<key>\nPEM", "<key> does not end"), ("<remote>\nx\n</remote>", "<remote> is not known here"),

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from okubsd.errors import BadDescription
 from okubsd.host.tunnels import reader_beside
 from okubsd.vpn.openvpn import Client, parse_openvpn, render_config, tokens
-from okubsd.vpn.openvpn_words import BLOCKS, IN_CONNECTION, PASSED_OVER, REFUSED, TAKEN, known_words
+from okubsd.vpn.openvpn_words import BLOCKS, IN_CONNECTION, OWN, PASSED_OVER, REFUSED, TAKEN, known_words
 
 PATH = Path("given.ovpn")
 CERTIFICATE = "-----BEGIN CERTIFICATE-----\nMIIBAAAA\n-----END CERTIFICATE-----\n"
@@ -64,6 +64,11 @@ HONEST = {
     "filters": BASE + 'pull-filter ignore "dhcp-option DNS"\npull-filter ignore redirect-gateway\n' + CA,
     "compression": BASE + "comp-lzo no\nallow-compression no\n" + CA,
     "what it says": BASE + "verb 3\nmute 20\nmute-replay-warnings\nfast-io\npush-peer-info\n" + CA,
+    "a login that is said twice": BASE + CA + "auth-user-pass\n<auth-user-pass>\nalice\nsecret\n</auth-user-pass>\n",
+    "inline, as it is said": BASE + "ca [inline]\n" + CA,
+    "an optional cipher": BASE + "data-ciphers AES-256-GCM:?CHACHA20-POLY1305\ncompat-mode 2.4.0\ntun-mtu-max 1600\n" + CA,
+    "a user": BASE + "user nobody\ngroup nogroup\n" + CA,
+    "a port": BASE.replace(" 1194", "") + "port 1195\n" + CA,
     "a proxy": BASE.replace("remote", "proto tcp\nremote") + "http-proxy 198.51.100.77 3128\n" + CA,
     "words with dashes": BASE + "--nobind\n--verb 3\n" + CA,
     "a list of revoked": BASE + CA + "<crl-verify>\n-----BEGIN X509 CRL-----\nMIIBAAAA\n-----END X509 CRL-----\n</crl-verify>\n",
@@ -85,6 +90,7 @@ HOSTILE = {
     "a login of the host's passwords": BASE + "auth-user-pass /etc/master.passwd\n" + CA,
     "a login from above": BASE + "auth-user-pass ../secret\n" + CA,
     "a login with a directive": BASE + CA + f"<auth-user-pass>\nalice\nsecret\nup {MARKER}\n</auth-user-pass>\n",
+    "a login that ends early": BASE + CA + f"<auth-user-pass>\n <auth-user-pass>\nup {MARKER}\n</auth-user-pass>\n",
     "an authority of the host's": BASE + "ca /etc/ssl/cert.pem\n",
     "a key of the host's": BASE + CA + "key /etc/ssl/private/host.key\n",
     "a connection that runs": f"client\ndev tun\n<connection>\nremote 198.51.100.1 1194\nup {MARKER}\n</connection>\n" + CA,
@@ -132,7 +138,7 @@ HOSTILE = {
         "learn-address", "tls-crypt-v2-verify", "plugin", "pkcs11-providers", "engine", "providers", "script-security",
         "log", "log-append", "status", "writepid", "memstats", "replay-persist", "tmp-dir", "capath", "config", "cd",
         "chroot", "askpass", "secret", "management", "management-external-key", "iproute", "dns-updown", "tls-export-cert",
-        "dev-node", "user", "group", "daemon", "syslog", "port-share", "client-config-dir", "ifconfig-pool-persist",
+        "dev-node", "daemon", "syslog", "port-share", "client-config-dir", "ifconfig-pool-persist",
     )
 }  # fmt: skip
 
@@ -218,6 +224,27 @@ def test_a_file_names_only_what_lies_beside_it(tmp_path: Path) -> None:
         parse_openvpn(config, BASE + "ca /etc/ssl/ca.pem\n", reader_beside(config))
 
 
+@pytest.mark.parametrize("line", ["</auth-user-pass>", " </auth-user-pass>x", "<connection>", "\f</auth-user-pass>"])
+def test_a_login_beside_it_ends_no_block(line: str, tmp_path: Path) -> None:
+    """What openvpn would take for the end of the block, it reads directives behind."""
+    config = tmp_path / "x.ovpn"
+    config.write_text(BASE + CA + "auth-user-pass login\n")
+    (tmp_path / "login").write_text(f"{line}\nlog {MARKER}\n")
+    for path in (config, tmp_path / "login"):
+        path.chmod(0o600)
+    with pytest.raises(BadDescription, match=r"begins with '<'|not printable"):
+        parse_openvpn(config, config.read_text(), reader_beside(config))
+
+
+def test_no_port_of_the_client_is_known() -> None:
+    made = render_config(parse_openvpn(PATH, BASE + "bind\nlport 53\nport 1195\n" + CA))
+    assert made.startswith("nobind\n") and "lport" not in made and "rport 1195\n" in made
+
+
+def test_what_is_no_configuration_is_told_at_once() -> None:
+    assert len(refused("route-metri\n" * 21845)) <= 51
+
+
 def test_what_is_passed_over_is_told_with_its_reason() -> None:
     client = parse_openvpn(PATH, HONEST["routes"])
     assert (
@@ -237,10 +264,10 @@ def test_a_login_that_is_missing_is_told_with_how_it_is_given() -> None:
 
 
 def test_no_word_is_in_two_tables_or_was_cut_at_its_hyphen() -> None:
-    tables = [set(TAKEN), set(BLOCKS), set(REFUSED), set(PASSED_OVER), {"dev", "dev-type"}]
+    tables = [set(TAKEN), set(BLOCKS), set(REFUSED), set(PASSED_OVER), set(OWN)]
     assert sum(map(len, tables)) == len(known_words())
     assert not [word for word in known_words() if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", word)]
-    assert not IN_CONNECTION - set(TAKEN)
+    assert not IN_CONNECTION - known_words()
 
 
 @pytest.mark.spawns
@@ -258,7 +285,7 @@ _SAMPLES = {
     "tls-version-max": "1.3", "tls-cert-profile": "preferred", "remote-cert-tls": "server", "ns-cert-type": "server",
     "remote-cert-ku": "a0", "remote-cert-eku": "1.3.6", "verify-x509-name": "x name", "verify-hash": f"{PRINT} SHA256",
     "pull-filter": "ignore route", "cipher": "AES-256-GCM", "auth": "SHA256", "x509-username-field": "CN",
-    "fragment": "1300", "explicit-exit-notify": "2", "mssfix": "1450", "tls-groups": "secp256r1",
+    "compat-mode": "2.4.0", "fragment": "1300", "explicit-exit-notify": "2", "mssfix": "1450", "tls-groups": "secp256r1",
 }  # fmt: skip
 
 
@@ -301,7 +328,7 @@ def assert_nothing_runs(client: Client) -> None:
             block = words[0].strip("</>") if not words[0].startswith("</") else ""
             block = "" if block == "connection" else block
         elif words:
-            assert words[0] in TAKEN
+            assert words[0] in {*TAKEN, "nobind"}
     assert block == ""
 
 

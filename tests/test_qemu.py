@@ -127,8 +127,9 @@ def test_nat_refuses_the_host_and_private_ranges() -> None:
 
 
 def test_a_namespace_needs_a_user_namespace_unless_root() -> None:
-    assert user.confine_argv(("x",), root=True) == ("unshare", "--net", "--", "x")
-    confined = user.confine_argv(("x",), root=False)
-    assert "--map-root-user" in confined and "--bounding-set=-all" in confined and confined[-1] == "x"
+    as_root, confined = (user.confine_argv(("x",), root=root) for root in (True, False))
+    assert as_root[:2] == ("unshare", "--net") and "--map-root-user" not in as_root and "--map-root-user" in confined
+    for argv in (as_root, confined):
+        assert "--bounding-set=-all" in argv and "--no-new-privs" in argv and argv[-1] == "x"
     assert "--user" in user.enter_argv("7", ("x",), root=False)
     assert issubclass(Problem, Exception)

@@ -155,7 +155,7 @@ def test_renaming_keeps_home_keys_and_the_pinned_host(tmp_path: Path) -> None:
     assert (places.vm("new") / "known_hosts").read_text().count("new ssh-ed25519 ") == 1
     places.vm("old").mkdir()
     (places.vm("old") / "home.img").write_bytes(b"other")
-    with pytest.raises(Problem, match="there is a home of 'new' already"):
+    with pytest.raises(Problem, match="has something of an earlier VM 'new' already"):
         homes.rename(places, "old", "new")
 
 

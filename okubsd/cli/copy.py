@@ -75,7 +75,7 @@ def _copy_one(session: Session, source: _Side, target: _Side, *, recursive: bool
         if target[0]:
             here = Path(source[1])
             if recursive and here.is_dir():
-                left_out = transfer.send_tree(guest, here.resolve(), path_in_guest(target[1]), step)
+                left_out = transfer.send_tree(guest, here, path_in_guest(target[1]), step)
             else:
                 transfer.send(guest, here, path_in_guest(target[1]), step)
         elif recursive:
@@ -100,10 +100,19 @@ def _between_guests(session: Session, source: _Side, target: _Side, *, recursive
     from okubsd.host import door
 
     door.make_private(session.places.state)
-    with tempfile.TemporaryDirectory(prefix=".copy-", dir=session.places.state) as name:
-        _copy_one(session, source, ("", name), recursive=recursive)
-        for path in Path(name).iterdir():
-            _copy_one(session, ("", str(path)), target, recursive=recursive)
+    name = path_in_guest(source[1]).rstrip(b"/").rpartition(b"/")[2]
+    name = b"" if name in (b".", b"..") else name
+    with tempfile.TemporaryDirectory(prefix=".copy-", dir=session.places.state) as directory:
+        between = Path(directory) / "copy"
+        _copy_one(session, source, ("", str(between)), recursive=recursive)
+        vm = reachable(session, target[0])
+        with transfer.sftp(session.places, vm) as guest, progress(session, source[1]) as step:
+            there = path_in_guest(target[1])
+            if between.is_dir():
+                # A whole home has no name of its own: what is in it goes to the target.
+                transfer.send_tree(guest, between, there or (b"" if name else b"."), step, name or b".")
+            else:
+                transfer.send(guest, between, there, step, name)
 
 
 def progress(session: Session, what: str) -> transfer.Progress:
@@ -116,11 +125,12 @@ def progress(session: Session, what: str) -> transfer.Progress:
 class _Bar(transfer.Progress):
     def __init__(self, what: str) -> None:
         from rich.console import Console
+        from rich.markup import escape
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
         self._rich = Progress(*columns, console=Console(stderr=True), transient=True)
-        self._task = self._rich.add_task(what, total=None)
+        self._task = self._rich.add_task(escape(quoted(what)), total=None)
 
     def __enter__(self) -> _Bar:
         self._rich.start()

@@ -173,8 +173,9 @@ def export_to(session: Session, target: Path, names: tuple[str, ...], alone: boo
 
 @image.command("import")
 @click.argument("source", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@click.option("--older", is_flag=True, help="Take images that are older than those that are here.")
 @pass_session
-def import_from(session: Session, source: Path) -> None:
+def import_from(session: Session, source: Path, older: bool) -> None:
     """Take the images of FILE, which a trusted key has signed (see 'okubsd key').
 
     As root on a host with vmd this is for all its users, and in the form that vmd opens.
@@ -183,4 +184,4 @@ def import_from(session: Session, source: Path) -> None:
 
     for_vmd = facts.is_root() and vmd.has_vmd()
     places = session.places.of_system if for_vmd else session.places
-    exchange.import_images(places, source, session.report, for_vmd=for_vmd, keys=session.places)
+    exchange.import_images(places, source, session.report, for_vmd=for_vmd, keys=session.places, older=older)

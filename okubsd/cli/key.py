@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tarfile
 from pathlib import Path
 
 import click
@@ -11,6 +10,7 @@ from okubsd.cli.session import Session, Verbs, as_json, pass_session, print_json
 from okubsd.config.names import IMAGE_NAME, quoted
 from okubsd.errors import Misuse, Problem
 from okubsd.host import signing
+from okubsd.host.reading import open_regular
 from okubsd.images.signify import LARGEST_KEY, PublicKey, parse_public_key
 
 
@@ -49,7 +49,7 @@ def trust(session: Session, source: Path, fingerprint: str, name: str) -> None:
     """
     from okubsd.host.exchange import offered_key
 
-    in_archive = tarfile.is_tarfile(source)
+    in_archive = not _begins_as_key(source)
     found = offered_key(source) if in_archive else _read_key(source)
     if in_archive and not fingerprint:
         raise Misuse(
@@ -62,8 +62,13 @@ def trust(session: Session, source: Path, fingerprint: str, name: str) -> None:
     session.report(f"{found.fingerprint} is trusted now, in {path}")
 
 
+def _begins_as_key(source: Path) -> bool:
+    with open_regular(source) as stream:
+        return stream.read(64).startswith(b"untrusted comment: ")
+
+
 def _read_key(source: Path) -> PublicKey:
-    with source.open("rb") as stream:
+    with open_regular(source) as stream:
         data = stream.read(LARGEST_KEY + 1)
     try:
         return parse_public_key(data)

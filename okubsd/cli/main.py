@@ -80,7 +80,8 @@ def call(args: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        tell(f"{error.filename or 'the system'}: {error.strerror or error}", "")
+        where = quoted(error.filename, 200)[1:-1] if error.filename else "the system"
+        tell(f"{where}: {error.strerror or quoted(error, 200)[1:-1]}", "")
         return 1
     except Exception as error:  # a bug of ours: whoever meets it can send it, and need not read it
         tell(*_report_bug(error, args))

@@ -34,6 +34,8 @@ def rename(session: Session, old: str, new: str) -> None:
     _must_be_stopped(session, old)
     if begun and not session.places.vm(old).is_dir():
         raise Unknown(f"there is no VM {quoted(old)}", "okubsd list")
+    if session.places.vm(old).is_dir():
+        homes.check_free(session.places, new)
     with lifecycle.holding(session.places, old, session.report):
         if not begun:
             rules.rename(session.places, session.site, vm, new)

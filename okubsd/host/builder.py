@@ -51,7 +51,7 @@ def build(places: Places, recipe: Recipe, report: Report, *, force: bool = False
             return ready
         with _workshop(places.images) as made:
             image = _build_in(made, places, recipe, report)
-            for name in ("sources.list", "apt.conf", "tree.tar", "drive.tar"):
+            for name in ("apt.sources", "apt.conf", "tree.tar", "drive.tar"):
                 (made / name).unlink(missing_ok=True)
             store.publish(places, image, made)
     return image
@@ -149,7 +149,7 @@ def _own_base(places: Places, recipe: Recipe) -> Image:
 
 def _bootstrap(made: Path, places: Places, recipe: Recipe, base: Image | None, report: Report) -> Path:
     suite, text = sources_of(recipe)
-    sources, tar = made / "sources.list", made / "tree.tar"
+    sources, tar = made / "apt.sources", made / "tree.tar"
     sources.write_text(text)
     apt_conf = _write_proxies(made / "apt.conf")
     drive = store.part_path(places, base, DRIVE) if base else None

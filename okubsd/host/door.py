@@ -111,12 +111,14 @@ def run(
             source.seek(0)
             stdin = source
         pipe = subprocess.PIPE
+        # Of what is told line by line, only the errors are of interest; nobody would read the rest.
+        out_to = pipe if on_line is None else subprocess.DEVNULL
         process = subprocess.Popen(
-            _resolve(argv), stdin=stdin, stdout=pipe, stderr=pipe, env=_environment(env), start_new_session=apart
+            _resolve(argv), stdin=stdin, stdout=out_to, stderr=pipe, env=_environment(env), start_new_session=apart
         )
         try:
             if on_line is not None:
-                return _follow(process, on_line)
+                return _follow(process, on_line, timeout)
             out, err = process.communicate(timeout=timeout)
             return Done(process.returncode, out, err)
         except BaseException:
@@ -170,13 +172,32 @@ def _collect(process: subprocess.Popen[bytes], end: float, largest: int) -> Done
     return Done(process.wait(max(0.0, end - time.monotonic())), bytes(out), bytes(err))
 
 
-def _follow(process: subprocess.Popen[bytes], on_line: Callable[[str], None]) -> Done:
+# Of the errors of a program that is followed, these many lines are kept, and of a line this much.
+_KEPT_LINES, _LONGEST_LINE = 50, 64 << 10
+
+
+def _follow(process: subprocess.Popen[bytes], on_line: Callable[[str], None], timeout: float | None) -> Done:
+    """Pass on each line of the errors of ``process``.  Raises TimeoutExpired after ``timeout`` seconds."""
     assert process.stderr is not None
-    lines = []
-    for line in process.stderr:
-        lines.append(line)
-        on_line(line.decode(errors="replace").rstrip())
-    return Done(process.wait(), b"", b"".join(lines[-50:]))
+    end = None if timeout is None else time.monotonic() + timeout
+    kept: list[bytes] = []
+    pending = b""
+    with process.stderr, selectors.DefaultSelector() as waiting:
+        waiting.register(process.stderr, selectors.EVENT_READ)
+        while True:
+            left = None if end is None else max(0.0, end - time.monotonic())
+            if not waiting.select(left):
+                raise subprocess.TimeoutExpired(process.args, timeout or 0)
+            chunk = os.read(process.stderr.fileno(), 65536)
+            *lines, pending = (pending + chunk).split(b"\n")
+            if not chunk or len(pending) > _LONGEST_LINE:
+                lines, pending = [*lines, pending], b""
+            for line in lines:
+                kept = [*kept[1 - _KEPT_LINES :], line + b"\n"]
+                on_line(line.decode(errors="replace").rstrip())
+            if not chunk:
+                break
+    return Done(process.wait(None if end is None else max(0.0, end - time.monotonic())), b"", b"".join(kept))
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -412,6 +433,8 @@ class Child:
                 chunk = self._end.recv(65536)
             except TimeoutError:
                 return None
+            except ConnectionError:
+                return b""
             if not chunk or len(self._buffer) > largest:
                 return b""
             self._buffer += chunk
@@ -425,7 +448,7 @@ class Child:
             self._end.settimeout(max(0.001, limit - time.monotonic()))
             try:
                 chunk = self._end.recv(1 << 20)
-            except TimeoutError:
+            except (TimeoutError, ConnectionError):
                 return None
             if not chunk:
                 return None

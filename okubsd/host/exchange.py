@@ -25,6 +25,7 @@ from okubsd.errors import Problem
 from okubsd.host import bootdrive, door, locks, signing, store, vmd
 from okubsd.host.builder import DRIVE
 from okubsd.host.places import Places
+from okubsd.host.reading import open_regular
 from okubsd.images.archive import DIGESTS, KEY, LARGEST, MANIFEST, PARTS, Member, magic_mistake, read_members
 from okubsd.images.bootdrive import render_config, with_config
 from okubsd.images.signify import PublicKey, parse_digests, parse_public_key, render_digests, render_public_key
@@ -118,13 +119,13 @@ def offered_key(source: Path) -> PublicKey:
 
 
 def import_images(
-    places: Places, source: Path, report: Report, *, for_vmd: bool, keys: Places | None = None
+    places: Places, source: Path, report: Report, *, for_vmd: bool, keys: Places | None = None, older: bool = False
 ) -> list[Image]:
     """Take every image of the tar ``source``; return them.
 
     What is taken was signed by a key that is trusted in ``keys`` (``places`` if not given).  ``for_vmd`` also makes
-    the drives that vmd opens.  An image is taken whole or not at all; its parts follow their manifest.
-    Raises Problem at the first member that is not as it should be.
+    the drives that vmd opens, ``older`` takes one that is older than what is here.  An image is taken whole or not at
+    all; its parts follow their manifest.  Raises Problem at the first member that is not as it should be.
     """
     places.images.mkdir(mode=0o755, parents=True, exist_ok=True)
     taken: list[Image] = []
@@ -136,6 +137,8 @@ def import_images(
         member = next(members, None)
         while member is not None:
             image = _read_manifest(stream, member, digests)
+            if not older:
+                _refuse_older(places, image)
             with _workshop(places.images) as made:
                 member = _take_parts(stream, members, image, digests, made)
                 image = msgspec.structs.replace(image, built_here=False, signer=key.fingerprint)
@@ -149,9 +152,7 @@ def import_images(
 @contextlib.contextmanager
 def _opened(source: Path) -> Iterator[IO[bytes]]:
     try:
-        with source.open("rb") as stream:
-            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-                raise Problem(f"{source} is no regular file")
+        with open_regular(source) as stream:
             yield stream
     except ValueError as error:
         raise Problem(f"{source} {error}", "okubsd image export writes a whole one") from None
@@ -271,6 +272,14 @@ def _take_part(stream: IO[bytes], part: Part, image: Image, target: Path) -> Non
     if digest.hexdigest() != part.sha256:
         raise Problem(f"image '{image.name}': {part.name} is not what its manifest says", "export it again")
     target.chmod(0o444)
+
+
+def _refuse_older(places: Places, image: Image) -> None:
+    """Raise Problem where a newer build is here: whoever has an old archive could bring old holes back."""
+    current = store.current_image(places, image.name)
+    if current is not None and current.built > image.built:
+        sentence = f"image '{image.name}' in the archive is older than the one that is here"
+        raise Problem(sentence, "okubsd image import --older FILE takes it all the same")
 
 
 def _publish(places: Places, image: Image, made: Path, report: Report, *, for_vmd: bool) -> None:

@@ -28,14 +28,23 @@ def rename(places: Places, old: str, new: str) -> None:
     there, here = places.vm(old), places.vm(new)
     if not there.is_dir():
         return
-    if here.is_dir() and any(path.name not in ("lock",) for path in here.iterdir()):
-        raise Problem(f"there is a home of '{new}' already", f"okubsd rm {new}")
+    check_free(places, new)
     shutil.rmtree(here, ignore_errors=True)
     if (there / keys.HOST_SEED).is_file():
         # The pinned host key is told by its name; written before the directory moves, it holds for both.
         public = (there / keys.HOST_SEED).read_bytes()[32:]
         door.write(there / "known_hosts", (host_key_line(old, public) + host_key_line(new, public)).encode(), 0o644)
     there.rename(here)
+
+
+def check_free(places: Places, name: str) -> None:
+    """Raise Problem where something is kept of a VM called ``name``, as of one that was removed but for its home."""
+    here = places.vm(name)
+    kept = [path.name for path in here.iterdir() if path.name != "lock"] if here.is_dir() else []
+    if kept:
+        raise Problem(
+            f"{here} has something of an earlier VM '{name}' already", "choose another name, or look at it first"
+        )
 
 
 def remove(places: Places, name: str, *, keep_home: bool) -> list[str]:

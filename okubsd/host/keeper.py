@@ -55,7 +55,7 @@ class Keeper:
         """Take what QEMU says next."""
         *lines, self.pending = (self.pending + data).split(b"\n")
         for line in lines:
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 self._heard(json.loads(line))
 
     def _heard(self, message: Any) -> None:
@@ -149,7 +149,8 @@ def main(run: str, home: str, *on_address: str) -> None:
             keeper.take(data)
         if addresses is not None and addresses in ready:
             _drain(addresses)
-            subprocess.run(keeper.on_address, stdin=subprocess.DEVNULL, timeout=60, check=False)
+            with contextlib.suppress(OSError, subprocess.SubprocessError):
+                subprocess.run(keeper.on_address, stdin=subprocess.DEVNULL, timeout=60, check=False)
         keeper.go_on()
 
 

@@ -492,7 +492,7 @@ def _start_app(step: steps.ShowApp, watcher: window.Watcher) -> bool:
     """
     end = time.monotonic() + step.pace
     while True:
-        done = door.ask(step.argv, timeout=60)
+        done = door.ask(step.argv, timeout=30)
         if done.code == 0:
             return True
         if done.code == _NO_SUCH_APP:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -71,7 +72,30 @@ def find_places(env: Mapping[str, str] = os.environ) -> Places:
     mistake = place_mistake(state)
     if mistake:
         raise Problem(f"okubsd keeps its VMs in {quoted(state, 200)}, and {mistake}", _STATE_HINT)
-    return Places(state, find_share(), Path(env.get("OKUBSD_ROOT") or "/").absolute())
+    _refuse_strange_directory(state)
+    root = Path(env.get("OKUBSD_ROOT") or "/").absolute()
+    mistake = place_mistake(root)
+    if mistake:
+        raise Problem(f"OKUBSD_ROOT is {quoted(root, 200)}, and {mistake}", "name a directory that is yours alone")
+    return Places(state, find_share(), root)
+
+
+# What okubsd has in its state directory; one that is made has none of it yet.
+_KNOWN = frozenset(
+    {"vms", "images", "run", "key", "trusted", "host.json", "verified.json", "description.lock", "gateways.lock"}
+)
+
+
+def _refuse_strange_directory(state: Path) -> None:
+    """Raise Problem for a state directory that others use and that holds something else: it would be shut to them."""
+    try:
+        status = state.lstat()
+        foreign = {path.name for path in state.iterdir()} - _KNOWN if status.st_mode & 0o077 else set()
+    except OSError:
+        return
+    if status.st_mode & stat.S_ISVTX or (foreign and not foreign & _KNOWN and not (state / "vms").is_dir()):
+        sentence = f"{quoted(state, 200)} is a directory for others too, and okubsd's own is shut to them"
+        raise Problem(sentence, "set OKUBSD_STATE to an empty directory, or to one that is not there yet")
 
 
 _STATE_HINT = "call it as 'sudo -H' or 'su -' does, or set OKUBSD_STATE to a directory that is yours alone"

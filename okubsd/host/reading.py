@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 from okubsd.config.description import parse_description
+from okubsd.config.names import quoted
 from okubsd.config.recipe import parse_recipe
-from okubsd.errors import BadDescription
+from okubsd.errors import BadDescription, Problem
 from okubsd.host.places import Places, description_candidates, xdg_directory
-from okubsd.host.trust import place_mistake
+from okubsd.host.trust import entry_mistake, opened_mistake, place_mistake
 from okubsd.model import Recipe, Wish
 
 # Part of every recipe's digest: raise it when a change of the builder changes what comes out.
@@ -27,19 +30,7 @@ def read_text(path: Path) -> str:
 
     Raises BadDescription naming the file where it cannot be had.
     """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as stream:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST_TEXT:
-                raise BadDescription([f"{path}: is no text: no regular file, or larger than {_LARGEST_TEXT >> 20} MiB"])
-            return stream.read(_LARGEST_TEXT).decode("utf-8-sig")
-    except OSError as error:
-        raise BadDescription([f"{path}: cannot be read: {error.strerror}"]) from None
-    except UnicodeDecodeError as error:
-        raise BadDescription(
-            [f"{path}: is not UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}"]
-        ) from None
+    return _read(path, lambda descriptor: "")
 
 
 def read_trusted(path: Path) -> str:
@@ -47,10 +38,56 @@ def read_trusted(path: Path) -> str:
 
     Raises BadDescription naming the file where it cannot be had, or others could have written it.
     """
-    mistake = place_mistake(path)
-    if mistake:
-        raise BadDescription([f"{path}: is not read, since {mistake}"])
-    return read_text(path)
+    return _read(path, lambda descriptor: opened_mistake(descriptor) or place_mistake(path, there=True))
+
+
+def read_secret(path: Path) -> str:
+    """Return the text of ``path``, which holds keys: as read_trusted(), and nobody else may read it."""
+
+    def judge(descriptor: int) -> str:
+        mode = os.fstat(descriptor).st_mode & 0o777
+        if mode & 0o077:
+            return f"it holds keys and can be read by others (mode {mode:04o}); chmod 0600 {path}"
+        return opened_mistake(descriptor) or place_mistake(path, there=True)
+
+    return _read(path, judge)
+
+
+def open_regular(path: Path) -> IO[bytes]:
+    """Open the regular file ``path``; nothing is waited for that is none.  Raises Problem where it cannot be."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise Problem(f"{quoted(path, 200)}: {error.strerror}") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise Problem(f"{quoted(path, 200)} is no regular file")
+    return os.fdopen(descriptor, "rb")
+
+
+def _read(path: Path, judge: Callable[[int], str]) -> str:
+    """Return the text of ``path``, after ``judge`` found nothing wrong with what is open."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise BadDescription([f"{path}: cannot be read: {error.strerror}"]) from None
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST_TEXT:
+            raise BadDescription([f"{path}: is no text: no regular file, or larger than {_LARGEST_TEXT >> 20} MiB"])
+        mistake = judge(descriptor)
+        if mistake:
+            raise BadDescription([f"{path}: is not read, since {mistake}"])
+        with os.fdopen(os.dup(descriptor), "rb") as stream:
+            return stream.read(_LARGEST_TEXT).decode("utf-8-sig")
+    except OSError as error:
+        raise BadDescription([f"{path}: cannot be read: {error.strerror}"]) from None
+    except UnicodeDecodeError as error:
+        raise BadDescription(
+            [f"{path}: is not UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}"]
+        ) from None
+    finally:
+        os.close(descriptor)
 
 
 def read_wish(places: Places, given: str, recipes: dict[str, Recipe]) -> Wish:
@@ -107,7 +144,15 @@ def read_recipes(places: Places) -> dict[str, Recipe]:
 
 def _read_recipe(places: Places, path: Path) -> str:
     # What was installed with the program is as good as the program.
-    return read_text(path) if path.is_relative_to(places.share) else read_trusted(path)
+    if path.is_relative_to(places.share):
+        return read_text(path)
+    text = read_trusted(path)
+    for below in sorted(path.parent.rglob("*")):
+        mistake = entry_mistake(below)
+        if mistake:
+            # It would be root's in the image.
+            raise BadDescription([f"{path}: is not read, since {mistake}"])
+    return text
 
 
 def digest_of(directory: Path) -> str:

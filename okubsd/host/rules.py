@@ -18,7 +18,7 @@ from okubsd.host import apply as applying
 from okubsd.host import door, facts, gateway, lifecycle, locks, vmd
 from okubsd.host.lifecycle import Site
 from okubsd.host.places import Places
-from okubsd.host.reading import drop_ins_of, read_text
+from okubsd.host.reading import drop_ins_of, read_trusted
 from okubsd.host.system import System
 from okubsd.host.tunnels import read_secrets
 from okubsd.model import Flow, Vm, Way, Wish
@@ -46,7 +46,7 @@ def change(places: Places, site: Site, vm: Vm, edit: Callable[[str, str | None],
     _refuse_sample(places, path)
     door.make_private(places.state)
     with locks.locked(places.state / "description.lock"):
-        old = read_text(path)
+        old = read_trusted(path)
         text = edit(old, name)
         wish = _parse(site, path, text)
         _compare(site.wish, wish, vm)
@@ -63,9 +63,10 @@ def rename(places: Places, site: Site, vm: Vm, new: str) -> None:
             target = path.with_name(f"{new}.yaml")
             if target.exists():
                 raise Problem(f"{target} is there already", "choose another name")
+            _parse(site, path, read_trusted(path), called=target)
             path.rename(target)
             return
-        text = rename_vm(read_text(path), vm.name, new)
+        text = rename_vm(read_trusted(path), vm.name, new)
         wish = _parse(site, path, text)
         if {other.name for other in wish.vms} != {other.name for other in site.wish.vms} - {vm.name} | {new}:
             raise Problem(f"'{vm.name}' cannot be renamed without changing more", "edit the description by hand")
@@ -78,9 +79,10 @@ def forget(places: Places, site: Site, vm: Vm, edit: Callable[[str, str], str]) 
     _refuse_sample(places, path)
     with locks.locked(places.state / "description.lock"):
         if name is None:
+            _parse(site, path, None)
             path.unlink()
             return
-        text = edit(read_text(path), vm.name)
+        text = edit(read_trusted(path), vm.name)
         wish = _parse(site, path, text)
         if {other.name for other in wish.vms} != {other.name for other in site.wish.vms} - {vm.name}:
             raise Problem(f"'{vm.name}' cannot be taken out without changing more", "edit the description by hand")
@@ -103,10 +105,20 @@ def _write(path: Path, text: str) -> None:
     door.write(real, text.encode(), status.st_mode & 0o777, owner=owner)
 
 
-def _parse(site: Site, path: Path, text: str) -> Wish:
+def _parse(site: Site, path: Path, text: str | None, called: Path | None = None) -> Wish:
+    """Return the description with ``text`` in the place of the file ``path``, None for no such drop-in.
+
+    ``called`` is the name that the file is to have.  Raises BadDescription where that would be none.
+    """
     main = site.wish.path
-    texts = [(drop_in, text if drop_in == path else read_text(drop_in)) for drop_in in drop_ins_of(main)]
-    return parse_description(main, text if path == main else read_text(main), texts, site.recipes)
+    texts = [
+        (called or drop_in if drop_in == path else drop_in, text if drop_in == path else read_trusted(drop_in))
+        for drop_in in drop_ins_of(main)
+    ]
+    there = [(drop_in, own) for drop_in, own in texts if own is not None]
+    return parse_description(
+        main, text if path == main and text is not None else read_trusted(main), there, site.recipes
+    )
 
 
 def _compare(before: Wish, after: Wish, vm: Vm) -> None:

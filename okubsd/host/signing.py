@@ -13,7 +13,7 @@ import msgspec
 
 from okubsd.config.names import IMAGE_NAME, quoted
 from okubsd.errors import Misuse, Problem, Unknown
-from okubsd.host import door
+from okubsd.host import door, locks
 from okubsd.host.places import Places
 from okubsd.host.trust import place_mistake
 from okubsd.images.signify import (
@@ -71,8 +71,9 @@ def need_own_key(places: Places) -> tuple[PublicKey, bytes]:
     secret = directory / f"{OWN}.sec"
     for private in (places.state, directory):
         door.make_private(private)
-    if not secret.exists():
-        _make_key(directory)
+    with locks.locked(directory / "lock"):
+        if not secret.exists():
+            _make_key(directory)
     if secret.stat().st_mode & 0o077:
         raise Problem(f"the key {secret} can be read by others", f"chmod 0600 {secret}")
     public = _read_public(directory / f"{OWN}.pub")
@@ -135,7 +136,7 @@ def trusted_key(places: Places, offered: PublicKey) -> Known | None:
 
 def trust(places: Places, key: PublicKey, name: str) -> Path:
     """Trust ``key`` under ``name`` and return its file.  Raises Misuse for a name that is none, or is taken."""
-    if not IMAGE_NAME.fullmatch(name):
+    if not IMAGE_NAME.fullmatch(name) or name == OWN:
         raise Misuse(f"{quoted(name)} is no name for a key: small letters, digits and '-'")
     directory = places.state / "trusted"
     for private in (places.state, directory):
@@ -149,10 +150,16 @@ def trust(places: Places, key: PublicKey, name: str) -> Path:
 
 
 def distrust(places: Places, name: str) -> None:
-    """Take the trust in the key called ``name`` back.  Raises Unknown or Problem where that cannot be."""
-    found = next((known for known in known_keys(places) if name in (known.name, known.key.fingerprint)), None)
-    if found is None:
+    """Take the trust in the key called ``name``, or with this fingerprint, back, under whatever names it is here.
+
+    Raises Unknown or Problem where that cannot be.
+    """
+    known = list(known_keys(places))
+    meant = {one.key.key for one in known if name in (one.name, one.key.fingerprint)}
+    found = [one for one in known if one.key.key in meant]
+    if not found:
         raise Unknown(f"there is no key {quoted(name)}", "okubsd key ls")
-    if found.own:
-        raise Problem("that is your own key, which signs what you export", f"rm {found.path.parent}/{OWN}.*")
-    found.path.unlink()
+    if any(one.own for one in found):
+        raise Problem("that is your own key, which signs what you export; it stays")
+    for one in found:
+        one.path.unlink()

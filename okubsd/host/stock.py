@@ -52,7 +52,7 @@ def build_stock(places: Places, app: Recipe, report: Callable[[str], None]) -> P
 def _bootstrap(made: Path, app: Recipe) -> None:
     keys.make_keys(made, "stock")
     suite, text = builder.sources_of(app)
-    (made / "sources.list").write_text(text)
+    (made / "apt.sources").write_text(text)
     tree = made / "tree"
     network = made / "20-wired.network"
     network.write_text(_NETWORK)
@@ -68,7 +68,7 @@ def _bootstrap(made: Path, app: Recipe) -> None:
     )
     argv = ("mmdebstrap", "--variant=minbase", "--format=directory", *packages)
     argv += tuple(f"--customize-hook={hook}" for hook in hooks)
-    done = door.run((*argv, suite, str(tree), str(made / "sources.list")), env=commands.ENVIRONMENT)
+    done = door.run((*argv, suite, str(tree), str(made / "apt.sources")), env=commands.ENVIRONMENT)
     if done.code != 0:
         raise Problem(f"the stock VM was not built: {door.reason(done)}")
     (made / "stock_hosts").write_text("stock " + (tree / "etc/ssh/ssh_host_ed25519_key.pub").read_text())

@@ -34,7 +34,7 @@ from okubsd.model import Argv, Vm
 _CHUNK = 32 << 10
 
 # What a guest may take for one answer, in seconds, and what it may be, in bytes.
-ANSWER_SECONDS, _LARGEST_ANSWER = 60.0, 1 << 20
+ANSWER_SECONDS, _LARGEST_ANSWER = 30.0, 1 << 20
 
 # A file that says it has no size, as those of proc(5), is read to its end, but not for ever.
 _MOST_UNSIZED = 64 << 20
@@ -43,19 +43,20 @@ _MOST_UNSIZED = 64 << 20
 _CHEAP_TO_DIGEST = 64 << 20
 
 # Of a directory in a guest.
-_MOST_FILES, _LARGEST_LISTING = 100_000, 32 << 20
+_MOST_FILES, _LARGEST_LISTING, _LONGEST_PATH = 100_000, 32 << 20, 3000
 
 # What a guest that does not keep to the protocol makes paramiko raise.
 _NONSENSE = (struct.error, ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError)
 
 
-def part_name(name: bytes, size: int, changed: int) -> bytes:
+def part_name(name: bytes, origin: bytes, size: int, changed: int) -> bytes:
     """Return the name of the unfinished copy of ``name``, which has no directory in it.
 
-    It stands for the ``size`` and the date (``changed``, seconds since the epoch) of what is copied, so that
-    a copy is only gone on with while its source is the same; it is as long for every name.
+    It stands for whence the copy comes (``origin``, a VM and a path, or a path of the host), for the ``size`` and for
+    the date (``changed``, seconds since the epoch) of what is copied, so that a copy is only gone on with while its
+    source is the same; it is as long for every name.
     """
-    mark = hashlib.sha256(b"%s\0%d\0%d" % (name, size, changed)).hexdigest()[:20]
+    mark = hashlib.sha256(b"%s\0%s\0%d\0%d" % (name, origin, size, changed)).hexdigest()[:20]
     return f".okubsd-part-{mark}".encode()
 
 
@@ -91,8 +92,12 @@ class _Channel:
 
     def __init__(self, end: socket.socket) -> None:
         self._end = end
-        self._deadline = time.monotonic() + ANSWER_SECONDS
         self._over = False
+        self.renew()
+
+    def renew(self) -> None:
+        """Begin something new: all that it asks is to be answered within the deadline."""
+        self._deadline = time.monotonic() + ANSWER_SECONDS
 
     def get_name(self) -> str:
         """Return the name for paramiko's log."""
@@ -102,7 +107,6 @@ class _Channel:
         """Send what fits; an answer to it is then due.  Raises TimeoutError where one was not given in time."""
         if self._over:
             raise TimeoutError
-        self._deadline = time.monotonic() + ANSWER_SECONDS
         self._end.settimeout(ANSWER_SECONDS)
         return self._end.send(data)
 
@@ -126,10 +130,23 @@ class _Channel:
 class Guest:
     """The files of one guest: an SFTP client, and a way to ask what its programs say of them."""
 
-    def __init__(self, vm: Vm, client: Any, ask: Callable[[str, float, int], door.Done]) -> None:
+    def __init__(self, vm: Vm, channel: Any, ask: Callable[[str, float, int], door.Done]) -> None:
+        import paramiko
+
         self.vm = vm
-        self.client = client
+        self._channel = channel
+        self._client = paramiko.SFTPClient(channel)
         self._ask = ask
+
+    @property
+    def client(self) -> Any:
+        """Return the client, for one call that has its own deadline."""
+        self._channel.renew()
+        return self._client
+
+    def renew(self) -> None:
+        """Begin the next piece of a file, which has its own deadline."""
+        self._channel.renew()
 
     def status(self, path: bytes) -> Any | None:
         """Return what is at ``path``, links followed, or None."""
@@ -150,9 +167,14 @@ class Guest:
 
     def has_no_room(self, directory: bytes) -> bool:
         """Return whether the guest says that its file system is full, or nearly so."""
-        done = self.run(b"df", b"-kP", b"--", directory or b".", seconds=20)
+        done = self.run(b"df", b"-kP", b"--", relative(directory), seconds=20)
         match = re.search(rb"\s(\d{1,15})\s+\d{1,3}%\s+\S+\s*$", done.out)
         return match is not None and int(match[1]) < 64
+
+
+def relative(path: bytes) -> bytes:
+    """Return a path of a guest as a word for its programs, which is no option and no expression of theirs."""
+    return path if path.startswith(b"/") else b"./" + path
 
 
 @contextlib.contextmanager
@@ -178,7 +200,7 @@ def spoken_by(argv: Argv, vm: Vm, ask: Callable[[str, float, int], door.Done]) -
     with door.joined(argv, theirs), ours:
         theirs.close()
         try:
-            yield Guest(vm, paramiko.SFTPClient(_Channel(ours)), ask)
+            yield Guest(vm, _Channel(ours), ask)
         except TimeoutError:
             raise TimedOut(f"{vm.name}: the guest did not answer within {ANSWER_SECONDS:.0f} seconds") from None
         except (paramiko.SSHException, EOFError, ConnectionError) as error:
@@ -192,12 +214,13 @@ def spoken_by(argv: Argv, vm: Vm, ask: Callable[[str, float, int], door.Done]) -
 # --- from the host to the guest -----------------------------------------------------------------
 
 
-def send(guest: Guest, source: Path, target: bytes, step: Progress) -> None:
+def send(guest: Guest, source: Path, target: bytes, step: Progress, name: bytes = b"") -> None:
     """Copy the host's regular file ``source`` to ``target`` in the guest, "" or a directory meaning below it.
 
-    Raises Problem where that fails; then what was at the target before is still there.
+    There it is called ``name``, or as it is here.  Raises Problem where that fails; then what was at the target before
+    is still there.
     """
-    path = _place_in_guest(guest, target, os.fsencode(source.name))
+    path = _place_in_guest(guest, target, name or os.fsencode(source.name))
     _give_name(guest, _send_part(guest, source, path, step), path, durable=True)
 
 
@@ -218,9 +241,9 @@ def _said(path: bytes) -> str:
     return quoted(os.fsdecode(path))
 
 
-def _beside(path: bytes, size: int, changed: int) -> bytes:
+def _beside(path: bytes, origin: bytes, size: int, changed: int) -> bytes:
     head, slash, name = path.rpartition(b"/")
-    return head + slash + part_name(name, size, changed)
+    return head + slash + part_name(name, origin, size, changed)
 
 
 @contextlib.contextmanager
@@ -242,22 +265,22 @@ def _regular(source: Path) -> Iterator[tuple[Any, os.stat_result]]:
 def _send_part(guest: Guest, source: Path, path: bytes, step: Progress) -> bytes:
     """Copy ``source`` to the hidden name beside ``path``, whole, and return that name."""
     with _regular(source) as (stream, status):
-        size, changed = status.st_size, int(status.st_mtime)
-        part = _beside(path, size, changed)
+        size, changed = status.st_size, max(0, int(status.st_mtime))
+        part = _beside(path, os.fsencode(source.absolute()), size, changed)
         found = guest.status(part)
         done = int(found.st_size or 0) if found is not None and stat.S_ISREG(found.st_mode or 0) else 0
         done = done if done <= size else 0
         resumed = done > 0
         with _guest_errors(guest, path, part), guest.client.open(part, "r+b" if resumed else "wb") as remote:
-            written = _pump_out(stream, remote, done, size, step)
+            written = _pump_out(guest, stream, remote, done, size, step)
         _compare(guest, source, stream, part, written, thorough=resumed or written <= _CHEAP_TO_DIGEST)
         with _guest_errors(guest, path, part):
             guest.client.chmod(part, stat.S_IMODE(status.st_mode) & 0o777)
-            guest.client.utime(part, (int(status.st_atime), changed))
+            guest.client.utime(part, (max(0, int(status.st_atime)), changed))
     return part
 
 
-def _pump_out(stream: Any, remote: Any, done: int, size: int, step: Progress) -> int:
+def _pump_out(guest: Guest, stream: Any, remote: Any, done: int, size: int, step: Progress) -> int:
     """Write what ``stream`` has from ``done`` on, and return its size: ``size``, or as far as an unsized file goes.
 
     Every write is answered before the next; what is a hole stays one.
@@ -270,6 +293,7 @@ def _pump_out(stream: Any, remote: Any, done: int, size: int, step: Progress) ->
         chunk = stream.read(min(_CHUNK, end - at)) if at < end else b""
         if not chunk:
             break
+        guest.renew()
         remote.seek(at)
         remote.write(chunk)
         at += len(chunk)
@@ -279,6 +303,7 @@ def _pump_out(stream: Any, remote: Any, done: int, size: int, step: Progress) ->
     if at < size:
         raise Problem("the file became shorter while it was copied", "call it again")
     if size:
+        guest.renew()
         remote.truncate(size)
     return at
 
@@ -300,11 +325,17 @@ def _compare(guest: Guest, source: Path, stream: Any, part: bytes, size: int, *,
         raise Problem(f"the guest has not got {quoted(source, 200)} whole", "call it again")
     if not thorough:
         return
-    done = guest.run(b"sha256sum", b"--", part)
-    theirs = done.out[:64].removeprefix(b"\\").decode("ascii", errors="replace")
-    if done.code == 0 and re.fullmatch(r"[0-9a-f]{64}", theirs) and theirs != _digest(stream, size):
+    theirs = _digest_there(guest, part)
+    if theirs and theirs != _digest(stream, size):
         _forget(guest, part)
         raise Problem(f"the guest has other bytes than {quoted(source, 200)}, which changed meanwhile", "call it again")
+
+
+def _digest_there(guest: Guest, path: bytes) -> str:
+    """Return the SHA-256 that the guest says its file has, "" where it does not say."""
+    done = guest.run(b"sha256sum", b"--", relative(path), seconds=600)
+    said = done.out.removeprefix(b"\\")[:64].decode("ascii", errors="replace")
+    return said if done.code == 0 and re.fullmatch(r"[0-9a-f]{64}", said) else ""
 
 
 def _digest(stream: Any, size: int) -> str:
@@ -319,7 +350,7 @@ def _digest(stream: Any, size: int) -> str:
 def _give_name(guest: Guest, part: bytes, path: bytes, *, durable: bool) -> None:
     """Rename a whole copy to what it is called, after its bytes are on the guest's disk."""
     if durable:
-        guest.run(b"sync", b"--", part)
+        guest.run(b"sync", b"--", relative(part))
     with _guest_errors(guest, path, part):
         guest.client.posix_rename(part, path)
 
@@ -329,27 +360,32 @@ def _forget(guest: Guest, part: bytes) -> None:
         guest.client.remove(part)
 
 
-def send_tree(guest: Guest, source: Path, target: bytes, step: Progress) -> int:
+def send_tree(guest: Guest, source: Path, target: bytes, step: Progress, name: bytes = b"") -> int:
     """Copy the host's directory ``source`` with all below it; return how many entries were left out.
 
-    They are links, sockets and the like.  Files get their names when all of them are there.
+    They are links, sockets and the like.  ``name`` is what it is called below a ``target`` that is a directory, its
+    own if not given.  Files get their names when all of them are there.
     """
-    top = _join(target, os.fsencode(source.name)) if guest.is_directory(target) else target
-    if not top or (top.endswith(b"/") and not guest.is_directory(top.rstrip(b"/"))):
-        top = top.rstrip(b"/") or os.fsencode(source.name)
+    name = name or os.fsencode(source.name) or os.fsencode(source.resolve().name)
+    top = _join(target, name) if guest.is_directory(target) else target.rstrip(b"/") or name
     directories, files, left_out = _host_tree(source)
-    for relative in directories:
-        _make_directory(guest, _join(top, relative) if relative else top)
+    for relative_path, _ in directories:
+        _make_directory(guest, _join(top, relative_path) if relative_path else top)
     total = sum(size for _, size in files)
     parts, before = [], 0
-    for relative, size in files:
-        path = _join(top, relative)
+    for relative_path, size in files:
+        path = _join(top, relative_path)
         one = _Share(step, before, total)
-        parts.append((_send_part(guest, source / os.fsdecode(relative), path, one), path))
+        parts.append((_send_part(guest, source / os.fsdecode(relative_path), path, one), path))
         before += size
-    guest.run(b"sync", b"-f", b"--", top)
+    guest.run(b"sync", b"-f", b"--", relative(top))
     for part, path in parts:
         _give_name(guest, part, path, durable=False)
+    for relative_path, status in reversed(directories):
+        path = _join(top, relative_path) if relative_path else top
+        with _guest_errors(guest, path, b""):
+            guest.client.chmod(path, stat.S_IMODE(status.st_mode) & 0o777 | 0o700)
+            guest.client.utime(path, (max(0, int(status.st_atime)), max(0, int(status.st_mtime))))
     return left_out
 
 
@@ -363,9 +399,9 @@ class _Share(Progress):
         self._whole(self._before + done, self._total)
 
 
-def _host_tree(source: Path) -> tuple[list[bytes], list[tuple[bytes, int]], int]:
+def _host_tree(source: Path) -> tuple[list[tuple[bytes, os.stat_result]], list[tuple[bytes, int]], int]:
     """Return the directories and the files with their sizes below ``source``, and how many other entries there are."""
-    directories, files, others = [b""], list[tuple[bytes, int]](), 0
+    directories, files, others = [(b"", source.stat())], list[tuple[bytes, int]](), 0
     top = os.fsencode(source)
 
     def refuse(error: OSError) -> None:
@@ -374,9 +410,10 @@ def _host_tree(source: Path) -> tuple[list[bytes], list[tuple[bytes, int]], int]
     for where, below, names in os.walk(top, onerror=refuse):
         prefix = os.path.relpath(where, top)
         prefix = b"" if prefix == b"." else prefix + b"/"
-        others += sum((Path(os.fsdecode(where)) / os.fsdecode(name)).is_symlink() for name in below)
-        below[:] = sorted(name for name in below if not (Path(os.fsdecode(where)) / os.fsdecode(name)).is_symlink())
-        directories += [prefix + name for name in below]
+        real = [(name, os.lstat(os.path.join(where, name))) for name in sorted(below)]  # noqa: PTH118
+        others += sum(stat.S_ISLNK(status.st_mode) for _, status in real)
+        below[:] = [name for name, status in real if not stat.S_ISLNK(status.st_mode)]
+        directories += [(prefix + name, status) for name, status in real if not stat.S_ISLNK(status.st_mode)]
         for name in sorted(names):
             status = os.lstat(os.path.join(where, name))  # noqa: PTH118  # names are bytes
             if stat.S_ISREG(status.st_mode):
@@ -402,7 +439,9 @@ def fetch(guest: Guest, source: bytes, target: Path, step: Progress) -> None:
     Raises Problem where that fails; then what was at the target before is still there.
     """
     name = source.rstrip(b"/").rpartition(b"/")[2]
-    if target.is_dir():
+    with _host_errors(target):
+        below = target.is_dir()
+    if below:
         if name in (b"", b".", b"..", b"~"):
             raise Problem(f"{_said(source)} names no file")
         target = target / os.fsdecode(name)
@@ -411,10 +450,12 @@ def fetch(guest: Guest, source: bytes, target: Path, step: Progress) -> None:
     _fetch_file(guest, source, target, step)
 
 
-def _fetch_file(guest: Guest, source: bytes, target: Path, step: Progress) -> None:
-    # As scp(1) does, a link is written through; anything else that is no file is left alone.
-    target = target.resolve()
-    if target.exists() and not target.is_file():
+def _fetch_file(guest: Guest, source: bytes, target: Path, step: Progress, *, follow: bool = True) -> None:
+    """Copy one file of the guest's to ``target``, through a link that is there if ``follow``, as scp(1) does."""
+    with _host_errors(target):
+        target = target.resolve() if follow else target
+        there = target.lstat() if os.path.lexists(target) else None
+    if there is not None and not stat.S_ISREG(there.st_mode):
         raise Problem(f"{quoted(target, 200)} is no regular file", "name another target")
     with _guest_errors(guest, source, b""), guest.client.open(source or b".", "rb") as remote:
         status = remote.stat()
@@ -425,16 +466,28 @@ def _fetch_file(guest: Guest, source: bytes, target: Path, step: Progress) -> No
         size, changed = int(status.st_size or 0), int(status.st_mtime or 0)
         with _host_errors(target):
             _room_for(target, size)
-            part = target.with_name(os.fsdecode(part_name(os.fsencode(target.name), size, changed)))
+            origin = guest.vm.name.encode() + b":" + source
+            part = target.with_name(os.fsdecode(part_name(os.fsencode(target.name), origin, size, changed)))
             stream = _open_part(part, size)
         with stream:
-            _pump_in(remote, stream, size, target, step)
+            if _pump_in(guest, remote, stream, size, target, step):
+                _compare_here(guest, source, stream, size, part)
+            # What is there keeps who may read it; else it is the guest's word, as far as the user's umask goes.
+            mode = stat.S_IMODE(there.st_mode) if there else stat.S_IMODE(status.st_mode or 0o644) & ~_umask()
             with _host_errors(target):
-                os.fchmod(stream.fileno(), stat.S_IMODE(status.st_mode or 0o644) & 0o777 & ~_umask())
+                os.fchmod(stream.fileno(), mode & 0o777)
                 os.utime(stream.fileno(), (changed, changed))
                 stream.flush()
                 os.fsync(stream.fileno())
                 part.replace(target)
+
+
+def _compare_here(guest: Guest, source: bytes, stream: Any, size: int, part: Path) -> None:
+    """Raise Problem where a copy that was gone on with is not what the guest says its file is."""
+    theirs = _digest_there(guest, source)
+    if theirs != _digest(stream, size):
+        part.unlink(missing_ok=True)
+        raise Problem(f"{_said(source)} is another file than when its copy was begun", "call it again")
 
 
 def _umask() -> int:
@@ -448,6 +501,9 @@ def _host_errors(target: Path) -> Iterator[None]:
     """Tell what the host refused as the host's refusal."""
     try:
         yield
+    except RuntimeError:
+        # Path.resolve() of a link that leads to itself.
+        raise Problem(f"{quoted(target, 200)} is a link that leads nowhere") from None
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise Problem(f"there is no room on the host for {quoted(target, 200)}") from None
@@ -465,13 +521,18 @@ def _open_part(part: Path, size: int) -> Any:
     return os.fdopen(os.open(part, flags, 0o600), "r+b", buffering=0)
 
 
-def _pump_in(remote: Any, stream: Any, size: int, target: Path, step: Progress) -> None:
-    """Copy ``size`` bytes, and not one more; an unsized file to its end.  Zeros become holes."""
-    at = stream.seek(0, os.SEEK_END)
+def _pump_in(guest: Guest, remote: Any, stream: Any, size: int, target: Path, step: Progress) -> bool:
+    """Copy ``size`` bytes, and not one more; an unsized file to its end.  Zeros become holes.
+
+    Return whether an unfinished copy was gone on with.
+    """
+    begun: int = stream.seek(0, os.SEEK_END)
+    at = begun
     step(at, size)
     end = size or _MOST_UNSIZED
     remote.seek(at)
     while at < end:
+        guest.renew()
         chunk = remote.read(min(_CHUNK, end - at))
         if not chunk:
             break
@@ -487,6 +548,7 @@ def _pump_in(remote: Any, stream: Any, size: int, target: Path, step: Progress) 
         raise Problem(f"the file says that it is empty, and has more than {_MOST_UNSIZED >> 20} MB")
     if at < size:
         raise Problem("the file became shorter while it was copied", "call it again")
+    return begun > 0
 
 
 def _room_for(target: Path, size: int) -> None:
@@ -497,7 +559,7 @@ def _room_for(target: Path, size: int) -> None:
         raise Problem(f"there is no room for {size} bytes in {quoted(directory, 200)}")
 
 
-_ENTRY = re.compile(rb"([a-zA-Z?]) (\d{1,18}) (\d{1,12})(?:\.\d+)? ([0-7]{1,5}) ([^\0]*)")
+_ENTRY = re.compile(rb"([a-zA-Z?]) (\d{1,18}) (-?\d{1,12})(?:\.\d+)? ([0-7]{1,5}) ([^\0]*)")
 
 
 def parse_tree(untrusted: bytes) -> tuple[list[Entry], int]:
@@ -511,7 +573,8 @@ def parse_tree(untrusted: bytes) -> tuple[list[Entry], int]:
         if match is None or len(seen) > _MOST_FILES:
             raise ValueError("is no listing, or too long a one")
         path = match[5]
-        if path and any(name in (b"", b".", b"..") or len(name) > 255 for name in path.split(b"/")):
+        names = path.split(b"/") if path else []
+        if len(path) > _LONGEST_PATH or any(name in (b"", b".", b"..") or len(name) > 255 for name in names):
             raise ValueError("has a path that leads elsewhere")
         if path in seen:
             raise ValueError("has a path twice")
@@ -520,7 +583,7 @@ def parse_tree(untrusted: bytes) -> tuple[list[Entry], int]:
         if kind is None:
             others += 1
             continue
-        entries.append(Entry(path, kind | int(match[4], 8) & 0o777, int(match[2]), int(match[3])))
+        entries.append(Entry(path, kind | int(match[4], 8) & 0o777, int(match[2]), max(0, int(match[3]))))
     return entries, others
 
 
@@ -530,9 +593,9 @@ _FORMAT = b"%y %s %T@ %m %P\\0"
 def fetch_tree(guest: Guest, source: bytes, target: Path, step: Progress) -> int:
     """Copy the guest's directory ``source`` with all below it; return how many entries were left out.
 
-    They are links, sockets and the like: nothing of a guest's is a link here.
+    They are links, sockets and the like: nothing of a guest's is a link here, and nothing goes through one.
     """
-    listing = guest.run(b"find", source or b".", b"-printf", _FORMAT, largest=_LARGEST_LISTING)
+    listing = guest.run(b"find", b"-H", relative(source), b"-printf", _FORMAT, largest=_LARGEST_LISTING)
     try:
         entries, left_out = parse_tree(listing.out)
     except ValueError as error:
@@ -547,28 +610,32 @@ def fetch_tree(guest: Guest, source: bytes, target: Path, step: Progress) -> int
     total = sum(entry.size for entry in entries if not entry.is_directory)
     with _host_errors(top):
         _room_for(top, total)
-    before = 0
+    before, made = 0, set[bytes]()
     for entry in entries:
         here = top / os.fsdecode(entry.path) if entry.path else top
+        # Every directory on the way was listed as one, and is one here: a link would lead elsewhere.
+        if entry.path and entry.path.rpartition(b"/")[0] not in made:
+            raise Problem(f"the guest's listing of {_said(source)} has {_said(entry.path)} in no directory")
         if entry.is_directory:
-            _make_here(here)
+            _make_here(here, follow=not entry.path)
+            made.add(entry.path)
             continue
-        _refuse_links(here, top)
-        _fetch_file(guest, _join(source or b".", entry.path), here, _Share(step, before, total))
+        one = _Share(step, before, total)
+        _fetch_file(guest, _join(source or b".", entry.path), here, one, follow=False)
         before += entry.size
+    for entry in reversed([entry for entry in entries if entry.is_directory]):
+        here = top / os.fsdecode(entry.path) if entry.path else top
+        with _host_errors(here):
+            here.chmod(entry.mode & 0o777 & ~_umask() | 0o700)
+            os.utime(here, (entry.changed, entry.changed))
     return left_out
 
 
-def _make_here(path: Path) -> None:
+def _make_here(path: Path, *, follow: bool) -> None:
     with _host_errors(path):
-        if path.is_symlink() or not path.is_dir():
-            path.mkdir(mode=0o755)
-
-
-def _refuse_links(path: Path, top: Path) -> None:
-    """Raise Problem where a link stands where a guest's file would go: it would be written through it."""
-    if path.is_symlink():
-        raise Problem(f"{quoted(path, 200)} is a link", f"move it out of {quoted(top, 200)}")
+        there = path.is_dir() if follow else os.path.lexists(path) and stat.S_ISDIR(path.lstat().st_mode)
+        if not there:
+            path.mkdir(mode=0o700)
 
 
 # --- both ---------------------------------------------------------------------------------------

@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from okubsd.errors import BadDescription
-from okubsd.host.reading import read_text
-from okubsd.host.trust import place_mistake
+from okubsd.host.reading import read_secret
 from okubsd.model import Network, Vm, Way, Wish
 from okubsd.plan.exits import Secrets
 from okubsd.vpn.openvpn import Client, parse_openvpn
@@ -21,22 +20,7 @@ def read_tunnel(path: Path) -> Tunnel:
 
     Raises BadDescription where it cannot be read, is open to others, or is wrong; no key is told in it.
     """
-    check_secret(path)
-    return parse_wg_quick(path, read_text(path))
-
-
-def check_secret(path: Path) -> None:
-    """Raise BadDescription where the file at ``path`` is missing, somebody else's, or readable by others."""
-    try:
-        status = path.lstat()
-    except OSError as error:
-        raise BadDescription([f"{path}: cannot be read: {error.strerror}"]) from None
-    mistake = place_mistake(path)
-    if mistake:
-        raise BadDescription([f"{path}: it holds keys, and {mistake}"])
-    if not stat.S_ISLNK(status.st_mode) and status.st_mode & 0o077:
-        mode = f"{status.st_mode & 0o777:04o}"
-        raise BadDescription([f"{path}: it holds keys and can be read by others (mode {mode}); chmod 0600 {path}"])
+    return parse_wg_quick(path, read_secret(path))
 
 
 def reader_beside(path: Path) -> Callable[[str], str]:
@@ -49,8 +33,7 @@ def reader_beside(path: Path) -> Callable[[str], str]:
         try:
             if beside.lstat().st_uid != path.stat().st_uid or not stat.S_ISREG(beside.lstat().st_mode):
                 raise ValueError(f"it is no regular file that belongs to the owner of {path.name}")
-            check_secret(beside)
-            return read_text(beside)
+            return read_secret(beside)
         except OSError as error:
             raise ValueError(f"cannot be read: {error.strerror}") from None
         except BadDescription as error:
@@ -103,8 +86,7 @@ def read_secrets(wish: Wish) -> Secrets:
         if network.way is Way.OPENVPN:
             path = Path(network.file)
             try:
-                check_secret(path)
-                clients[network.name] = parse_openvpn(path, read_text(path), reader_beside(path))
+                clients[network.name] = parse_openvpn(path, read_secret(path), reader_beside(path))
             except BadDescription as error:
                 mistakes += error.mistakes
     if mistakes:

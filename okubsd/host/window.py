@@ -29,7 +29,7 @@ _UNSEEN_SECONDS = 0.1
 _SMALLEST = 32
 
 # What an X server may take for an answer, in seconds; a busy host's takes its time.
-_ANSWER_SECONDS = 30.0
+_ANSWER_SECONDS = 20.0
 
 # What the looking child may hold: our own modules, and a few pictures of a large screen.  In bytes.
 _CHILD_MEMORY = 768 << 20

@@ -24,6 +24,8 @@ _LARGEST = 256 << 10
 
 # openvpn reads a line into 256 bytes and takes what follows for another one (OPTION_LINE_SIZE).
 _LONGEST_LINE = 254
+# Of what is no configuration at all, the first lines say enough.
+_MOST_MISTAKES = 50
 _LONGEST_LOGIN = 127  # USER_PASS_LEN of openvpn is 128, with its end
 
 _PEM = re.compile(r"-----(BEGIN|END) ([A-Za-z0-9 #-]{1,60})-----")
@@ -77,12 +79,15 @@ class _Reader:
         self.found: list[str] = []
         self.passed: dict[str, str] = {}
         self.ignorable: set[str] = set()
-        self.directives: list[Directive] = []
+        # The client's own port is of nobody's choosing, so that nothing listens at one that is known.
+        self.directives: list[Directive] = [Directive("nobind")]
+        self.wanted: dict[str, int] = {}
         self.connections: list[tuple[Directive, ...]] = []
         self.blocks: dict[str, Block] = {}
 
     def wrong(self, line: int, sentence: str) -> None:
-        self.found.append(f"{self.path}:{line}: {sentence}")
+        if len(self.found) < _MOST_MISTAKES:
+            self.found.append(f"{self.path}:{line}: {sentence}")
 
     def add_block(self, line: int, word: str, lines: Iterable[str]) -> None:
         if word in self.blocks:
@@ -152,6 +157,8 @@ def tokens(line: str) -> list[str]:
 def _read_lines(reader: _Reader, lines: Iterator[tuple[int, str]]) -> None:
     """Read the lines of a whole file, its blocks included."""
     for number, line in lines:
+        if len(reader.found) >= _MOST_MISTAKES:
+            return
         words = _words_of(reader, number, line)
         opened = re.fullmatch(r"<([a-z0-9-]{1,40})>", words[0]) if len(words) == 1 else None
         if opened is None:
@@ -229,8 +236,13 @@ def _read_directive(reader: _Reader, number: int, words: list[str], into: list[D
             reader.wrong(number, f"'{word}' is for okubsd to say, and it makes a tun")
     elif word in PASSED_OVER:
         reader.passed.setdefault(word, PASSED_OVER[word])
-    elif word in BLOCKS and (arguments or word not in TAKEN):
+    elif word in BLOCKS and arguments in ([], ["[inline]"]):
+        # Its block may stand elsewhere in the file.
+        reader.wanted.setdefault(word, number)
+    elif word in BLOCKS:
         _read_named(reader, number, word, arguments)
+    elif word == "port":
+        _read_taken(reader, number, "rport", arguments, into)
     elif word in TAKEN:
         _read_taken(reader, number, word, arguments, into)
     elif word in reader.ignorable:
@@ -242,10 +254,6 @@ def _read_directive(reader: _Reader, number: int, words: list[str], into: list[D
 
 def _read_named(reader: _Reader, number: int, word: str, arguments: list[str]) -> None:
     """Read a directive that names a file: it is taken from beside the configuration, and put inline."""
-    if not arguments:
-        needed = "a user and a password, a line each" if word == "auth-user-pass" else "the contents of a file"
-        reader.wrong(number, f"'{word}' wants {needed}: write them as a block, <{word}> to </{word}>")
-        return
     name, *rest = arguments
     if rest and word == "tls-auth" and rest[0] in ("0", "1"):
         reader.directives.append(Directive("key-direction", (rest[0],)))
@@ -293,6 +301,10 @@ def _address_mistake(word: str, text: str) -> str:
 
 def _judge(reader: _Reader) -> None:
     """Note what a file lacks as a whole."""
+    for word, number in reader.wanted.items():
+        if word not in reader.blocks:
+            needed = "a user and a password, a line each" if word == "auth-user-pass" else "the contents of a file"
+            reader.wrong(number, f"'{word}' wants {needed}: write them as a block, <{word}> to </{word}>")
     if reader.found:
         return
     words = {directive.word for directive in reader.directives}
@@ -327,6 +339,9 @@ def _parse_login(lines: list[str]) -> tuple[str, ...]:
     if len(found) != 2:
         raise ValueError("is not a user and a password, a line each")
     for line in found:
+        if line.lstrip().startswith("<"):
+            # openvpn would take it for the end of the block, or for the beginning of another.
+            raise ValueError("has a line that begins with '<'")
         if not line.isprintable() or len(line.encode()) > _LONGEST_LOGIN:
             raise ValueError(f"has a line that is not printable, or longer than {_LONGEST_LOGIN} bytes")
     return tuple(found)
@@ -384,6 +399,8 @@ def render_config(client: Client) -> str:
     for connection in client.connections:
         lines += ["<connection>", *map(_render, connection), "</connection>"]
     for block in client.blocks:
+        # Whatever a block is made of, no line of it is one that openvpn reads as something else.
+        assert not any(line.lstrip().startswith("<") for line in block.lines)
         lines += [f"<{block.word}>", *block.lines, f"</{block.word}>"]
     return "".join(f"{line}\n" for line in lines)
 

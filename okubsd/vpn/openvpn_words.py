@@ -16,13 +16,14 @@ class Kind(enum.StrEnum):
     PORT = r"[0-9]{1,5}"
     ADDRESS = r"[0-9.]{7,15}"
     NAME = r"[A-Za-z0-9._-]{1,64}"
-    LIST = r"[A-Za-z0-9.:+!@_=-]{1,200}"
+    LIST = r"[A-Za-z0-9.:+!@?_=-]{1,200}"
     HEX = r"[0-9A-Fa-f:]{1,200}"
     # A certificate's subject; quotes and backslashes never are in it.
     SUBJECT = r"[A-Za-z0-9 .,:=@*/_()+-]{1,200}"
     TEXT = r"[A-Za-z0-9 .:/_-]{1,120}"
     PROTOCOL = r"udp|tcp|tcp-client|udp4|tcp4|tcp4-client"
     VERSION = r"1\.[0-3]"
+    RELEASE = r"[0-9]\.[0-9]{1,2}(?:\.[0-9]{1,2})?"
     OR_HIGHEST = r"or-highest"
     DIRECTION = r"[01]|normal|inverse|bidirectional"
     SIDE = r"server|client"
@@ -58,16 +59,17 @@ def _alike(words: str, *kinds: Kind) -> dict[str, tuple[tuple[Kind, ...], int]]:
 # Each with the kinds of its arguments, and how many of them there must be.
 TAKEN: dict[str, tuple[tuple[Kind, ...], int]] = {
     **_alike(
-        "client pull tls-client nobind bind float persist-key persist-tun persist-local-ip persist-remote-ip "
+        "client pull tls-client float persist-key persist-tun persist-local-ip persist-remote-ip "
         "remote-random auth-nocache fast-io mute-replay-warnings ping-timer-rem tls-exit passtos comp-noadapt "
         "suppress-timestamps disable-occ allow-recursive-routing mtu-test single-session"
     ),
     **_alike(
         "ping ping-restart ping-exit session-timeout reneg-bytes reneg-pkts hand-window tran-window tls-timeout mute "
-        "verb sndbuf rcvbuf tun-mtu tun-mtu-extra link-mtu connect-timeout server-poll-timeout shaper txqueuelen",
+        "verb sndbuf rcvbuf tun-mtu tun-mtu-extra tun-mtu-max link-mtu "
+        "connect-timeout server-poll-timeout shaper txqueuelen",
         Kind.NUMBER,
     ),
-    **_alike("port rport lport", Kind.PORT),
+    **_alike("rport", Kind.PORT),
     **_alike("data-ciphers ncp-ciphers tls-cipher tls-ciphersuites tls-groups", Kind.LIST),
     **_alike("cipher data-ciphers-fallback auth x509-username-field", Kind.NAME),
     "remote": ((Kind.ADDRESS, Kind.PORT, Kind.PROTOCOL), 1),
@@ -92,6 +94,7 @@ TAKEN: dict[str, tuple[tuple[Kind, ...], int]] = {
     "key-direction": ((Kind.DIRECTION,), 1),
     "tls-version-min": ((Kind.VERSION, Kind.OR_HIGHEST), 1),
     "tls-version-max": ((Kind.VERSION,), 1),
+    "compat-mode": ((Kind.RELEASE,), 1),
     "tls-cert-profile": ((Kind.PROFILE,), 1),
     "remote-cert-tls": ((Kind.SIDE,), 1),
     "ns-cert-type": ((Kind.SIDE,), 1),
@@ -121,7 +124,7 @@ BLOCKS: dict[str, Kind] = {
 IN_CONNECTION = frozenset(
     _alike(
         "bind connect-retry connect-retry-max connect-timeout explicit-exit-notify float fragment http-proxy link-mtu "
-        "lport mssfix mtu-disc nobind port proto remote rport socks-proxy tun-mtu tun-mtu-extra"
+        "lport mssfix mtu-disc nobind port proto remote rport socks-proxy tun-mtu tun-mtu-extra tun-mtu-max"
     )
 )
 
@@ -173,7 +176,7 @@ REFUSED: dict[str, str] = {
         _ASKS,
     ),
     **_all(
-        "dev-node lladdr local bind-dev mark user group daemon syslog nice mlock inetd ifconfig ifconfig-ipv6 "
+        "dev-node lladdr local bind-dev mark daemon syslog nice mlock inetd ifconfig ifconfig-ipv6 "
         "ifconfig-noexec ifconfig-nowarn route-noexec client-nat remap-usr1 gremlin mktun rmtun test-crypto "
         "show-ciphers show-digests show-engines show-tls show-pkcs11-ids show-gateway show-groups show-curves help "
         "version proto-force no-replay x509-track keying-material-exporter setcon allow-pull-fqdn",
@@ -202,12 +205,19 @@ PASSED_OVER: dict[str, str] = {
     **_all("setenv setenv-safe echo parameter up-delay", _SCRIPTS),
     **_all("ignore-unknown-option", "it was followed"),
     **_all("push-peer-info", "a server learns nothing of this host"),
+    **_all("nobind bind lport", "the client's own port is of nobody's choosing"),
+    **_all("user group", "openvpn stays who it is, to bring the tunnel back"),
+    **_all("max-routes http-proxy-retry auth-token", "it changes nothing here"),
     **_all("disable-dco tcp-nodelay machine-readable-output", "it changes nothing here"),
     **_all("ncp-disable keysize no-iv tls-remote", "openvpn knows it no longer"),
 }
 
 
+# Read by name: which device, and the port, which here is the server's only.
+OWN = ("dev", "dev-type", "port")
+
+
 @functools.cache
 def known_words() -> frozenset[str]:
     """Return every word that is in one of the tables."""
-    return frozenset((*TAKEN, *BLOCKS, *REFUSED, *PASSED_OVER, "dev", "dev-type"))
+    return frozenset((*TAKEN, *BLOCKS, *REFUSED, *PASSED_OVER, *OWN))

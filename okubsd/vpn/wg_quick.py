@@ -87,7 +87,7 @@ class _Reader:
 
     def sections(self, text: str) -> list[_Section]:
         sections: list[_Section] = []
-        for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), 1):
+        for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1):
             words = line.partition("#")[0].strip()
             if words.startswith("[") and words.endswith("]"):
                 sections.append(_Section(words[1:-1].strip().lower(), number))
@@ -327,7 +327,8 @@ def render_setconf(tunnel: Tunnel) -> str:
         lines += ["[Peer]", f"PublicKey = {peer.public_key}"]
         if peer.preshared_key:
             lines.append(f"PresharedKey = {peer.preshared_key}")
-        lines.append(f"AllowedIPs = {', '.join(peer.allowed)}")
+        # One whose networks are all IPv6 has none here.
+        lines += [f"AllowedIPs = {', '.join(peer.allowed)}"] if peer.allowed else []
         if peer.endpoint:
             lines.append(f"Endpoint = {peer.endpoint[0]}:{peer.endpoint[1]}")
         if peer.keepalive:
