@@ -22,11 +22,12 @@ from okubsd.host import vmd
 from okubsd.host.system import System
 from okubsd.host.tunnels import passed_over, read_secrets
 from okubsd.model import TUNNELS
+from okubsd.pf.render import anchor_path
 from okubsd.plan.apply import ApplyPlan, plan_apply, plan_unapply
 from okubsd.plan.changes import Change, Stat, wanted_files
 from okubsd.plan.check import SOME_GUEST, compiled_mistakes, read_rules
 from okubsd.plan.compile import ANCHORS, Compiled, CompiledVm, How, compile_host
-from okubsd.plan.why import Decision, PfState, Why, anchor_path, decide, explain, guest_packet, passers_of
+from okubsd.plan.why import Decision, PfState, Why, decide, explain, guest_packet, passers_of
 
 # Stands for the address of every other VM's guest.
 _OTHER_GUEST = "100.127.255.254"

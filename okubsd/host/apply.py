@@ -19,14 +19,25 @@ from okubsd.netif.numbers import parse_numbers
 from okubsd.plan import apply as steps
 from okubsd.plan.apply import JOURNAL, STAGE, ApplyFacts, ApplyPlan, ApplyStep
 from okubsd.plan.changes import Stat
-from okubsd.plan.compile import ANCHORS, AUTOSTART, CONF_DIRECTORY, NAMES, NUMBERS, PF_CONF, VM_CONF, Compiled, HostFile
+from okubsd.plan.compile import (
+    ANCHORS,
+    AUTOSTART,
+    CONF_DIRECTORY,
+    NAMES,
+    NUMBERS,
+    PF_CONF,
+    QUEUES,
+    VM_CONF,
+    Compiled,
+    HostFile,
+)
 from okubsd.vmd.helper import DRIVES, IMAGES, RECORDS
 
 Report = Callable[[str], None]
 
 _LOCK = "var/okubsd/apply/lock"
 
-_OF_NETWORKS = (f"{CONF_DIRECTORY}/dhcpd/*.conf", f"{CONF_DIRECTORY}/openvpn/*.conf")
+_OF_NETWORKS = (f"{CONF_DIRECTORY}/dhcpd/*.conf", f"{CONF_DIRECTORY}/openvpn/*.conf", f"{QUEUES}/*")
 
 # Files of the administrator's that can hold a block of ours.
 _EDITED = ("etc/vm.conf", "etc/pf.conf", "etc/doas.conf", "etc/sysctl.conf")

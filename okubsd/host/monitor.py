@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -18,9 +18,8 @@ from okubsd.qemu.qmp import LARGEST_LINE, parse_answer, parse_usernet, render_co
 class Monitor:
     """One QMP session; commands are answered in order, events are passed over."""
 
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        self._stream = connection.makefile("rb")
+    def __init__(self, connection: socket.socket, stream: BinaryIO) -> None:
+        self._connection, self._stream = connection, stream
         self._read()
         self.execute("qmp_capabilities")
 
@@ -73,6 +72,8 @@ def monitor(path: Path, timeout: float = 10.0) -> Iterator[Monitor]:
         connection.settimeout(timeout)
         try:
             _connect(connection, path, timeout)
-            yield Monitor(connection)
+            # QEMU answers one at a time: what reads must be closed too, or the connection is not.
+            with connection.makefile("rb") as stream:
+                yield Monitor(connection, stream)
         except (TimeoutError, ConnectionError, FileNotFoundError, BlockingIOError) as error:
             raise Problem(f"QEMU's monitor does not answer: {error}") from None

@@ -56,7 +56,7 @@ def vport_file(number: int, group: str, address: str, config: str, leases: str) 
     """
     interface = ipaddress.IPv4Interface(address)
     daemon = f"/sbin/route -T {number} exec /usr/sbin/dhcpd -c {config} -l {leases} vport{number}"
-    again = f"/usr/bin/pgrep -qf 'dhcpd .*vport{number}$'"
+    again = f"/usr/bin/pgrep -u _dhcp -qf 'dhcpd .*vport{number}$'"
     return (
         f"rdomain {number}\ngroup {group}\ninet {interface.ip} {interface.netmask}\nup\n"
         f"!/usr/bin/touch {leases}\n!{again} || {daemon}\n"
@@ -65,6 +65,8 @@ def vport_file(number: int, group: str, address: str, config: str, leases: str) 
 
 def dhcpd_conf(address: str, hosts: Mapping[str, str]) -> str:
     """Return the dhcpd.conf(5) of a switch: each of ``hosts`` (name to Ethernet address) has an address of its own.
+
+    A name is a word of dhcpd.conf(5), which takes none in quotes (observed).
 
     There is no router and no resolver: a switch is for VMs that meet, and leads nowhere else.  Raises ValueError
     where the network is too small.
@@ -76,5 +78,5 @@ def dhcpd_conf(address: str, hosts: Mapping[str, str]) -> str:
         raise ValueError(f"there are {len(hosts)} VMs on it, and {network} has room for {len(free)}")
     lines = [f"subnet {network.network_address} netmask {network.netmask} {{"]
     for (name, ethernet), fixed in zip(hosts.items(), free, strict=False):
-        lines.append(f'\thost "{name}" {{ hardware ethernet {ethernet}; fixed-address {fixed}; }}')
+        lines.append(f"\thost {name} {{ hardware ethernet {ethernet}; fixed-address {fixed}; }}")
     return "".join(f"{line}\n" for line in (*lines, "}"))

@@ -76,7 +76,10 @@ class _Walk:
 
     def _into(self, rule: Rule) -> bool:
         if rule.anchor is None:
-            return self.through(rule.children)
+            self.tables.append(rule.tables)
+            ended = self.through(rule.children)
+            self.tables.pop()
+            return ended
         for name in sorted(self.anchors):
             if _is_called(rule.anchor, name):
                 self.tables.append(self.anchors[name].tables)
@@ -144,8 +147,11 @@ class _Walk:
         return self.addresses.get(peer.value, ())
 
     def _in_table(self, name: str, address: str) -> bool:
-        """Return whether a table holds ``address``: its most specific entry decides."""
-        entries = next((tables[name] for tables in reversed(self.tables) if name in tables), ())
+        """Return whether a table holds ``address``: its most specific entry decides.
+
+        It is looked for in the very anchor that the rule is in, and then at the root, nowhere between (observed).
+        """
+        entries = next((tables[name] for tables in (self.tables[-1], self.tables[0]) if name in tables), ())
         found = [peer for peer in entries if ipaddress.ip_address(address) in ipaddress.ip_network(peer.value)]
         best = max(found, key=lambda peer: ipaddress.ip_network(peer.value).prefixlen, default=None)
         return best is not None and not best.negated

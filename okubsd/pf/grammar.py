@@ -38,6 +38,7 @@ class _Parser(RuleParser):
         self.file = file
         self.lines = text.split("\n")
         self.tables: dict[str, tuple[Peer, ...]] = {}
+        self.inline: set[str] = set()
         self.skipped: list[str] = []
         self.leaf_queues_have_default = True
 
@@ -128,7 +129,11 @@ class _Parser(RuleParser):
         while self.next.kind not in ("newline", "end"):
             line = self.next.line
             match self.need("on", "parent", "flows", "bandwidth", "min", "max", "qlimit", "default", "quantum"):
-                case "on" | "parent":
+                case "on":
+                    interface = self.string()
+                    if self.host.present is not None and interface not in self.host.present:
+                        raise self.fail(f"{interface}: not an interface", line)
+                case "parent":
                     self.string()
                 case "default":
                     leaf_default = True
@@ -187,9 +192,18 @@ class _Parser(RuleParser):
         given = self.filter(line)
         children: tuple[Rule, ...] = ()
         inline = self.accept_mark("{")
+        tables: dict[str, tuple[Peer, ...]] = {}
         if inline:
             self.mark("newline")
+            if name and name in self.inline:
+                raise self.fail(f"inline anchor '{name}' already exists", line)
+            outer = self.tables, self.inline
+            self.tables, self.inline = {}, set()
             children = tuple(self._rules(until="}"))
+            tables = self.tables
+            self.tables, self.inline = outer
+            if name:
+                self.inline.add(name)
             end = self.next.line
             self.mark("}")
             if "/" in name:
@@ -200,7 +214,7 @@ class _Parser(RuleParser):
         self.check(given, "anchor", line)
         return Rule(
             action="anchor", anchor=None if inline else name, children=children, file=self.file, line=line,
-            text=self._text(line), **given,
+            text=self._text(line), named=name if inline else "", tables=tables, **given,
         )  # fmt: skip
 
     def _rule(self, action: str) -> Rule:

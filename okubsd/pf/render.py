@@ -23,8 +23,32 @@ UPLINK = "egress"
 # TCP's and IP's head (RFC 879): what of a packet is not its segment.
 _HEADS = 40
 
-# The name of the inner anchor of a rule that ends; the helper takes it out then.
+# The names of the anchors inside a VM's: on its tap, and there in its rdomain, where its rules and their tables are.
+# Only what has a name can be changed from outside (observed: without one pf calls them _1, _2).  A rule finds its table
+# beside it or at the root, and nowhere between; pfctl(8) loses one declared in a nested anchor, so it is made by
+# whoever fills it (-T replace).
+_TAP, _RDOMAIN = "tap", "rd"
+# What the names of those begin with that end at a time; the helper takes them out then.
 UNTIL = "t"
+
+
+def anchor_path(name: str) -> str:
+    """Return the path of the anchor of the VM ``name``."""
+    return f"{ANCHOR}/{name}"
+
+
+def rules_path(name: str) -> str:
+    """Return the path of the anchor in which the rules of the VM ``name`` are, and the tables that they name."""
+    return f"{anchor_path(name)}/{_TAP}/{_RDOMAIN}"
+
+
+def ending_path(name: str, end: int, part: int = 1) -> str:
+    """Return the path of the anchor of rules that end at ``end`` (seconds since the epoch), the ``part``-th of them."""
+    return f"{rules_path(name)}/{_ending(end, part)}"
+
+
+def _ending(end: int, part: int) -> str:
+    return f"{UNTIL}{end}" if part == 1 else f"{UNTIL}{end}n{part}"
 
 
 class Exit(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,41 +84,52 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True):
         return " rtable 0" if self.out == UPLINK else ""
 
 
-def render_main(exits: Iterable[Exit] = (), ports: Iterable[str] = (), uplink: str = "") -> str:
+def render_main(ports: Iterable[str] = ()) -> str:
     """Return okubsd's part of the main rules; it is included before the site's own rules.
 
-    Queues cannot be in anchors (pf.conf(5), observed), so those of the ``exits`` are here; ``uplink`` is the
-    interface that ``egress`` stands for.  ``ports`` are the host's ends of switches, where DHCP is served.
+    ``ports`` are the host's ends of switches, where DHCP is served.  It names no interface that may be missing: pf
+    would load nothing at all then.
     """
-    exits = tuple(exits)
     lines = ["# okubsd: every VM's tap is in the group okubsd; what no anchor lets out does not leave."]
-    lines += _queues(exits, uplink)
     lines += [
         f"pass quick on {port} inet proto udp from any port {{ 67 68 }} to any port {{ 67 68 }}" for port in ports
     ]
     lines += [
         f'anchor "{ANCHOR}/*"',
         f"block drop quick on {GROUP}",
-        f"block drop out quick on egress received-on {GROUP}",
+        # By whatever interface: a rule of the site's would let it out of others than egress, and as it is.
+        f"block drop out quick received-on {GROUP}",
     ]
     return "".join(f"{line}\n" for line in lines)
 
 
-def _queues(exits: tuple[Exit, ...], uplink: str) -> Iterator[str]:
-    """Yield a queue for what each VM receives, on its tap, and one for what it sends, where that leaves."""
+def render_queues(exits: Iterable[Exit], uplink: str) -> dict[str, str]:
+    """Return the queues of ``exits``, and the rules that fill them, by the interface that they are on.
+
+    What a VM receives is limited on its tap, what it sends where that leaves; ``uplink`` is the interface that
+    ``egress`` stands for.  Queues are of the main rules only, and pf(4) takes none on an interface that is not there,
+    nor any other rule beside it (observed): the helper loads these before the host's own, while theirs are there.
+    """
+    exits = tuple(exits)
+    found = {}
     for vm in exits:
         if vm.bandwidth.down:
             rate = _rate(vm.bandwidth.down)
-            yield f"queue okubsd_d{vm.number} on tap{vm.number} bandwidth {rate} max {rate} default"
+            line = f"queue okubsd_d{vm.number} on tap{vm.number} bandwidth {rate} max {rate} default\n"
+            found[f"tap{vm.number}"] = line
     sending = [vm for vm in exits if vm.bandwidth.up and vm.out]
     for interface in sorted({vm.out for vm in sending}):
         real = uplink if interface == UPLINK else interface
-        yield f"queue okubsd_{real} on {real} bandwidth 4G"
-        yield f"queue okubsd_{real}_rest parent okubsd_{real} bandwidth 4G default"
+        lines = [
+            f"queue okubsd_{real} on {real} bandwidth 4G",
+            f"queue okubsd_{real}_rest parent okubsd_{real} bandwidth 4G default",
+        ]
         for vm in (vm for vm in sending if vm.out == interface):
             rate = _rate(vm.bandwidth.up)
-            yield f"queue okubsd_u{vm.number} parent okubsd_{real} bandwidth {rate} max {rate}"
-            yield f"match out on {real} inet tagged {vm.tag} set queue okubsd_u{vm.number}"
+            lines.append(f"queue okubsd_u{vm.number} parent okubsd_{real} bandwidth {rate} max {rate}")
+            lines.append(f"match out on {real} inet tagged {vm.tag} set queue okubsd_u{vm.number}")
+        found[real] = "".join(f"{line}\n" for line in lines)
+    return found
 
 
 def _rate(bits: int) -> str:
@@ -111,10 +146,9 @@ def render_anchor(vm: Exit, now: float = 0.0) -> str:
     """
     tunnelled = vm.out not in ("", UPLINK)
     lines = [f'# okubsd: the way out of the VM "{vm.name}"; okubsd-helper defines G, the guest\'s address.']
-    lines += [f"table <{entry}> persist" for entry in table_names(vm.flows).values()]
     if tunnelled and vm.mtu:
         lines.append(f"match on {vm.out} scrub (no-df max-mss {vm.mtu - _HEADS})")
-    lines += [f"anchor on tap{vm.number} {{", f"\tanchor on rdomain {vm.rdomain} {{"]
+    lines += [f'anchor "{_TAP}" on tap{vm.number} {{', f'\tanchor "{_RDOMAIN}" on rdomain {vm.rdomain} {{']
     inner = _rules(vm, now) if vm.out else ()
     ssh = f'pass out quick inet proto tcp from (tap{vm.number}) to $G port 22 label "{vm.label}:ssh"'
     lines += [*(f"\t\t{line}" for line in (*inner, ssh)), "\t}", "\tblock drop quick", "}"]
@@ -135,7 +169,7 @@ def table_names(flows: Iterable[Flow]) -> dict[str, str]:
 
 def render_names(vm: Exit) -> str:
     """Return the file for the program `names`: a name, and its anchor and table, a line."""
-    return "".join(f"{name} {ANCHOR}/{vm.name}:{table}\n" for name, table in table_names(vm.flows).items())
+    return "".join(f"{name} {rules_path(vm.name)}:{table}\n" for name, table in table_names(vm.flows).items())
 
 
 def _rules(vm: Exit, now: float) -> Iterator[str]:
@@ -146,14 +180,28 @@ def _rules(vm: Exit, now: float) -> Iterator[str]:
         yield f"pass in quick inet proto {{ tcp udp }} from $G to any port 53 {diverted}"
     yield f'block return in quick inet from $G to (self) label "{vm.label}:host"'
     tables = table_names(vm.flows)
-    # What holds without being said is written as one rule as long as nothing of the user's comes between.
-    for built_in, flows in groupby(effective_flows(vm.flows, now), lambda flow: flow in BUILT_IN and not flow.allow):
+    parts: dict[int, int] = {}
+    # What holds without being said is written as one rule as long as nothing of the user's comes between, and what
+    # ends together stands in one anchor.
+    for (built_in, end), grouped in groupby(effective_flows(vm.flows, now), _kind):
+        flows = tuple(grouped)
         if built_in:
             refused = " ".join(flow.target for flow in flows)
             yield f'block return in quick inet from $G to {{ {refused} }} label "{vm.label}:private"'
-        else:
+        elif end is None:
             for flow in flows:
                 yield from _rule(vm, flow, tables)
+        else:
+            parts[end] = parts.get(end, 0) + 1
+            yield f'anchor "{_ending(end, parts[end])}" {{'
+            for flow in flows:
+                yield from (f"\t{line}" for line in _rule(vm, flow, tables))
+            yield "}"
+
+
+def _kind(flow: Flow) -> tuple[bool, int | None]:
+    """Return what is written together: what is denied without being said, and what ends at the same time."""
+    return flow in BUILT_IN and not flow.allow, flow.until
 
 
 def _rule(vm: Exit, flow: Flow, tables: dict[str, str]) -> Iterator[str]:
@@ -166,15 +214,9 @@ def _rule(vm: Exit, flow: Flow, tables: dict[str, str]) -> Iterator[str]:
     if flow.allow:
         rule += f" tag {vm.tag}" if vm.bandwidth.up else ""
         rule += vm.table
-    rule += f' label "{vm.label}:{f"r{flow.line}" if flow.line else "in"}"'
     if flow.line:
         yield f"# {comment(flow)}"
-    if flow.until is None:
-        yield rule
-    else:
-        yield f'anchor "{UNTIL}{flow.until}" {{'
-        yield f"\t{rule}"
-        yield "}"
+    yield f'{rule} label "{vm.label}:{f"r{flow.line}" if flow.line else "in"}"'
 
 
 def comment(flow: Flow) -> str:

@@ -26,10 +26,14 @@ _ICMP = frozenset(_ICMP_TYPES.split())
 
 
 class PfHost(msgspec.Struct, frozen=True, kw_only=True):
-    """What the parser asks the host: addresses of an interface or group, routing tables, included files."""
+    """What the parser asks the host: addresses of an interface or group, routing tables, included files.
+
+    ``present`` are the interfaces that are there, which only a queue has to be on; None takes any.
+    """
 
     interfaces: Mapping[str, tuple[str, ...]] = {}
     rtables: frozenset[int] | None = None
+    present: frozenset[str] | None = None
     read: Callable[[str], str | None] = lambda path: None
 
 

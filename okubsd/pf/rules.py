@@ -38,8 +38,9 @@ class On(msgspec.Struct, frozen=True, kw_only=True):
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
     """One rule, and where it stands; lists mean "one of"; an empty list means "whatever".
 
-    ``action`` is "pass", "block", "match" or "anchor"; ``children`` are the rules of an inline anchor and
-    ``anchor`` the name of a called one; ``nat_to`` and ``rdr_to`` are addresses or interfaces in parentheses.
+    ``action`` is "pass", "block", "match" or "anchor"; ``children`` are the rules of an inline anchor, ``named`` its
+    own name ("" for none) and ``tables`` those that are declared in it, ``anchor`` the name of a called one; ``nat_to``
+    and ``rdr_to`` are addresses or interfaces in parentheses.
     """
 
     action: str
@@ -67,6 +68,8 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     tagged: str = ""
     anchor: str | None = None
     children: tuple[Rule, ...] = ()
+    named: str = ""
+    tables: Mapping[str, tuple[Peer, ...]] = {}
 
 
 class Ruleset(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,9 +15,9 @@ import msgspec
 
 from okubsd.errors import Problem
 from okubsd.model import Argv
-from okubsd.pf.render import ANCHOR
+from okubsd.pf.render import anchor_path
 from okubsd.plan.changes import INTERFACE, Change, Stat, changes_to, is_ours, wanted_files
-from okubsd.plan.compile import ANCHORS, PF_CONF, VM_CONF, Compiled, CompiledVm, HostFile
+from okubsd.plan.compile import ANCHORS, NUMBERS, PF_CONF, QUEUES, VM_CONF, Compiled, CompiledVm, HostFile
 from okubsd.vmd.helper import RECORDS, Verb, helper_argv, opening, parse_record
 
 # Where candidates are judged and old files wait until the last step is done.
@@ -133,9 +133,19 @@ def plan_apply(compiled: Compiled, facts: ApplyFacts) -> tuple[ApplyPlan, tuple[
     steps += _reread(changes, services, vmd_runs=facts.vmd_runs, forwarding=needs_forwarding)
     steps += [_helper(Verb.REMOVE, name, "forget the anchor of") for name in _removed(changes)]
     steps += [_helper(Verb.OPEN, name, "open") for name in shut if compiled.find(name)]
+    if any(change.path in ("etc/pf.conf", PF_CONF) or change.path.startswith(f"{QUEUES}/") for change in changes):
+        steps += _shape(compiled, facts)
     if changes:
         steps.append(Finish(what="drop the old files"))
     return tuple(steps), changes
+
+
+def _shape(compiled: Compiled, facts: ApplyFacts) -> list[ApplyStep]:
+    """Return what loads the queues again: the main rules that were read have none; () where there are none to load."""
+    queued = any(file.path.startswith(f"{QUEUES}/") for file in compiled.files)
+    had = any(path.startswith(f"{QUEUES}/") and stat is not None for path, stat in facts.files.items())
+    names = [vm.vm.name for vm in compiled.vms]
+    return [_helper(Verb.SHAPE, names[0], "load the queues by the way of")] if (queued or had) and names else []
 
 
 def plan_rules(
@@ -151,7 +161,7 @@ def plan_rules(
     changes = changes_to(wanted, now)
     if not changes:
         return (), ()
-    staged = {change.path: change.new.text for change in changes if change.new and change.path.startswith(ANCHORS)}
+    staged = {change.path: change.new.text for change in changes if change.new and _is_anchor(change.path)}
     shut = [_helper(Verb.CLOSE, name, "shut")] if runs else []
     opened = [_helper(Verb.OPEN, name, "open")] if runs else []
     return (
@@ -186,11 +196,22 @@ def plan_unapply(facts: ApplyFacts) -> tuple[ApplyPlan, tuple[Change, ...]]:
         *(_helper(Verb.REMOVE, name, "forget the anchor of") for name in _removed(changes)),
         *(_replace(change) for change in ordered),
         *_reread(changes, [], vmd_runs=facts.vmd_runs, forwarding=False),
+        *_stop_forwarding(changes, facts),
     ]
     if "okubsd" in facts.services:
         steps.append(Call(what="take okubsd from the boot", argv=("rcctl", "disable", "okubsd")))
     steps.append(Finish(what="drop the old files"))
     return tuple(steps), changes
+
+
+def _stop_forwarding(changes: tuple[Change, ...], facts: ApplyFacts) -> list[ApplyStep]:
+    """Return what has the host forward no packets any more, where only okubsd's block in sysctl.conf had it do so."""
+    for change in changes:
+        if change.path == "etc/sysctl.conf" and facts.forwarding:
+            left = change.new.text if change.new else ""
+            if not re.search(r"(?m)^\s*net\.inet\.ip\.forwarding\s*=\s*1", left):
+                return [Call(what="forward packets no more", argv=("sysctl", "net.inet.ip.forwarding=0"))]
+    return []
 
 
 def plan_restore(journal: Mapping[str, Stat | None], running: Iterable[str], *, vmd_runs: bool) -> ApplyPlan:
@@ -205,6 +226,12 @@ def plan_restore(journal: Mapping[str, Stat | None], running: Iterable[str], *, 
         *(_replace(change) for change in changes),
         *_reread(changes, [], vmd_runs=vmd_runs, forwarding=False),
         *(_helper(Verb.OPEN, name, "open") for name in running),
+        # An apply that was the first had okubsd started at boot; where it is undone, nothing of it is to be.
+        *(
+            [Call(what="take okubsd from the boot", argv=("rcctl", "disable", "okubsd"), may_fail=True)]
+            if NUMBERS in journal and journal[NUMBERS] is None
+            else []
+        ),
         Finish(what="drop the old files"),
     )
 
@@ -269,6 +296,11 @@ def _opens_otherwise(name: str, changes: Mapping[str, Change]) -> bool:
     return old is None or new is None or opening(old) != opening(new)
 
 
+def _is_anchor(path: str) -> bool:
+    """Return whether the file at ``path`` is the anchor of a VM: not okubsd's part of the main rules beside them."""
+    return path.startswith(f"{ANCHORS}/")
+
+
 def _is_record(change: Change) -> bool:
     return f"/{change.path}".startswith(f"{RECORDS}/")
 
@@ -294,21 +326,49 @@ def _interfaces(changes: tuple[Change, ...]) -> list[ApplyStep]:
     Destroying one and making it again is what wg(4) takes without fail (observed); what goes through it has no way
     in the meantime.
     """
-    steps: list[ApplyStep] = []
+    down, up = _switches(changes)
     for change in changes:
         match = INTERFACE.fullmatch(change.path)
-        if match is None or match[2] not in _OF_NETWORKS:
+        if match is None or match[2] not in _OF_NETWORKS or _of_switch(change):
             continue
         name, number = match[1], match[1].removeprefix(match[2])
         if match[2] == "tun":
-            argv = ("pkill", "-f", f"openvpn .*--dev {name} ")
-            steps.append(Call(what=f"end the openvpn of {name}", argv=argv, may_fail=True))
-        steps.append(Call(what=f"take {name} down", argv=("ifconfig", name, "destroy"), may_fail=True))
+            argv = ("pkill", "-u", "root", "-f", f"openvpn .*--dev {name} ")
+            down.append(Call(what=f"end the openvpn of {name}", argv=argv, may_fail=True))
+        down.append(Call(what=f"take {name} down", argv=("ifconfig", name, "destroy"), may_fail=True))
         if change.new is not None:
             loopback = (f"lo{number}",) if match[2] in ("wg", "tun") else ()
             argv = ("sh", "/etc/netstart", *loopback, name)
-            steps.append(Call(what=f"bring {name} up", argv=argv))
-    return steps
+            up.append(Call(what=f"bring {name} up", argv=argv))
+    return [*down, *up]
+
+
+def _switches(changes: tuple[Change, ...]) -> tuple[list[ApplyStep], list[ApplyStep]]:
+    """Return what takes down, and what brings up, the switches of which a file changed.
+
+    A switch and the host's port on it are one: it takes no port that is not there, and netstart(8) says nothing then
+    (observed: destroying both, then one call for both, works).
+    """
+    changed = {match[1]: change.new for change in changes if (match := _of_switch(change))}
+    down: list[ApplyStep] = []
+    up: list[ApplyStep] = []
+    for number in sorted({int(re.sub(r"\D", "", name)) for name in changed}):
+        veb, port = f"veb{number}", f"vport{number}"
+        down += [
+            Call(what=f"take {name} down", argv=("ifconfig", name, "destroy"), may_fail=True) for name in (port, veb)
+        ]
+        new = changed.get(veb)
+        if veb in changed and new is None:
+            continue
+        has_port = changed.get(port) is not None or (new is not None and f"add {port}\n" in new.text)
+        names = (veb, port) if has_port else (veb,)
+        up.append(Call(what=f"bring {' and '.join(names)} up", argv=("sh", "/etc/netstart", *names)))
+    return down, up
+
+
+def _of_switch(change: Change) -> re.Match[str] | None:
+    match = INTERFACE.fullmatch(change.path)
+    return match if match is not None and match[2] in ("veb", "vport") else None
 
 
 def _reread(changes: tuple[Change, ...], services: list[str], *, vmd_runs: bool, forwarding: bool) -> list[ApplyStep]:
@@ -333,7 +393,7 @@ def _staged(changes: tuple[Change, ...], facts: ApplyFacts) -> dict[str, str]:
     """Return the candidates by path: changed files, and with one of a pair also the other that reads it or is read."""
     texts = {change.path: change.new.text for change in changes if change.new is not None}
     gone = {change.path for change in changes if change.new is None}
-    staged = {path: text for path, text in texts.items() if path.startswith(ANCHORS) or path == "etc/doas.conf"}
+    staged = {path: text for path, text in texts.items() if _is_anchor(path) or path == "etc/doas.conf"}
     for main, part in (("etc/pf.conf", PF_CONF), ("etc/vm.conf", VM_CONF)):
         if main not in gone and {main, part} & {change.path for change in changes}:
             # The candidate reads the candidate, not the file that is in force.
@@ -349,9 +409,9 @@ def _judge(staged: Mapping[str, str]) -> list[ApplyStep]:
     if "etc/pf.conf" in staged:
         steps.append(_check("pf.conf", ("pfctl", "-n", "-f", f"/{STAGE}/etc/pf.conf")))
     for path in sorted(staged):
-        if path.startswith(ANCHORS):
+        if _is_anchor(path):
             name = PurePosixPath(path).stem
-            argv = ("pfctl", "-n", "-D", "G=100.64.0.3", "-a", f"{ANCHOR}/{name}", "-f", f"/{STAGE}/{path}")
+            argv = ("pfctl", "-n", "-D", "G=100.64.0.3", "-a", anchor_path(name), "-f", f"/{STAGE}/{path}")
             steps.append(_check(f"anchor of {name}", argv))
     if "etc/doas.conf" in staged:
         steps.append(_check("doas.conf", ("doas", "-C", f"/{STAGE}/etc/doas.conf")))

@@ -11,7 +11,17 @@ from okubsd.errors import BadDescription
 from okubsd.model import TUNNELS, Backend, Network, Recipe, Vm, Way, Wish
 from okubsd.netif.hostname import dhcpd_conf, loopback_file, tap_file, veb_file, vport_file
 from okubsd.netif.numbers import render_numbers
-from okubsd.pf.render import GROUP, UPLINK, Exit, render_anchor, render_main, render_names
+from okubsd.pf.render import (
+    GROUP,
+    UPLINK,
+    Exit,
+    anchor_path,
+    render_anchor,
+    render_main,
+    render_names,
+    render_queues,
+    rules_path,
+)
 from okubsd.plan.backend import HOST_MEMORY
 from okubsd.plan.exits import (
     CLIENT_NIC,
@@ -38,6 +48,8 @@ ANCHORS = f"{CONF_DIRECTORY}/pf"
 NUMBERS = f"{CONF_DIRECTORY}/numbers"
 AUTOSTART = f"{CONF_DIRECTORY}/autostart"
 NAMES = f"{CONF_DIRECTORY}/names"
+# The queues of an interface, which are loaded while it is there.
+QUEUES = f"{CONF_DIRECTORY}/queues"
 
 # Both live beside the helper (okubsd(8), FILES).
 _TUN_PROGRAM = "/usr/local/libexec/okubsd-tun"
@@ -163,7 +175,9 @@ def _files_of_host(
     autostart = "".join(f"{vm.owner} {vm.vm.name}\n" for vm in vms if vm.vm.autostart)
     ports = [f"vport{numbers.network(network)}" for network in networks if network.way is Way.SWITCH]
     yield HostFile(path=VM_CONF, text=conf)
-    yield HostFile(path=PF_CONF, text=render_main((vm.exit for vm in vms), ports, host.uplink), mode=0o600)
+    yield HostFile(path=PF_CONF, text=render_main(ports), mode=0o600)
+    for interface, text in render_queues((vm.exit for vm in vms), host.uplink).items():
+        yield HostFile(path=f"{QUEUES}/{interface}", text=text, mode=0o600)
     yield HostFile(path=NUMBERS, text=render_numbers(numbers.given))
     yield HostFile(path=AUTOSTART, text=autostart)
     yield HostFile(path="etc/vm.conf", text=f'include "/{VM_CONF}"\n', how=How.BLOCK)
@@ -198,7 +212,9 @@ def _files_of_network(network: Network, wish: Wish, numbers: Numbers, secrets: S
 
 
 def _files_of_switch(network: Network, number: int, wish: Wish, numbers: Numbers) -> Iterable[HostFile]:
-    on_it = {vm.name: lladdr(numbers.vm(vm), CLIENT_NIC) for vm in wish.vms if vm.network == network}
+    # By its number, since a VM's name may hold what dhcpd.conf(5) takes for something else.
+    here = [vm for vm in wish.vms if vm.network == network]
+    on_it = {f"vm{numbers.vm(vm)}": lladdr(numbers.vm(vm), CLIENT_NIC) for vm in here}
     config = f"{CONF_DIRECTORY}/dhcpd/{network.name}.conf"
     try:
         conf = dhcpd_conf(network.address, on_it)
@@ -242,6 +258,8 @@ def _record(vm: CompiledVm, recipes: Mapping[str, Recipe]) -> dict[str, str | in
         "owner": vm.owner,
         "number": number,
         "rdomain": vm.rdomain,
+        "anchor": anchor_path(vm.vm.name),
+        "inner": rules_path(vm.vm.name),
         "group": GROUP,
         "boot": BOOT_IMAGE,
         "base": recipes[vm.vm.image].base,

@@ -10,7 +10,7 @@ import msgspec
 from okubsd.config.flow import asks_names, effective_flows
 from okubsd.model import TUNNELS, Flow, Recipe, Vm, Way, Wish
 from okubsd.pf.evaluate import Packet, Verdict, evaluate
-from okubsd.pf.render import ANCHOR, GROUP, UPLINK, comment
+from okubsd.pf.render import GROUP, UPLINK, comment
 from okubsd.pf.rules import Rule, Ruleset
 from okubsd.plan.compile import CompiledVm
 
@@ -190,8 +190,3 @@ def guest_packet(vm: CompiledVm, guest: str, target: str, protocol: str, port: i
         target=target,
         target_port=port,
     )
-
-
-def anchor_path(name: str) -> str:
-    """Return the path of a VM's anchor."""
-    return f"{ANCHOR}/{name}"

@@ -28,6 +28,7 @@ class Verb(enum.StrEnum):
     OPEN = "open"  # look at the tap, load the final anchor; print the guest's address
     EXPIRE = "expire"  # take out rules whose time is over
     CLOSE = "close"  # block all, kill its states
+    SHAPE = "shape"  # load the queues of the interfaces that are there
     REMOVE = "remove"  # flush its anchor
 
 
@@ -46,7 +47,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """What root wrote down of one VM: ``home`` in MB, 0 for a disposable one; ``backend`` is "vmd" or "qemu".
 
     ``links`` are the interfaces that have to be there before it starts, ``taps`` the numbers of its taps on
-    switches, ``protected`` the port that reaches no other or ``meets`` one that does, ``resolver`` where and from
+    switches, ``anchor`` and ``inner`` the paths of its anchor and of the one inside that holds its rules,
+    ``protected`` the port that reaches no other or ``meets`` one that does, ``resolver`` where and from
     which routing table the names in its rules are looked up.
     """
 
@@ -60,6 +62,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     home: int
     backend: str = "vmd"
     rdomain: int = 0
+    anchor: str = ""
+    inner: str = ""
     links: str = ""
     taps: str = ""
     protected: str = ""

@@ -425,5 +425,5 @@ def tun_file(number: int, group: str, name: str, config: str, up: str) -> str:
         f"--ifconfig-noexec --route-noexec --script-security 2 --up {up} --persist-tun --persist-key"
     )
     # netstart(8) may run this again; the first one stays.
-    again = f"/usr/bin/pgrep -qf 'openvpn .*--dev tun{number} '"
+    again = f"/usr/bin/pgrep -u root -qf 'openvpn .*--dev tun{number} '"
     return f"rdomain {number}\ngroup {group}\nup\n!{again} || {daemon}\n"

@@ -564,12 +564,12 @@ def pfctl(args: list[str]) -> None:
     if "-T" in args:
         rest = args[args.index("-T") + 2 :]
         args = args[: args.index("-T") + 2]
+    if any(part.startswith("_") for word in args if word.startswith("okubsd/") for part in word.split("/")):
+        fail("pfctl: anchor names beginning with '_' cannot be modified from the command line")
     options = parse_options(args, "aDfFkstTV", "nqve")
     with state() as s:
         if "T" in options:
-            if options["T"] != ["replace"] or options["a"][0] not in s["anchors"]:
-                fail("pfctl: Table does not exist.", 255)
-            s.setdefault("tables", {})[f"{options['a'][0]}:{options['t'][0]}"] = rest
+            change_table(s, options, rest)
         if "f" in options:
             load_rules(s, options)
         if "k" in options:
@@ -580,6 +580,19 @@ def pfctl(args: list[str]) -> None:
             flush(s, options)
         if "s" in options:
             show(s, options)
+
+
+def change_table(s: dict[str, Any], options: dict[str, list[str]], rest: list[str]) -> None:
+    anchor, table = options["a"][0], options["t"][0]
+    # A rule finds it in its own anchor or at the root, and nowhere else; replacing makes one that is not there.
+    if not any(f"<{table}>" in rule for rule in s["anchors"].get(anchor, {}).get("rules", ())):
+        undocumented(f"a table that no rule of {anchor} names: {table}")
+    if options["T"] == ["show"]:
+        print("".join(f"   {address}\n" for address in s.get("tables", {}).get(f"{anchor}:{table}", [])), end="")
+    elif options["T"] == ["replace"]:
+        s.setdefault("tables", {})[f"{anchor}:{table}"] = rest
+    else:
+        undocumented(f"pfctl -T {options['T']}")
 
 
 def parse_options(args: list[str], valued: str, plain: str) -> dict[str, list[str]]:
@@ -623,7 +636,26 @@ def load_rules(s: dict[str, Any], options: dict[str, list[str]]) -> None:
         return
     if s["faults"].get("pf") == (anchor or "main"):
         fail("pfctl: DIOCADDRULE: Device busy")
-    s["anchors"][anchor] = {"text": text, "macros": macros}
+    for name in [name for name in s["anchors"] if anchor and name.startswith(f"{anchor}/")]:
+        del s["anchors"][name]
+    s["anchors"][anchor] = {"text": text, "macros": macros, "tables": list(ruleset.tables)}
+    if anchor:
+        register(s, anchor, ruleset.rules, 0)
+    else:
+        s["queues"] = list(ruleset.queues)
+        s["queue_lines"] = re.findall(r"(?m)^queue .*", text)
+
+
+def register(s: dict[str, Any], path: str, rules: Any, count: int) -> None:
+    """Give every inline anchor its path: one without a name is called _1, _2 and so on."""
+    s["anchors"][path]["rules"] = [rule.text for rule in rules if rule.action != "anchor"]
+    for rule in rules:
+        if rule.action != "anchor" or rule.anchor is not None:
+            continue
+        count += not rule.named
+        below = f"{path}/{rule.named or f'_{count}'}"
+        s["anchors"][below] = {"text": "", "macros": {}, "tables": list(rule.tables)}
+        register(s, below, rule.children, 0)
 
 
 def pf_host(s: dict[str, Any]) -> PfHost:
@@ -632,6 +664,7 @@ def pf_host(s: dict[str, Any]) -> PfHost:
     tables = {0, *(int(name[2:]) for name in s["interfaces"] if name.startswith("lo"))}
     return PfHost(
         interfaces={"lo0": ("127.0.0.1/8",), "em0": ("192.0.2.10/24",), "egress": ("192.0.2.10/24",)},
+        present=frozenset({"lo0", "em0", *s["interfaces"], *(vm["vm"]["tap"] for vm in running(s).values())}),
         rtables=frozenset(tables | {vm["rdomain"] for vm in running(s).values()}),
         read=lambda path: place(path).read_text() if place(path).is_file() else None,
     )
@@ -642,6 +675,13 @@ def flush(s: dict[str, Any], options: dict[str, list[str]]) -> None:
     if options["F"] != ["rules"] or anchor in ("", "*"):
         undocumented(f"pfctl {options}")
     top = anchor.removesuffix("/*")
+    if anchor.endswith("/*") and top not in s["anchors"]:
+        fail("pfctl: Anchor does not exist.")
+    if not anchor.endswith("/*"):
+        # The rules go, the anchor and what is in it stay.
+        if top in s["anchors"]:
+            s["anchors"][top]["rules"] = []
+        return
     for name in [name for name in s["anchors"] if name == top or name.startswith(f"{top}/")]:
         del s["anchors"][name]
     if "q" not in options:
@@ -653,12 +693,24 @@ def show(s: dict[str, Any], options: dict[str, list[str]]) -> None:
         enabled = "Disabled" if s["faults"].get("pf") == "off" else "Enabled"
         print(f"Status: {enabled} for 0 days 00:00:39              Debug: err")
         return
+    anchor = options.get("a", [""])[0]
+    if options["s"][0] == "Anchors":
+        below = [name for name in s["anchors"] if name.startswith(f"{anchor}/") and "/" not in name[len(anchor) + 1 :]]
+        print("".join(f"  {name}\n" for name in sorted(below)), end="")
+        return
+    if options["s"][0] == "queue":
+        # A queue dies with the interface that it is on.
+        there = pf_host(s).present or frozenset()
+        for line in s.get("queue_lines", []):
+            on = re.search(r" on (\S+)", line)
+            if on is None or on[1] in there:
+                print(line)
+        return
     if options["s"][0] != "rules":
         undocumented(f"pfctl -s {options['s']}")
-    anchor = options.get("a", [""])[0]
     if anchor not in s["anchors"]:
         fail("pfctl: Anchor does not exist", 0)
-    print(s["anchors"][anchor]["text"], end="")
+    print("".join(f"{rule}\n" for rule in s["anchors"][anchor].get("rules", [])), end="")
 
 
 # --- interfaces, routes, services ----------------------------------------------------------
@@ -753,12 +805,26 @@ def netstart(args: list[str]) -> None:
                 print(f"WARNING: /etc/hostname.{name} is insecure, fixing permissions.", file=sys.stderr)
                 path.chmod(0o640)
             lines = path.read_text().splitlines()
+            port = next((line.split()[1] for line in lines if line.startswith("add ")), "")
+            if port and port not in s["interfaces"] and port not in args:
+                print(f"ifconfig: {port}: Invalid argument", file=sys.stderr)
+                lines = [line for line in lines if not line.startswith("add ")]
+            if any("dhcpd -c" in line for line in lines):
+                judge_dhcpd(place(next(re.search(r"dhcpd -c (\S+)", line)[1] for line in lines if "dhcpd -c" in line)))
             if not re.fullmatch(r"rdomain \d+", lines[0]):
                 undocumented(f"{path}: the rdomain is not on the first line")
             s["interfaces"][name] = lines
             s["calls"].append(f"netstart {name}")
             if name.startswith("tap"):
                 s.setdefault("holders", {})[name] = hold_tap(s, name, lines)
+
+
+def judge_dhcpd(path: Path) -> None:
+    """Say what dhcpd(8) says of a configuration that it does not take; netstart exits with 0 all the same."""
+    words = r"[a-z][a-z0-9-]*"
+    lines = rf"subnet [0-9.]+ netmask [0-9.]+ \{{|\thost {words} \{{ hardware ethernet [0-9a-f:]{{17}}; fixed-address [0-9.]+; \}}|\}}"
+    if not all(re.fullmatch(lines, line) for line in path.read_text().splitlines()):
+        print("Configuration file errors encountered -- exiting", file=sys.stderr)
 
 
 def hold_tap(s: dict[str, Any], name: str, lines: list[str]) -> int:

@@ -162,7 +162,7 @@ def test_vms_that_share_a_tunnel_come_and_go_without_touching_each_other(laid: W
     assert helper(laid, "close", "a").returncode == 0
     mine = f"100.64.{laid.state['ids']['a']}.3"
     assert calls(laid) == [f"kill 106 {mine}", f"kill 106 0.0.0.0/0 {mine}", f"kill {mine}"]
-    assert "anchor on tap101" in laid.state["anchors"]["okubsd/b"]["text"]
+    assert 'anchor "tap" on tap101' in laid.state["anchors"]["okubsd/b"]["text"]
     assert laid.state["anchors"]["okubsd/a"]["text"] == "block drop quick on tap100\n"
 
 
@@ -250,7 +250,7 @@ def test_names_fill_tables_for_as_long_as_the_network_is_open(laid: World) -> No
     while "tables" not in laid.state or len(laid.state["tables"]) < 2:
         assert time.monotonic() < end, laid.state["calls"]
         time.sleep(0.1)
-    assert laid.state["tables"] == {"okubsd/a:name1": ["203.0.113.80"], "okubsd/a:name2": []}
+    assert laid.state["tables"] == {"okubsd/a/tap/rd:name1": ["203.0.113.80"], "okubsd/a/tap/rd:name2": []}
     assert "ask @9.9.9.9 page.example.org A" in laid.state["calls"], "by the network's own resolver"
     assert helper(laid, "close", "a").returncode == 0
     pattern = f"names {laid.root}/var/run/okubsd/a.names"

@@ -28,7 +28,7 @@ class Dhcpd:
 
     def __init__(self, path: Path) -> None:
         text = path.read_text()
-        hosts = r'\thost "([a-z][a-z0-9-]*)" \{ hardware ethernet ([0-9a-f:]{17}); fixed-address ([0-9.]+); \}\n'
+        hosts = r"\thost ([a-z][a-z0-9-]*) \{ hardware ethernet ([0-9a-f:]{17}); fixed-address ([0-9.]+); \}\n"
         whole = re.fullmatch(rf"subnet ([0-9.]+) netmask ([0-9.]+) \{{\n((?:{hosts})*)\}}\n", text)
         if whole is None:
             sys.exit(f"simulator: undocumented: {path}: {text!r}")

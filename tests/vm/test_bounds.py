@@ -230,7 +230,7 @@ def test_windows_outlive_a_guest_that_stands_still_and_a_network_that_is_gone(wo
     with monitor(cut) as qemu:
         qemu.human("set_link net0 off")
     assert "stopped by a signal" in world.ok("list")
-    time.sleep(75)
+    time.sleep(50)
     os.kill(stopped, signal.SIGCONT)
     with monitor(cut) as qemu:
         qemu.human("set_link net0 on")
