@@ -37,7 +37,8 @@ _PATH = re.compile(r"[^\x00-\x1f\x7f-\x9f\"]{1,255}")
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "grey", "black")
 
 # vmd: at most 128 GiB (vmm.h); a Linux guest of ours does not start below 64 MiB.
-_MEMORY = fields.size_between(64 << 20, 128 << 30)
+# Below, Linux and the first drives do not fit (observed: 64M ends in the initrd, 80M shows a terminal).
+_MEMORY = fields.size_between(96 << 20, 128 << 30)
 _HOME = fields.size_between(16 << 20, 1 << 40)
 _APPS = fields.list_of(fields.matching(APP_NAME, IMAGE_NAME_RULE), "a list of app names")
 
