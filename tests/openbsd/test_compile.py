@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from okubsd.config.recipe import parse_recipe
 from okubsd.errors import BadDescription
 from okubsd.model import Recipe, Wish
 from okubsd.netif.numbers import give_numbers, parse_numbers, render_numbers
+from okubsd.pf.grammar import parse_pf
+from okubsd.pf.rules import Rule
 from okubsd.plan.changes import wanted_files
 from okubsd.plan.check import compiled_mistakes
 from okubsd.plan.compile import Compiled, How, compile_host, memory_mistakes
@@ -137,6 +140,26 @@ def test_what_is_rendered_is_taken(name: str) -> None:
     assert compiled_mistakes(result, wanted_files(result, {})) == []
 
 
+def unnamed(rules: Iterable[Rule]) -> list[str]:
+    """Return the inline anchors without a name, which nobody can change from outside."""
+    found = [rule.text for rule in rules if rule.action == "anchor" and rule.anchor is None and not rule.named]
+    return found + [text for rule in rules for text in unnamed(rule.children)]
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_pf_takes_the_rules_of_a_boot_and_what_ends_can_be_ended(name: str) -> None:
+    """Before any VM runs there is no tap: a queue on one would leave the host without rules; nor does a table nest."""
+    for file in compiled(GOLDEN[name]).files:
+        if file.path == "etc/okubsd/pf.conf":
+            assert "\nqueue " not in file.text
+        if file.path.startswith("etc/okubsd/pf/"):
+            assert "table <" not in file.text and "\nqueue " not in file.text
+            assert unnamed(parse_pf(file.text, file.path, None, {"G": "100.64.1.3"}).rules) == []
+        if file.path.startswith("etc/okubsd/queues/"):
+            at = file.path.rpartition("/")[2]
+            assert set(re.findall(r"^queue \S+ (?:parent \S+ )?on (\S+)", file.text, re.MULTILINE)) <= {at}
+
+
 VM_NAMES = st.from_regex(r"[A-Za-z][A-Za-z0-9._-]{0,31}", fullmatch=True).filter(
     lambda name: name.lower() not in {"all", "host", "okubsd", "self", "any"}
 )
@@ -145,7 +168,7 @@ VMS = st.dictionaries(
     st.fixed_dictionaries(
         {"image": st.sampled_from(sorted(RECIPES)), "network": st.sampled_from(["nat", "none"])},
         optional={
-            "memory": st.integers(64, 4096).map(lambda size: f"{size}M"),
+            "memory": st.integers(96, 4096).map(lambda size: f"{size}M"),
             "disposable": st.sampled_from(["yes", "no"]),
             "autostart": st.sampled_from(["yes", "no"]),
             "owner": st.sampled_from(["alice", "bob"]),

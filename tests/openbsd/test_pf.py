@@ -11,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from okubsd.config.flow import REFUSED
+from okubsd.config.parse_y import ConfError
 from okubsd.model import NAT, NONE, Network
 from okubsd.pf.evaluate import Packet, Verdict, evaluate
 from okubsd.pf.grammar import parse_pf
 from okubsd.pf.render import Exit, render_anchor, render_main
+from okubsd.pf.rule_grammar import PfHost
 from okubsd.pf.rules import Ruleset
 from tests.conftest import CHECKOUT
 
@@ -85,6 +87,16 @@ def test_what_leaves_has_the_hosts_address() -> None:
     out = packet("198.51.100.1", direction="out", interface="em0", groups=("egress",), rdomain=0,
                  received_on=("tap101", "tap", "okubsd"))  # fmt: skip
     assert decide(NAT, out).nat
+
+
+@pytest.mark.parametrize("network", [NONE, NAT])
+@pytest.mark.parametrize("interface", ["em1", "vport300", "wg7"])
+def test_nothing_leaves_by_an_interface_that_is_not_the_way_out(network: Network, interface: str) -> None:
+    out = packet("203.0.113.5", direction="out", interface=interface, groups=(), rdomain=0,
+                 received_on=("tap101", "tap", "okubsd"))  # fmt: skip
+    assert not decide(network, out).passes
+    hosts = packet("203.0.113.5", direction="out", interface=interface, groups=(), rdomain=0, source="203.0.113.77")
+    assert decide(network, hosts).passes
 
 
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
@@ -253,6 +265,25 @@ def test_tables_take_the_most_specific_entry() -> None:
     assert not passes(text, packet("10.2.0.1"))
     assert passes(text, packet("10.1.0.1"))
     assert passes("block quick to <nowhere>\n", packet("10.1.0.1"))
+
+
+def test_a_table_is_found_beside_its_rule_or_at_the_root_and_nowhere_between() -> None:
+    beside = 'anchor "a" {\ntable <t> const { 10.0.0.1 }\nblock quick to <t>\n}\n'
+    between = 'anchor "a" {\ntable <t> const { 10.0.0.1 }\nanchor "b" {\nblock quick to <t>\n}\n}\n'
+    root = 'table <t> const { 10.0.0.1 }\nanchor "a" {\nanchor "b" {\nblock quick to <t>\n}\n}\n'
+    assert [passes(text, packet("10.0.0.1")) for text in (beside, between, root)] == [False, True, False]
+
+
+def test_two_inline_anchors_of_one_name_are_refused() -> None:
+    with pytest.raises(ConfError, match="already exists"):
+        rules('anchor "a" {\npass\n}\nanchor "a" {\nblock\n}\n')
+
+
+def test_a_queue_is_refused_while_its_interface_is_not_there() -> None:
+    text = "queue q on tap101 bandwidth 10M default\npass\n"
+    parse_pf(text, "pf.conf", PfHost(present=frozenset({"em0", "tap101"})))
+    with pytest.raises(ConfError, match="tap101"):
+        parse_pf(text, "pf.conf", PfHost(present=frozenset({"em0"})))
 
 
 def test_self_is_every_address_of_the_host() -> None:
