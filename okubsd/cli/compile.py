@@ -12,25 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from okubsd.cli.session import Session, as_json, dry_run, pass_session, print_json
 from okubsd.config.flow import parse_target, render_flow
 from okubsd.config.names import USER_NAME, quoted
-from okubsd.errors import BadDescription, Misuse, Problem, Unknown
+from okubsd.errors import BadDescription, Misuse, Problem
 from okubsd.host import apply as applying
 from okubsd.host import vmd
 from okubsd.host.system import System
 from okubsd.host.tunnels import passed_over, read_secrets
-from okubsd.model import TUNNELS
+from okubsd.model import TUNNELS, Vm
 from okubsd.pf.render import anchor_path
 from okubsd.plan.apply import ApplyPlan, plan_apply, plan_unapply
 from okubsd.plan.changes import Change, Stat, wanted_files
 from okubsd.plan.check import SOME_GUEST, compiled_mistakes, read_rules
 from okubsd.plan.compile import ANCHORS, Compiled, CompiledVm, How, compile_host
+from okubsd.plan.exits import number_all
 from okubsd.plan.why import Decision, PfState, Why, decide, explain, guest_packet, passers_of
-
-# Stands for the address of every other VM's guest.
-_OTHER_GUEST = "100.127.255.254"
 
 _DESTINATION = re.compile(
     r"(\d{1,3}(?:\.\d{1,3}){3}|[0-9a-f:]*:[0-9a-f:]+|\[[0-9a-f:]+\]|[a-z0-9.-]{4,253})(?::(\d{1,5}))?"
@@ -175,11 +174,12 @@ def why(session: Session, name: str, destination: str, protocol: str, json: bool
         _print_decision(name, destination, protocol, decision, json=json)
         return
     system = System(session.places.system)
-    # Who owns a VM is nothing to its packets.
-    compiled = compile_session(session, system, default_owner="root")
-    vm = compiled.find(name)
-    if vm is None:
-        raise Unknown(f"there is no VM {quoted(name)} in {session.wish.path}", "okubsd list")
+    if hidden := hidden_file(system, asked):
+        session.report(f"what pf(4) does with it is not told: {hidden} can only be read by root; try: doas okubsd why")
+        _print_decision(name, destination, protocol, decision, json=json)
+        return
+    compiled = _compile_one(session, system, asked)
+    vm = compiled.vms[0]
     answer = explain(vm, _pf_state(system, compiled, vm), guest_packet(vm, SOME_GUEST, target, protocol, port))
     if json:
         print_json(vm=name, destination=destination, protocol=protocol, **_as_dict(answer))
@@ -250,16 +250,33 @@ def parse_destination(text: str) -> tuple[str, int]:
     return target, port
 
 
+def hidden_file(system: System, vm: Vm) -> Path | None:
+    """Return a file that tells what pf(4) does with packets of ``vm`` and that this user may not read, or None."""
+    files = (system.path("etc/pf.conf"), *(Path(file) for file in (vm.network.file, vm.tunnel) if file))
+    return next((file for file in files if not os.access(file, os.R_OK) and not _is_missing(file)), None)
+
+
+def _is_missing(path: Path) -> bool:
+    try:
+        path.lstat()
+    except OSError as error:
+        return not isinstance(error, PermissionError)
+    return False
+
+
+def _compile_one(session: Session, system: System, vm: Vm) -> Compiled:
+    """Return what the description becomes for ``vm`` alone: the keys of other networks need not be read."""
+    numbers = number_all(session.wish, applying.kept_numbers(system)).given
+    networks = tuple(network for network in session.wish.networks if network == vm.network)
+    wish = msgspec.structs.replace(session.wish, vms=(vm,), networks=networks)
+    # Who owns a VM is nothing to its packets.
+    return compile_host(wish, session.recipes, numbers, owner_of_vms() or "root", read_secrets(wish), time.time())
+
+
 def _pf_state(system: System, compiled: Compiled, vm: CompiledVm) -> PfState:
-    """Return the rules as they will be after an apply; the guest's address is a stand-in."""
-    names = {"etc/pf.conf", *(file.path for file in compiled.files if file.how is not How.RCCTL)}
-    files = wanted_files(compiled, system.read_all(sorted(names)))
-    anchors = {
-        anchor_path(other.vm.name): read_rules(
-            f"{ANCHORS}/{other.vm.name}.conf", files, SOME_GUEST if other is vm else _OTHER_GUEST
-        )
-        for other in compiled.vms
-    }
+    """Return the rules that ``vm`` meets, as they will be after an apply; the guest's address is a stand-in."""
+    files = wanted_files(compiled, {"etc/pf.conf": system.read("etc/pf.conf")})
+    anchors = {anchor_path(vm.vm.name): read_rules(f"{ANCHORS}/{vm.vm.name}.conf", files, SOME_GUEST)}
     addresses = {f"tap{vm.number}": ("100.64.1.2/31",), "lo0": ("127.0.0.1/8",)}
     if vm.vm.network.way in TUNNELS:
         addresses[vm.exit.out] = ("100.127.255.253/32",)

@@ -6,8 +6,12 @@ import subprocess
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from okubsd.cli.compile import hidden_file
+from okubsd.host.system import System
+from okubsd.model import Network, Vm, Way
 from tests.conftest import CHECKOUT
 from tests.openbsd.test_compile import OVPN, PRIVATE, SHARED, WG
 from tests.openbsd.test_helper import SHELLS, helper
@@ -112,6 +116,28 @@ def test_why_tells_the_way_of_each_network(world: World) -> None:
     done = world.okubsd("why", "behind", "10.0.0.1")
     assert done.returncode == 1 and "does not reach it" in done.stdout
     assert world.okubsd("why", "lab1", "203.0.113.80").returncode == 1
+
+
+def test_why_needs_no_key_of_another_network(world: World) -> None:
+    world.must("apply", "-y")
+    path = world.description.parent / "vpn.conf"
+    path.write_text("[Interface]\n")
+    assert "leaves by the uplink" in world.must("why", "plain", "203.0.113.80:443")
+    assert world.okubsd("why", "a", "203.0.113.80:443").returncode == 8
+
+
+def test_why_says_what_this_user_may_not_read(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on OpenBSD, where the rules of the site are root's."""
+    system, key = System(world.root), world.description.parent / "vpn.conf"
+    plain = Vm(name="plain", image="term")
+    tunneled = msgspec.structs.replace(plain, network=Network(name="proton", way=Way.WIREGUARD, file=str(key)))
+    hidden = {str(key)}
+    monkeypatch.setattr("os.access", lambda path, mode: str(path) not in hidden)
+    assert (hidden_file(system, plain), hidden_file(system, tunneled)) == (None, key)
+    key.unlink()
+    assert hidden_file(system, tunneled) is None, "what is missing is no secret"
+    hidden.add(str(world.root / "etc/pf.conf"))
+    assert hidden_file(system, plain) == world.root / "etc/pf.conf"
 
 
 def test_the_administrators_own_files_stay(world: World) -> None:

@@ -117,7 +117,7 @@ def test_a_window_through_the_whole_path(ob: Host, tmp_path: Path) -> None:
     # The network was opened only after the tap was looked at, for the guest's own address.
     anchor = ob.state["anchors"]["okubsd/term"]
     assert anchor["macros"] == {"G": "100.64.1.3"} and "rdr-to 9.9.9.9" in anchor["text"]
-    again = ob.okubsd("start", "term", user="alice")
+    again = ob.okubsd("start", "term", "--headless", user="alice")
     assert again.returncode == 0 and "the app is shown already" in again.stderr
     ob.must("stop", "term", user="alice")
     assert "stopped" in ob.run("vmctl", "status", "term").stdout
