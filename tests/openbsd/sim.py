@@ -888,6 +888,17 @@ def drill(args: list[str]) -> None:
         print(f"{name}.\t60\tIN\tA\t{address}")
 
 
+def chroot(args: list[str]) -> None:
+    """Run a program as another user (chroot(8)): of the simulation there is one user only, so the call is told."""
+    if USER != "root":
+        fail("chroot: Operation not permitted")
+    if args[:3] != ["-u", "nobody", "/"] or len(args) < 4:
+        undocumented(f"chroot {args}")
+    with state() as s:
+        s["calls"].append(f"as nobody {args[3]}")
+    os.execvp(args[3], args[3:])
+
+
 def makedev(args: list[str]) -> None:
     for name in args:
         if not re.fullmatch(r"tap\d+", name):
@@ -982,7 +993,7 @@ def doas_permits(command: str) -> bool:
 PROGRAMS = {
     "vmd": vmd, "vmctl": vmctl, "pfctl": pfctl, "ifconfig": ifconfig, "route": route, "sysctl": sysctl, "rcctl": rcctl,
     "doas": doas, "netstart": netstart, "makedev": makedev, "__device": device, "qemu-system-x86_64": qemu,
-    "at": at, "date": date, "drill": drill,
+    "at": at, "date": date, "drill": drill, "chroot": chroot,
 }  # fmt: skip
 
 

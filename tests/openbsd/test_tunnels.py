@@ -278,6 +278,8 @@ def test_names_fill_tables_for_as_long_as_the_network_is_open(laid: World) -> No
         time.sleep(0.1)
     assert laid.state["tables"] == {"okubsd/a/tap/rd:name1": ["203.0.113.80"], "okubsd/a/tap/rd:name2": []}
     assert "ask @9.9.9.9 page.example.org A" in laid.state["calls"], "by the network's own resolver"
+    asked = [call for call in laid.state["calls"] if call.startswith(("ask ", "as nobody "))]
+    assert asked[0::2] == ["as nobody drill"] * (len(asked) // 2), "nothing of root's reads a stranger's packets"
     assert helper(laid, "close", "a").returncode == 0
     pattern = f"names {laid.root}/var/run/okubsd/a.names"
     end = time.monotonic() + 10
