@@ -123,7 +123,15 @@ def test_nat_refuses_the_host_and_private_ranges() -> None:
     batch = user.namespace_batch(NAT, ["203.0.113.9"])
     for destination in (*user.REFUSED, "203.0.113.9"):
         assert f"route add prohibit {destination}\n" in batch
-    assert "--disable-host-loopback" in user.uplink_argv("1", "3")
+    assert "--disable-host-loopback" in user.uplink_argv("1", "3", root=False)
+
+
+def test_what_the_uplinks_sandbox_takes_away_is_taken_from_nobody_else() -> None:
+    argv = user.uplink_argv("1", "3", root=True)
+    assert argv[:4] == ("unshare", "--mount", "--", "slirp4netns") and "--enable-sandbox" in argv
+    assert user.uplink_argv("1", "3", root=False)[0] == "slirp4netns", "a user's namespace has it already"
+    plain = user.uplink_argv("1", "3", root=True, sandbox=False)
+    assert plain[0] == "slirp4netns" and "--enable-sandbox" not in plain
 
 
 def test_a_namespace_needs_a_user_namespace_unless_root() -> None:

@@ -149,13 +149,17 @@ def test_a_full_guest_is_told_and_keeps_what_it_had(tmp_path: Path) -> None:
         pytest.skip("only root can mount a small file system")
     small = tmp_path / "small"
     small.mkdir()
-    script = f"mount -t tmpfs -o size=1m tmpfs {small} && exec {SERVER} -d {small}"
+    # A root directory that is no mount point, as a chroot's, cannot be made private; what is mounted here can.
+    script = (
+        f"mount --make-rprivate $(stat -c %m {small}) && mount -t tmpfs -o size=1m tmpfs {small} && "
+        f"exec {SERVER} -d {small}"
+    )
 
     def within(command: str, seconds: float, largest: int) -> door.Done:
         return ask(command.replace("--", f"-- {small}/", 1) if command.startswith("df") else command, seconds, largest)
 
     source = filled(tmp_path / "three.bin", 3_000_000)
-    with spoken_by(("unshare", "--mount", "sh", "-c", script), VM, within) as guest:
+    with spoken_by(("unshare", "--mount", "--propagation", "unchanged", "sh", "-c", script), VM, within) as guest:
         guest.has_no_room = lambda _: True  # type: ignore[method-assign]  # df would have to be in that mount
         send(guest, filled(tmp_path / "old", 10), b"three.bin", Progress())
         with pytest.raises(Problem, match=r"there is no room in the guest for 'three\.bin'"):
@@ -365,6 +369,8 @@ def test_a_hostile_server_is_told_and_leaves_nothing(
     kind: str, said: str, error: type[Problem], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transfer, "ANSWER_SECONDS", 2.0)
+    # However small the disk is that this runs on.
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1 << 40})())
     with pytest.raises(error, match=said) as told, hostile(kind) as guest:
         fetch(guest, b"x", tmp_path / "got", Progress())
     assert told.value.sentence.isprintable() and not (tmp_path / "got").exists()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+import sysconfig
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,8 @@ from okubsd.host.trust import place_mistake, trusted_owners
 from tests.conftest import CHECKOUT
 
 ALICE, BOB = 20001, 20002
+
+AsUser = Callable[..., subprocess.CompletedProcess[str]]
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be several users")
 
@@ -38,25 +43,53 @@ def homes(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def as_user(uid: int, env: Mapping[str, str], *args: str) -> subprocess.CompletedProcess[str]:
-    """Call okubsd as the user ``uid``, in an environment that has nothing but ``env``."""
-    argv = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", sys.executable, "-m", "okubsd", *args]
-    given = {"PATH": os.environ["PATH"], "PYTHONPATH": str(CHECKOUT), "PYTHONDONTWRITEBYTECODE": "1", **env}
-    return subprocess.run(argv, env=given, capture_output=True, text=True, cwd="/", check=False)
+@pytest.fixture(scope="session")
+def checkout() -> Iterator[Path]:
+    """A copy of okubsd, and of the libraries it was installed with, that every user can read."""
+    with tempfile.TemporaryDirectory(prefix="okt-") as name:
+        top = Path(name)
+        top.chmod(0o755)
+        no_code = shutil.ignore_patterns("__pycache__")
+        for directory in ("okubsd", "images", "etc"):
+            shutil.copytree(CHECKOUT / directory, top / directory, ignore=no_code)
+        tools = shutil.ignore_patterns("__pycache__", "hypothesis*", "mypy*", "okubsd*", "pip*", "*pytest*", "ruff*")
+        shutil.copytree(sysconfig.get_path("purelib"), top / "libraries", ignore=tools)
+        yield top
 
 
-@pytest.fixture(scope="session", autouse=True)
-def readable() -> None:
-    """The checkout and this Python are to be read by those users."""
-    argv = ["setpriv", f"--reuid={ALICE}", f"--regid={ALICE}", "--clear-groups", sys.executable, "-c", "import okubsd"]
-    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(CHECKOUT)}
-    if subprocess.run(argv, env=env, cwd="/", capture_output=True, check=False).returncode != 0:
-        pytest.skip("other users cannot reach this checkout")
+def readable_python() -> str:
+    """Return a Python that every user can start: the one that the virtual environment is of, or the system's."""
+    found = (sys.executable, os.path.realpath(sys.executable), "/usr/bin/python3")
+    as_alice = ("setpriv", f"--reuid={ALICE}", f"--regid={ALICE}", "--clear-groups")
+    version = f"import sys; sys.exit(sys.version_info[:2] != {sys.version_info[:2]})"
+    for python in found:
+        if (
+            subprocess.run([*as_alice, python, "-c", version], cwd="/", capture_output=True, check=False).returncode
+            == 0
+        ):
+            return python
+    pytest.skip("other users can start no Python of this version")
+
+
+@pytest.fixture
+def as_user(checkout: Path) -> AsUser:
+    """Return what calls okubsd as a user, by number, in an environment that has nothing but what is given."""
+    python = readable_python()
+
+    def call(uid: int, env: Mapping[str, str], *args: str) -> subprocess.CompletedProcess[str]:
+        argv = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", python, "-m", "okubsd", *args]
+        given = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{checkout}:{checkout}/libraries"}
+        given |= {"PYTHONDONTWRITEBYTECODE": "1", **env}
+        return subprocess.run(argv, env=given, capture_output=True, text=True, cwd="/", check=False)
+
+    return call
 
 
 @pytest.mark.spawns
 @pytest.mark.parametrize("runtime", [None, "relative/run", "/nowhere/run", "bob"])
-def test_a_user_needs_no_runtime_directory_and_uses_nobody_elses(homes: Path, runtime: str | None) -> None:
+def test_a_user_needs_no_runtime_directory_and_uses_nobody_elses(
+    homes: Path, runtime: str | None, as_user: AsUser
+) -> None:
     env = {"HOME": str(homes / "alice")}
     if runtime is not None:
         env["XDG_RUNTIME_DIR"] = str(homes / "bob") if runtime == "bob" else runtime
@@ -78,7 +111,7 @@ def test_a_user_needs_no_runtime_directory_and_uses_nobody_elses(homes: Path, ru
     ],
     ids=["root by su", "root by sudo -E", "root in alice's", "bob by su", "a directory of all", "a link in one"],
 )
-def test_nobody_elses_directory_is_obeyed(homes: Path, uid: int, env: dict[str, str]) -> None:
+def test_nobody_elses_directory_is_obeyed(homes: Path, uid: int, env: dict[str, str], as_user: AsUser) -> None:
     state = owned(homes / "alice/.local/state/okubsd/run/term", ALICE)
     proof = homes / "proof"
     proof.touch()
@@ -101,7 +134,7 @@ def test_nobody_elses_directory_is_obeyed(homes: Path, uid: int, env: dict[str, 
 
 
 @pytest.mark.spawns
-def test_two_users_do_not_meet(homes: Path) -> None:
+def test_two_users_do_not_meet(homes: Path, as_user: AsUser) -> None:
     for name, uid in (("alice", ALICE), ("bob", BOB)):
         done = as_user(uid, {"HOME": str(homes / name)}, "list", "--names")
         assert done.returncode == 0 and "term" in done.stdout.split()

@@ -6,7 +6,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import click
 
@@ -18,7 +18,8 @@ from okubsd.host.homes import store_sizes
 from okubsd.host.reading import misnamed_files
 from okubsd.host.system import System
 from okubsd.host.tunnels import passed_over, read_secrets
-from okubsd.model import Wish
+from okubsd.model import Argv, Wish
+from okubsd.plan.apply import judge_argv
 from okubsd.plan.changes import Stat, wanted_files
 from okubsd.plan.check import compiled_mistakes, unread_lines
 from okubsd.plan.compile import How, memory_mistakes
@@ -32,7 +33,7 @@ from okubsd.plan.limits import home_limits, qemu_limits
 def check(session: Session, judged: str | None, json: bool) -> int:
     """Check the description and the recipes, for this host; say every mistake at once.
 
-    For OpenBSD its files are compiled from it and judged too: by okubsd itself everywhere, and by vmd and pfctl where
+    For OpenBSD its files are compiled from it and judged too: by okubsd itself everywhere, by its own parsers where
     there are any.
     """
     judged = judged or ("openbsd" if vmd.has_vmd() else "qemu")
@@ -125,9 +126,9 @@ def _check_openbsd(session: Session, wish: Wish) -> list[str]:
 
 
 def _ask_parsers(system: System, wanted: Mapping[str, Stat | None], mistakes: list[str]) -> list[str]:
-    """Let `vmd -n` and `pfctl -n` judge the ``wanted`` files; return who was asked.
+    """Let OpenBSD's own parsers judge the ``wanted`` files, as an apply would; return who was asked.
 
-    What they say is added to ``mistakes``.
+    What they say is added to ``mistakes``.  Only root may ask all of them.
     """
     scratch = system.path("tmp")
     scratch.mkdir(exist_ok=True)
@@ -138,14 +139,15 @@ def _ask_parsers(system: System, wanted: Mapping[str, Stat | None], mistakes: li
                 path = top / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(stat.text.replace('"/etc/okubsd/', f'"{top}/etc/okubsd/'))
-        asked = [("vmd", ("/usr/sbin/vmd", "-n", "-f", str(top / "etc/vm.conf")))]
+        calls: list[Argv] = [("/usr/sbin/vmd", "-n", "-f", str(top / "etc/vm.conf"))]
         if facts.is_root():
-            asked.append(("pfctl", ("pfctl", "-n", "-f", str(top / "etc/pf.conf"))))
-        for name, argv in asked:
+            paths = sorted(path for path, stat in wanted.items() if stat is not None)
+            calls += [argv for path in paths if (argv := judge_argv(path, str(top / path)))]
+        for argv in calls:
             done = door.run(system.argv(argv), timeout=60)
             # A drive that is not there yet is made by apply.
             if done.code != 0 and b"failed to parse disks" not in done.err:
-                mistakes.append(f"{name} -n: {door.reason(done).replace(str(top), '')}")
-        return [name for name, _ in asked]
+                mistakes.append(f"{PurePosixPath(argv[0]).name} -n: {door.reason(done).replace(str(top), '')}")
+        return list(dict.fromkeys(PurePosixPath(argv[0]).name for argv in calls))
     finally:
         shutil.rmtree(top)

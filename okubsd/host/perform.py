@@ -26,7 +26,6 @@ from okubsd.host.monitor import monitor
 from okubsd.host.places import Places
 from okubsd.host.sockets import listener_pid
 from okubsd.model import Argv, Recipe, Vm
-from okubsd.network.user import SANDBOX
 from okubsd.plan import steps
 from okubsd.plan.gateway import CLIENTS, Passing, gateway_entries
 from okubsd.plan.steps import Phase, Plan, Slot, Step
@@ -271,8 +270,7 @@ def _start_uplink(step: steps.StartUplink, run: Run) -> None:
         _wait_for_uplink(step, run, process)
     except UplinkEnded:
         said = last_lines(step.log)
-        plain = tuple(word for word in argv if word not in SANDBOX)
-        process = door.spawn(plain, step.log, keep_fds=(run.exit_end,))
+        process = door.spawn(run.fill(step.plain_argv), step.log, keep_fds=(run.exit_end,))
         try:
             _wait_for_uplink(step, run, process)
         except UplinkEnded:

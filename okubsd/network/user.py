@@ -64,15 +64,20 @@ def enter_argv(pid: str, argv: Argv, *, root: bool) -> Argv:
 
 
 # A mount namespace of its own with nothing in it, and a filter of system calls (slirp4netns(1)).
-SANDBOX = ("--enable-sandbox", "--enable-seccomp")
+_SANDBOX = ("--enable-sandbox", "--enable-seccomp")
+
+# What slirp4netns takes away in its sandbox goes from every mount namespace that shares it, where root calls it
+# (observed: /run/netns was lost).  So root's has a private one before; a user's has, by its user namespace.
+_PRIVATE = ("unshare", "--mount", "--")
 
 
-def uplink_argv(pid: str, exit_fd: str) -> Argv:
+def uplink_argv(pid: str, exit_fd: str, *, root: bool, sandbox: bool = True) -> Argv:
     """Return slirp4netns(1) for the namespace of ``pid``; it ends when ``exit_fd`` is closed."""
     return (
+        *(_PRIVATE if root and sandbox else ()),
         "slirp4netns",
         "--configure",
-        *SANDBOX,
+        *(_SANDBOX if sandbox else ()),
         "--mtu=65520",
         "--disable-host-loopback",
         f"--cidr={_UPLINK}",

@@ -17,7 +17,7 @@ from okubsd.errors import Problem
 from okubsd.model import Argv
 from okubsd.pf.render import anchor_path
 from okubsd.plan.changes import INTERFACE, Change, Stat, changes_to, is_ours, wanted_files
-from okubsd.plan.compile import ANCHORS, NUMBERS, PF_CONF, QUEUES, VM_CONF, Compiled, CompiledVm, HostFile
+from okubsd.plan.compile import ANCHORS, LEASES, NUMBERS, PF_CONF, QUEUES, VM_CONF, Compiled, CompiledVm, HostFile
 from okubsd.vmd.helper import RECORDS, Verb, helper_argv, opening, parse_record
 
 # Where candidates are judged and old files wait until the last step is done.
@@ -393,7 +393,8 @@ def _staged(changes: tuple[Change, ...], facts: ApplyFacts) -> dict[str, str]:
     """Return the candidates by path: changed files, and with one of a pair also the other that reads it or is read."""
     texts = {change.path: change.new.text for change in changes if change.new is not None}
     gone = {change.path for change in changes if change.new is None}
-    staged = {path: text for path, text in texts.items() if _is_anchor(path) or path == "etc/doas.conf"}
+    mains = ("etc/pf.conf", "etc/vm.conf")
+    staged = {path: text for path, text in texts.items() if path not in mains and judge_argv(path, path)}
     for main, part in (("etc/pf.conf", PF_CONF), ("etc/vm.conf", VM_CONF)):
         if main not in gone and {main, part} & {change.path for change in changes}:
             # The candidate reads the candidate, not the file that is in force.
@@ -406,23 +407,32 @@ def _staged(changes: tuple[Change, ...], facts: ApplyFacts) -> dict[str, str]:
 def _judge(staged: Mapping[str, str]) -> list[ApplyStep]:
     """Return the staging of candidates, and their judging by the parsers that need no drives."""
     steps: list[ApplyStep] = [Stage(what="write the candidates", files=tuple(sorted(staged.items())))]
-    if "etc/pf.conf" in staged:
-        steps.append(_check("pf.conf", ("pfctl", "-n", "-f", f"/{STAGE}/etc/pf.conf")))
-    for path in sorted(staged):
-        if _is_anchor(path):
-            name = PurePosixPath(path).stem
-            argv = ("pfctl", "-n", "-D", "G=100.64.0.3", "-a", anchor_path(name), "-f", f"/{STAGE}/{path}")
-            steps.append(_check(f"anchor of {name}", argv))
-    if "etc/doas.conf" in staged:
-        steps.append(_check("doas.conf", ("doas", "-C", f"/{STAGE}/etc/doas.conf")))
-    return steps
+    judged = ((path, judge_argv(path, f"/{STAGE}/{path}")) for path in sorted(staged))
+    return steps + [_check(f"/{path}", argv) for path, argv in judged if argv]
+
+
+def judge_argv(path: str, candidate: str) -> Argv:
+    """Return the call of OpenBSD's parser that judges the file ``candidate``, which is to be at ``path``; () for none.
+
+    pfctl(8), doas(1) and dhcpd(8) have a way to read a file and to do nothing; vm.conf(5) needs its drives, too.
+    """
+    if path == "etc/pf.conf":
+        return ("pfctl", "-n", "-f", candidate)
+    if _is_anchor(path):
+        # Any address stands for the guest's.
+        return ("pfctl", "-n", "-D", "G=100.64.0.3", "-a", anchor_path(PurePosixPath(path).stem), "-f", candidate)
+    if path == "etc/doas.conf":
+        return ("doas", "-C", candidate)
+    if path.startswith(f"{LEASES}/"):
+        return ("dhcpd", "-n", "-c", candidate)
+    return ()
 
 
 def _judge_vms(staged: Mapping[str, str]) -> list[ApplyStep]:
     """Return the judging of vm.conf: vmd wants every drive to be there when it reads its path."""
     if "etc/vm.conf" not in staged:
         return []
-    return [_check("vm.conf", ("/usr/sbin/vmd", "-n", "-f", f"/{STAGE}/etc/vm.conf"))]
+    return [_check("/etc/vm.conf", ("/usr/sbin/vmd", "-n", "-f", f"/{STAGE}/etc/vm.conf"))]
 
 
 def _check(what: str, argv: Argv) -> Call:

@@ -50,6 +50,8 @@ AUTOSTART = f"{CONF_DIRECTORY}/autostart"
 NAMES = f"{CONF_DIRECTORY}/names"
 # The queues of an interface, which are loaded while it is there.
 QUEUES = f"{CONF_DIRECTORY}/queues"
+# What dhcpd(8) leases on a switch.
+LEASES = f"{CONF_DIRECTORY}/dhcpd"
 
 # Both live beside the helper (okubsd(8), FILES).
 _TUN_PROGRAM = "/usr/local/libexec/okubsd-tun"
@@ -215,7 +217,7 @@ def _files_of_switch(network: Network, number: int, wish: Wish, numbers: Numbers
     # By its number, since a VM's name may hold what dhcpd.conf(5) takes for something else.
     here = [vm for vm in wish.vms if vm.network == network]
     on_it = {f"vm{numbers.vm(vm)}": lladdr(numbers.vm(vm), CLIENT_NIC) for vm in here}
-    config = f"{CONF_DIRECTORY}/dhcpd/{network.name}.conf"
+    config = f"{LEASES}/{network.name}.conf"
     try:
         conf = dhcpd_conf(network.address, on_it)
     except ValueError as error:

@@ -272,12 +272,16 @@ def _uplink(vm: Vm, host: HostFacts, state: VmFacts, links: Links) -> StartUplin
     def inside(*argv: str) -> Argv:
         return user.enter_argv(Slot.QEMU_PID, argv, root=host.root)
 
+    def uplink(*, sandbox: bool) -> Argv:
+        return user.uplink_argv(Slot.QEMU_PID, Slot.EXIT_FD, root=host.root, sandbox=sandbox)
+
     rules, names = namespace_rules(vm, host) if ruled else ("", "")
     names_file = state.run / "names"
     return StartUplink(
         batch_argv=inside("ip", "-batch", "-"),
         batch=user.namespace_batch(vm.network, addresses, ruled=ruled),
-        argv=user.uplink_argv(Slot.QEMU_PID, Slot.EXIT_FD) if open_to_nat else (),
+        argv=uplink(sandbox=True) if open_to_nat else (),
+        plain_argv=uplink(sandbox=False) if open_to_nat else (),
         log=state.directory / "uplink.log",
         rules_argv=inside("nft", "-f", "-") if ruled else (),
         rules=rules,

@@ -137,6 +137,7 @@ class StartQemu(Step, frozen=True, kw_only=True):
 class StartUplink(Step, frozen=True, kw_only=True):
     """Join the VM's namespace to the host's network: the rules, the uplink, then ``batch`` for ip(8).
 
+    ``plain_argv`` is the uplink where a system refuses the sandbox of ``argv``.
     ``rules`` are for nft(8) by ``rules_argv``, and ``names`` for the program that keeps their sets, which ends with
     the VM; "" where the VM has none.
     """
@@ -144,6 +145,7 @@ class StartUplink(Step, frozen=True, kw_only=True):
     batch_argv: Argv
     batch: str
     argv: Argv
+    plain_argv: Argv
     log: Path
     rules_argv: Argv = ()
     rules: str = ""

@@ -819,12 +819,23 @@ def netstart(args: list[str]) -> None:
                 s.setdefault("holders", {})[name] = hold_tap(s, name, lines)
 
 
-def judge_dhcpd(path: Path) -> None:
+def dhcpd(args: list[str]) -> None:
+    """Judge a configuration and end (dhcpd(8), -n)."""
+    if args[:2] != ["-n", "-c"] or len(args) != 3:
+        undocumented(f"dhcpd {args}")
+    with state() as s:
+        s["calls"].append("dhcpd -n")
+    sys.exit(0 if judge_dhcpd(place(args[2])) else 1)
+
+
+def judge_dhcpd(path: Path) -> bool:
     """Say what dhcpd(8) says of a configuration that it does not take; netstart exits with 0 all the same."""
     words = r"[a-z][a-z0-9-]*"
     lines = rf"subnet [0-9.]+ netmask [0-9.]+ \{{|\thost {words} \{{ hardware ethernet [0-9a-f:]{{17}}; fixed-address [0-9.]+; \}}|\}}"
-    if not all(re.fullmatch(lines, line) for line in path.read_text().splitlines()):
+    taken = all(re.fullmatch(lines, line) for line in path.read_text().splitlines())
+    if not taken:
         print("Configuration file errors encountered -- exiting", file=sys.stderr)
+    return taken
 
 
 def hold_tap(s: dict[str, Any], name: str, lines: list[str]) -> int:
@@ -993,7 +1004,7 @@ def doas_permits(command: str) -> bool:
 PROGRAMS = {
     "vmd": vmd, "vmctl": vmctl, "pfctl": pfctl, "ifconfig": ifconfig, "route": route, "sysctl": sysctl, "rcctl": rcctl,
     "doas": doas, "netstart": netstart, "makedev": makedev, "__device": device, "qemu-system-x86_64": qemu,
-    "at": at, "date": date, "drill": drill, "chroot": chroot,
+    "at": at, "date": date, "drill": drill, "chroot": chroot, "dhcpd": dhcpd,
 }  # fmt: skip
 
 

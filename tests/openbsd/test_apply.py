@@ -198,7 +198,9 @@ def test_block_first_open_last() -> None:
     )  # fmt: skip
     order = names(plan)
     assert order[0] == "write the candidates"
-    assert order.index("let OpenBSD judge the new anchor of term") < order.index("keep the old files until all is done")
+    assert order.index("let OpenBSD judge the new /etc/okubsd/pf/term.conf") < order.index(
+        "keep the old files until all is done"
+    )
     assert order.index("keep the old files until all is done") < order.index("shut term")
     assert order.index("shut term") < order.index("write /etc/okubsd/pf/term.conf") < order.index("open term")
     assert order[-1] == "drop the old files"

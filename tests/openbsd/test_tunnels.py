@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import time
 from pathlib import Path
@@ -116,6 +117,12 @@ def test_why_tells_the_way_of_each_network(world: World) -> None:
     done = world.okubsd("why", "behind", "10.0.0.1")
     assert done.returncode == 1 and "does not reach it" in done.stdout
     assert world.okubsd("why", "lab1", "203.0.113.80").returncode == 1
+
+
+def test_check_asks_openbsd_about_every_file_that_an_apply_would_let_it_judge(world: World) -> None:
+    calls(world)
+    assert json.loads(world.must("check", "--json"))["judges"] == ["okubsd", "vmd", "doas", "dhcpd", "pfctl"]
+    assert calls(world) == ["dhcpd -n", "dhcpd -n"], "one for each switch, and no interface was touched"
 
 
 def test_why_needs_no_key_of_another_network(world: World) -> None:
