@@ -167,9 +167,31 @@ def table_names(flows: Iterable[Flow]) -> dict[str, str]:
     return {name: f"name{number}" for number, name in enumerate(names, 1)}
 
 
-def render_names(vm: Exit) -> str:
-    """Return the file for the program `names`: a name, and its anchor and table, a line."""
-    return "".join(f"{name} {rules_path(vm.name)}:{table}\n" for name, table in table_names(vm.flows).items())
+def render_names(vm: Exit, now: float = 0.0) -> str:
+    """Return the file for the program `names`: a name, and an anchor and its table, a line.
+
+    A rule that ends has its table beside it, in the anchor that ends with it.
+    """
+    tables, inner = table_names(vm.flows), rules_path(vm.name)
+    places = (
+        (flow.target, f"{inner}/{ending}" if ending else inner)
+        for _, ending, flows in _groups(vm.flows, now)
+        for flow in flows
+        if is_name(flow)
+    )
+    return "".join(f"{name} {path}:{tables[name]}\n" for name, path in dict.fromkeys(places))
+
+
+def _groups(flows: Iterable[Flow], now: float) -> Iterator[tuple[bool, str, tuple[Flow, ...]]]:
+    """Return what is written together: whether it holds without being said, the anchor it ends with or "", the rules.
+
+    What holds without being said is one rule as long as nothing of the user's comes between.
+    """
+    parts: dict[int, int] = {}
+    for (built_in, end), grouped in groupby(effective_flows(flows, now), _kind):
+        if end is not None:
+            parts[end] = parts.get(end, 0) + 1
+        yield built_in, "" if end is None else _ending(end, parts[end]), tuple(grouped)
 
 
 def _rules(vm: Exit, now: float) -> Iterator[str]:
@@ -180,23 +202,13 @@ def _rules(vm: Exit, now: float) -> Iterator[str]:
         yield f"pass in quick inet proto {{ tcp udp }} from $G to any port 53 {diverted}"
     yield f'block return in quick inet from $G to (self) label "{vm.label}:host"'
     tables = table_names(vm.flows)
-    parts: dict[int, int] = {}
-    # What holds without being said is written as one rule as long as nothing of the user's comes between, and what
-    # ends together stands in one anchor.
-    for (built_in, end), grouped in groupby(effective_flows(vm.flows, now), _kind):
-        flows = tuple(grouped)
+    for built_in, ending, flows in _groups(vm.flows, now):
         if built_in:
             refused = " ".join(flow.target for flow in flows)
             yield f'block return in quick inet from $G to {{ {refused} }} label "{vm.label}:private"'
-        elif end is None:
-            for flow in flows:
-                yield from _rule(vm, flow, tables)
-        else:
-            parts[end] = parts.get(end, 0) + 1
-            yield f'anchor "{_ending(end, parts[end])}" {{'
-            for flow in flows:
-                yield from (f"\t{line}" for line in _rule(vm, flow, tables))
-            yield "}"
+            continue
+        lines = [line for flow in flows for line in _rule(vm, flow, tables)]
+        yield from [f'anchor "{ending}" {{', *(f"\t{line}" for line in lines), "}"] if ending else lines
 
 
 def _kind(flow: Flow) -> tuple[bool, int | None]:

@@ -243,7 +243,7 @@ def _files_of(vm: CompiledVm, recipes: Mapping[str, Recipe], now: float) -> Iter
 
 def _rules_of(vm: Exit, now: float) -> Iterable[HostFile]:
     yield HostFile(path=f"{ANCHORS}/{vm.name}.conf", text=render_anchor(vm, now), mode=0o600)
-    names = render_names(vm)
+    names = render_names(vm, now)
     if names:
         yield HostFile(path=f"{NAMES}/{vm.name}", text=names)
 

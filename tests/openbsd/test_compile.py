@@ -112,6 +112,7 @@ GOLDEN = {
         "  a:\n    image: term\n    deny: [any]\n    allow:\n"
         "      - example.org:443\n      - {to: 192.168.1.5:631, protocol: tcp, comment: the printer \\}\n"
         "      - {to: 'tcp any:6000-6010', until: 2027-01-01T00:00Z}\n"
+        "      - {to: 'example.org:80', until: 2027-01-01T00:00Z}\n"
         "      - {to: any:22, until: 2020-01-01}\n      - icmp 198.51.100.0/24\n"
         "    bandwidth: {down: 20M, up: 512K}\n"
         "  b: {image: term, network: proton, allow: [www.example.org], bandwidth: {down: 1G, up: 5M}}\n"
@@ -144,6 +145,52 @@ def unnamed(rules: Iterable[Rule]) -> list[str]:
     """Return the inline anchors without a name, which nobody can change from outside."""
     found = [rule.text for rule in rules if rule.action == "anchor" and rule.anchor is None and not rule.named]
     return found + [text for rule in rules for text in unnamed(rule.children)]
+
+
+def tables_of(path: str, rules: Iterable[Rule]) -> set[str]:
+    """Return the tables that rules name, as "ANCHOR:TABLE": pf looks beside a rule."""
+    found = set()
+    for rule in rules:
+        found |= {f"{path}:{peer.value}" for peer in rule.target if peer.kind == "table"}
+        found |= tables_of(f"{path}/{rule.named}", rule.children)
+    return found
+
+
+def assert_every_table_is_filled(result: Compiled) -> None:
+    """What follows names fills the very tables that the rules name, and no other."""
+    files = {file.path: file.text for file in result.files}
+    for vm in result.vms:
+        path = f"etc/okubsd/pf/{vm.vm.name}.conf"
+        named = tables_of(f"okubsd/{vm.vm.name}", parse_pf(files[path], path, None, {"G": "100.64.1.3"}).rules)
+        lines = files.get(f"etc/okubsd/names/{vm.vm.name}", "").splitlines()
+        assert {line.split()[1] for line in lines} == named and len(set(lines)) == len(lines)
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_every_table_that_a_rule_names_is_filled(name: str) -> None:
+    assert_every_table_is_filled(compiled(GOLDEN[name]))
+
+
+NAMED = st.lists(
+    st.tuples(
+        st.sampled_from(["example.org", "example.org:443", "www.example.org:22", "192.0.2.7:22"]),
+        st.sampled_from(["", "2027-01-01", "2027-02-01", "2020-01-01"]),
+    ),
+    max_size=6,
+)
+
+
+@given(NAMED, NAMED)
+@settings(max_examples=100, deadline=None)
+def test_rules_with_names_that_end_have_tables_of_their_own(
+    allow: list[tuple[str, str]], deny: list[tuple[str, str]]
+) -> None:
+    def words(rules: list[tuple[str, str]]) -> str:
+        return ", ".join(f"{{to: '{to}'{f', until: {end}' if end else ''}}}" for to, end in rules)
+
+    assert_every_table_is_filled(
+        compiled(f"vms: {{a: {{image: term, allow: [{words(allow)}], deny: [{words(deny)}]}}}}")
+    )
 
 
 @pytest.mark.parametrize("name", GOLDEN)
