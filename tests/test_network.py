@@ -464,9 +464,30 @@ def test_a_rule_that_is_over_is_left_out_and_one_that_ends_says_when() -> None:
 
 # --- names ------------------------------------------------------------------------------------
 
+# What drill(1) prints around the answers, and what a hostile server would like to be one.
 _DRILL = """#!/bin/sh
 for word; do name=$host; case $word in *.*) host=$word ;; esac; done
-cat "$ANSWERS/$host" 2>/dev/null || exit 1
+[ -e "$ANSWERS/$host" ] || { echo "Error: error sending query: No (valid) nameservers defined in the resolver"; exit 1; }
+cat <<END
+;; ->>HEADER<<- opcode: QUERY, rcode: NOERROR, id: 30427
+;; flags: qr rd ra ; QUERY: 1, ANSWER: 2, AUTHORITY: 1, ADDITIONAL: 1
+;; QUESTION SECTION:
+;; $host.	IN	A
+
+;; ANSWER SECTION:
+$(cat "$ANSWERS/$host")
+
+;; AUTHORITY SECTION:
+$host.	60	IN	A	203.0.113.66
+
+;; ADDITIONAL SECTION:
+$host.	60	IN	A	203.0.113.67
+
+;; Query time: 1 msec
+;; SERVER: 9.9.9.9
+;; WHEN: Thu Nov 26 15:00:00 2026
+;; MSG SIZE  rcvd: 84
+END
 """
 _NFT = """#!/bin/sh
 cat >>"$ANSWERS/told"

@@ -895,8 +895,11 @@ def drill(args: list[str]) -> None:
         s["calls"].append(f"ask {' '.join(args)}")
     if found is None:
         fail("Error: error sending query")
+    print(f";; ->>HEADER<<- opcode: QUERY, rcode: NOERROR, id: 1\n;; QUESTION SECTION:\n;; {name}.\tIN\tA\n")
+    print(";; ANSWER SECTION:")
     for address in found:
         print(f"{name}.\t60\tIN\tA\t{address}")
+    print("\n;; AUTHORITY SECTION:\n\n;; ADDITIONAL SECTION:\n\n;; Query time: 1 msec")
 
 
 def chroot(args: list[str]) -> None:
