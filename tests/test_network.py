@@ -628,6 +628,35 @@ DRAWN = (
 )
 
 
+@pytest.mark.parametrize(
+    ("text", "state", "leaves", "words"),
+    [
+        ("deny: [any], allow: ['nosuch.example:443']", "nosuch.example 1 - has no address", False, "deny any"),
+        ("deny: ['nosuch.example:443']", "nosuch.example 1 - does not answer", True, "no rule denies"),
+        ("deny: ['nosuch.example:443']", "nosuch.example 1 203.0.113.5", False, "deny nosuch.example:443"),
+    ],
+)
+def test_why_knows_that_a_name_without_an_address_does_nothing(
+    text: str, state: str, leaves: bool, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    from okubsd.cli.main import call
+
+    path = tmp_path / "okubsd.yaml"
+    path.write_text(f"vms: {{a: {{image: term, {text}}}}}\n")
+    (tmp_path / "state/run/a").mkdir(parents=True)
+    (tmp_path / "state/run/a/names.state").write_text(f"{state}\n")
+    monkeypatch.setenv("OKUBSD_CONFIG", str(path))
+    monkeypatch.setattr("okubsd.host.running.is_running", lambda places, name: True)
+    try:
+        code = call(["why", "a", "nosuch.example:443"])
+    except SystemExit as end:
+        code = int(str(end.code))
+    assert code == (0 if leaves else 1)
+    said = capsys.readouterr().out
+    assert words in said and ("so its rule does nothing" in said) is (" - " in state)
+
+
 def test_why_names_the_rule() -> None:
     vm = wish_of(
         "vms:\n  a:\n    image: term\n    deny:\n      - any\n    allow:\n      - {to: example.org:443, comment: mine}\n"

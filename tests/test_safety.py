@@ -71,6 +71,7 @@ def test_check_lists_every_mistake_as_json(described: Path, capsys: pytest.Captu
     first, second = told["mistakes"]
     assert first["file"] == str(described) and first["line"] == 2 and first["path"] == "vms.a.memory"
     assert first["found"] == "'1'" and first["allowed"].startswith("a size from") and second["line"] == 3
+    assert second["found"] == "'nosuch'" and "term" in second["allowed"]
 
 
 def test_a_mistake_that_is_only_text_is_told_with_its_place() -> None:
@@ -87,6 +88,10 @@ def test_editors_files_are_not_read_and_other_names_are_told(described: Path) ->
         (drop_ins / name).write_text("image: term\n")
     assert [path.name for path in drop_ins_of(described)] == ["bank.yaml"]
     assert [path.name for path in misnamed_files(described)] == ["other.yml"]
+    instead = described.parent / "elsewhere/okubsd.yml"
+    instead.parent.mkdir()
+    instead.touch()
+    assert instead in misnamed_files(described, [instead.with_suffix(".yaml")])
     assert call(["check"]) == 0
 
 
@@ -274,6 +279,12 @@ def test_pieces_say_the_same_as_the_whole(pieces: list[bytes]) -> None:
     assert not set(told.decode()) & set(HIDDEN)
 
 
+def test_what_was_typed_reaches_no_terminal_raw(described: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for args in (["image", "rm", "a\x1b[31mb"], ["run", "te\u202erm", "--", "ls"], ["list", "\x1b[31m"]):
+        assert call(args) != 0
+        assert not set("\x1b\u202e") & set(capsys.readouterr().err), args
+
+
 def test_json_is_ascii(capsys: pytest.CaptureFixture[str]) -> None:
     print_json(word=f"ü{HIDDEN}")
     out = capsys.readouterr().out
@@ -407,13 +418,36 @@ def test_a_guest_goes_on_when_there_is_room_again(tmp_path: Path, monkeypatch: p
     qemu.status = "io-error"
     qemu.say({"event": "BLOCK_IO_ERROR", "data": {"nospace": True}})
     wait_until((tmp_path / "stall").exists)
-    assert (tmp_path / "stall").read_text() == keeper.NO_ROOM and "cont" not in qemu.heard
+    assert (tmp_path / "stall").read_text().strip() == keeper.NO_ROOM and "cont" not in qemu.heard
     room[0] = 1 << 30
     wait_until(lambda: "cont" in qemu.heard and not (tmp_path / "stall").exists())
     assert qemu.connection is not None
     qemu.connection.shutdown(socket.SHUT_RDWR)
     kept.join(20)
     assert not kept.is_alive(), "it ends with QEMU"
+
+
+@pytest.mark.spawns
+def test_where_nothing_more_can_be_written_it_is_still_said_that_there_is_no_room(tmp_path: Path) -> None:
+    """The run directory lies on the file system of the homes, unless somebody moved them."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small file system")
+    script = (
+        f"mount --make-rprivate $(stat -c %m {tmp_path}) && mount -t tmpfs -o size=64k tmpfs {tmp_path} && "
+        f"exec {sys.executable} - {tmp_path}"
+    )
+    program = (
+        "import os, sys\nfrom okubsd.host import keeper\n"
+        "made = keeper.Keeper.__new__(keeper.Keeper)\n"
+        "made.home = sys.argv[1]\nmade.stall = made.home + '/stall'\nmade._free_to_write()\n"
+        "try:\n    open(made.home + '/home.img', 'wb').write(bytes(1 << 20))\nexcept OSError: pass\n"
+        "for status in ('io-error', 'running', 'io-error'):\n"
+        "    made._set(status)\n    print(open(made.stall).read().strip() if os.path.exists(made.stall) else '-')\n"
+    )
+    argv = ["unshare", "--mount", "--propagation", "unchanged", "sh", "-c", script]
+    env = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    done = subprocess.run(argv, input=program, env=env, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == [keeper.NO_ROOM, "-", keeper.NO_ROOM], done.stderr
 
 
 @given(st.lists(st.binary(max_size=60), max_size=5))

@@ -15,6 +15,7 @@ from okubsd.cli.session import Session, as_json, pass_session, print_json
 from okubsd.errors import BadDescription, Mistake, Problem
 from okubsd.host import door, facts, vmd
 from okubsd.host.homes import store_sizes
+from okubsd.host.places import description_candidates
 from okubsd.host.reading import misnamed_files
 from okubsd.host.system import System
 from okubsd.host.tunnels import passed_over, read_secrets
@@ -45,7 +46,7 @@ def check(session: Session, judged: str | None, json: bool) -> int:
         print_json(judged_for=judged, mistakes=[_as_dict(mistake) for mistake in error.mistakes])
         return error.code
     wish = session.wish
-    for path in misnamed_files(wish.path):
+    for path in misnamed_files(wish.path, description_candidates(session.given, session.places.share)):
         session.report(f"{path} is not read; call it {path.with_suffix('.yaml').name}")
     if json:
         counts = {"vms": len(wish.vms), "recipes": len(session.recipes)}

@@ -15,11 +15,11 @@ import click
 import msgspec
 
 from okubsd.cli.session import Session, as_json, dry_run, pass_session, print_json
-from okubsd.config.flow import parse_target, render_flow
+from okubsd.config.flow import is_name, parse_target, render_flow
 from okubsd.config.names import USER_NAME, quoted
 from okubsd.errors import BadDescription, Misuse, Problem
 from okubsd.host import apply as applying
-from okubsd.host import vmd
+from okubsd.host import rules, running, vmd
 from okubsd.host.system import System
 from okubsd.host.tunnels import passed_over, read_secrets
 from okubsd.model import TUNNELS, Vm
@@ -29,7 +29,7 @@ from okubsd.plan.changes import Change, Stat, wanted_files
 from okubsd.plan.check import SOME_GUEST, compiled_mistakes, read_rules
 from okubsd.plan.compile import ANCHORS, Compiled, CompiledVm, How, compile_host
 from okubsd.plan.exits import number_all
-from okubsd.plan.why import Decision, PfState, Why, decide, explain, guest_packet, passers_of
+from okubsd.plan.why import Decision, Passer, PfState, Why, decide, explain, guest_packet, passers_of
 
 _DESTINATION = re.compile(
     r"(\d{1,3}(?:\.\d{1,3}){3}|[0-9a-f:]*:[0-9a-f:]+|\[[0-9a-f:]+\]|[a-z0-9.-]{4,253})(?::(\d{1,5}))?"
@@ -169,6 +169,8 @@ def why(session: Session, name: str, destination: str, protocol: str, json: bool
     asked = session.vm(name)
     passers = passers_of(asked, session.wish, session.recipes)
     decision = decide(asked, target, protocol, port, time.time(), passers)
+    if decision.flow is not None and is_name(decision.flow):
+        decision = _as_names_are(session, asked, decision, target, protocol, port, passers)
     # What goes through a gateway meets its rules, and no pf(4) of the host's.
     if not is_address(target) or ":" in target or not decision.passes or passers or not has_pf():
         _print_decision(name, destination, protocol, decision, json=json)
@@ -248,6 +250,21 @@ def parse_destination(text: str) -> tuple[str, int]:
             f"{quoted(text)} is no ADDRESS[:PORT] or NAME[:PORT]", "okubsd why browser 192.0.2.1:443"
         ) from None
     return target, port
+
+
+def _as_names_are(
+    session: Session, vm: Vm, said: Decision, target: str, protocol: str, port: int, passers: tuple[Passer, ...]
+) -> Decision:
+    """Return what is decided while the VM runs: a name without an address opens and shuts nothing."""
+    if not running.is_running(session.places, vm.name):
+        return said
+    known = rules.names_state(session.places, session.site, vm)
+    dead = next((line for line in known if line.startswith(f"{target}: ") and line.endswith(rules.NOTHING)), "")
+    if not dead:
+        return said
+    others = tuple(flow for flow in vm.flows if flow.target != target)
+    found = decide(msgspec.structs.replace(vm, flows=others), target, protocol, port, time.time(), passers)
+    return msgspec.structs.replace(found, sentence=f"{found.sentence} ({dead})")
 
 
 def hidden_file(system: System, vm: Vm) -> Path | None:

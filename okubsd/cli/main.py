@@ -39,7 +39,7 @@ class Commands(Verbs):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if row_named(args[0]) is None:
             hint = did_you_mean(args[0], names())
-            raise Misuse(f"there is no command {quoted(args[0])}{hint}", "okubsd --help lists the commands")
+            raise Misuse(f"there is no command {quoted(args[0])}{hint}", "okubsd --help")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -103,11 +103,13 @@ def _report_bug(error: Exception, args: Sequence[str]) -> tuple[str, str]:
 
 
 def tell(sentence: str, hint: str) -> None:
-    """Print a failure on stderr, each of its lines after our name."""
+    """Print a failure on stderr, each of its lines after our name; what was typed may hold anything."""
+    from okubsd.cli.session import harmless
+
     for line in sentence.split("\n"):
-        print(f"okubsd: {line}", file=sys.stderr)
+        print(f"okubsd: {harmless(line)}", file=sys.stderr)
     if hint:
-        print(f"okubsd: {'try: ' if _COMMAND.match(hint) else ''}{hint}", file=sys.stderr)
+        print(f"okubsd: {'try: ' if _COMMAND.match(hint) else ''}{harmless(hint)}", file=sys.stderr)
 
 
 # A hint is a command that can be typed, or else a sentence.

@@ -296,7 +296,7 @@ def _check_network(
     if name not in networks:
         known = ", ".join(networks)
         sentence = f"there is no network '{name}', there are {known}{did_you_mean(name, networks)}"
-        tree.mistakes.add(tree.line, f"{tree.key}.network".lstrip("."), sentence)
+        tree.mistakes.add(tree.line, f"{tree.key}.network".lstrip("."), sentence, found=quoted(name), allowed=known)
     elif networks[name].way is Way.NONE and any(key in values for key in ("allow", "deny")):
         sentence = f"nothing leaves the network '{name}', so a rule does nothing; take it out, or change 'network'"
         tree.mistakes.add(tree.line, f"{tree.key}.network".lstrip("."), sentence)
@@ -363,13 +363,15 @@ def _check_image(tree: Value, given: dict[str, Any], recipes: Mapping[str, Recip
     if image not in recipes or not recipes[image].base:
         apps = sorted(name for name, recipe in recipes.items() if recipe.base)
         allowed, hint = ", ".join(apps), did_you_mean(image, apps)
-        tree.mistakes.add(tree.line, where, f"no recipe for an app image '{image}', there are {allowed}{hint}")
+        sentence = f"no recipe for an app image '{image}', there are {allowed}{hint}"
+        tree.mistakes.add(tree.line, where, sentence, found=quoted(image), allowed=allowed)
         return
     for app in given.get("apps", ()):
         known = recipes[image].apps
         if app not in known:
             sentence = f"image '{image}' has no app '{app}', it has {', '.join(known)}{did_you_mean(app, known)}"
-            tree.mistakes.add(tree.line, f"{tree.key}.apps".lstrip("."), sentence)
+            where = f"{tree.key}.apps".lstrip(".")
+            tree.mistakes.add(tree.line, where, sentence, found=quoted(app), allowed=", ".join(known))
 
 
 def _doubled_numbers(vms: list[tuple[str, Value]], built: list[Vm | None]) -> list[str]:

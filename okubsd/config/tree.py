@@ -137,7 +137,8 @@ class Value:
             if name not in parsers:
                 hint = did_you_mean(name, parsers)
                 allowed = ", ".join(parsers)
-                self.mistakes.add(value.line, value.key, f"unknown key, allowed are {allowed}{hint}")
+                sentence = f"unknown key, allowed are {allowed}{hint}"
+                self.mistakes.add(value.line, value.key, sentence, found=quoted(name), allowed=allowed)
                 continue
             parsed = parsers[name](value)
             if parsed is not None:

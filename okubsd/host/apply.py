@@ -128,7 +128,7 @@ def need_openbsd() -> None:
     """Raise HostLacks where the programs of an OpenBSD host are not there."""
     missing = [name for name in ("vmd", "vmctl", "pfctl", "rcctl") if programs.find_program(name) is None]
     if missing:
-        raise HostLacks(f"this host has no {', '.join(missing)}", "okubsd render DIR writes the files on any host")
+        raise HostLacks(f"this host has no {', '.join(missing)}", "okubsd render DIR  # writes the files on any host")
 
 
 @contextlib.contextmanager

@@ -227,7 +227,7 @@ def _build_hint(done: door.Done) -> str:
     if "No space left on device" in text:
         return "make room on the disk of the images, then build again"
     if "newuidmap" in text or "unshare" in text or "subuid" in text:
-        return "okubsd doctor says what a user's builds need"
+        return "okubsd doctor  # what a user's builds need"
     if "Unable to locate package" in text:
         return "look at the packages of the recipe: okubsd check"
     return "see that the network and the APT sources work, then build again"

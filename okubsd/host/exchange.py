@@ -141,12 +141,19 @@ def import_images(
                 _refuse_older(places, image)
             with _workshop(places.images) as made:
                 member = _take_parts(stream, members, image, digests, made)
-                image = msgspec.structs.replace(image, built_here=False, signer=key.fingerprint)
+                own = _is_own_build(places, image)
+                image = msgspec.structs.replace(image, built_here=own, signer="" if own else key.fingerprint)
                 _publish(places, image, made, report, for_vmd=for_vmd)
             taken.append(image)
         if digests:
             raise Problem(f"{source} is not whole: {', '.join(sorted(digests)[:4])} is missing", "export it again")
     return taken
+
+
+def _is_own_build(places: Places, image: Image) -> bool:
+    """Return whether ``image`` is, byte for byte, what was built here and is current."""
+    current = store.current_image(places, image.name)
+    return current is not None and current.built_here and _carried(current) == image.parts
 
 
 @contextlib.contextmanager
@@ -155,7 +162,7 @@ def _opened(source: Path) -> Iterator[IO[bytes]]:
         with open_regular(source) as stream:
             yield stream
     except ValueError as error:
-        raise Problem(f"{source} {error}", "okubsd image export writes a whole one") from None
+        raise Problem(f"{source} {error}", "okubsd image export FILE  # writes a whole one") from None
 
 
 def _need_room(directory: Path, size: int) -> None:
@@ -279,7 +286,7 @@ def _refuse_older(places: Places, image: Image) -> None:
     current = store.current_image(places, image.name)
     if current is not None and current.built > image.built:
         sentence = f"image '{image.name}' in the archive is older than the one that is here"
-        raise Problem(sentence, "okubsd image import --older FILE takes it all the same")
+        raise Problem(sentence, "okubsd image import --older FILE  # takes it all the same")
 
 
 def _publish(places: Places, image: Image, made: Path, report: Report, *, for_vmd: bool) -> None:

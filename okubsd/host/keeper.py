@@ -25,10 +25,11 @@ from typing import Any
 # Less than this, in bytes, and the next write may find the file system full again.
 ROOM = 64 << 20
 
-NO_ROOM = "no room on the host for its home"
+NO_ROOM = f"no room on the host for its home; it goes on when {ROOM >> 20} MB are free"
 _OTHER_ERROR = "its home cannot be written on the host"
 _PAUSED = "paused"
 
+_LONGEST_WORDS = 100
 _LARGEST_LINE = 1 << 20
 
 # What a guest prints goes to console.log beside its home, which may not fill the disk.
@@ -47,6 +48,7 @@ class Keeper:
         self.qmp = _connect(os.path.join(run, "events"))  # noqa: PTH118
         self.pending = b""
         self.stalled = False
+        self._free_to_write()
 
     def send(self, command: str) -> None:
         self.qmp.sendall(json.dumps({"execute": command}).encode() + b"\r\n")
@@ -73,14 +75,20 @@ class Keeper:
             full = free(self.home) < ROOM
             self._write((NO_ROOM if full else _OTHER_ERROR) if self.stalled else _PAUSED)
         else:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self.stall)  # noqa: PTH108
+            with contextlib.suppress(OSError):
+                os.replace(self.stall, f"{self.stall}.new")  # noqa: PTH105
+
+    def _free_to_write(self) -> None:
+        """Take the room for what is to be said when the very file system that it is said on is full."""
+        with contextlib.suppress(OSError), open(f"{self.stall}.new", "w") as stream:  # noqa: PTH123
+            stream.write(" " * _LONGEST_WORDS)
 
     def _write(self, text: str) -> None:
-        # The run directory may be on the very file system that is full: then list says "paused" by asking QEMU.
         with contextlib.suppress(OSError):
-            with open(f"{self.stall}.new", "w") as stream:  # noqa: PTH123
-                stream.write(text)
+            if not os.path.exists(f"{self.stall}.new"):  # noqa: PTH110
+                self._free_to_write()
+            with open(f"{self.stall}.new", "r+") as stream:  # noqa: PTH123
+                stream.write(text.ljust(_LONGEST_WORDS))
             os.replace(f"{self.stall}.new", self.stall)  # noqa: PTH105
 
     def go_on(self) -> None:

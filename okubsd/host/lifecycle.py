@@ -191,7 +191,7 @@ def _start(places: Places, vm: Vm, site: Site, request: Request, report: Report)
     _record(places, vm.name, timing)
     if run.app_was_running and not request.headless and (state.run / "headless").exists():
         sentence = f"{vm.name}: the app is shown already, on a display that nobody sees"
-        raise Problem(sentence, f"okubsd restart {vm.name} shows it on this desktop")
+        raise Problem(sentence, f"okubsd restart {vm.name}  # shows it on this desktop")
     return Started(timing, state.running, run.app_was_running)
 
 
@@ -280,7 +280,7 @@ def stop(places: Places, vm: Vm, report: Report, *, force: bool = False, patienc
             _clean_up(places, vm.name)
             return False
         if state.stall:
-            raise Problem(f"{vm.name}: stands still: {state.stall}", f"okubsd stop -f {vm.name} is a power cut")
+            raise Problem(f"{vm.name}: stands still: {state.stall}", f"okubsd stop -f {vm.name}  # a power cut")
         if not _power_off(vm, state, patience):
             report(f"{vm.name}: the guest does not power off by itself; its home is not unmounted cleanly")
         end_hard(places, vm.name, None, report)

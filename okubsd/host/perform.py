@@ -421,7 +421,7 @@ def _(step: steps.Connect, run: Run) -> None:
     if done.code == door.GAVE_UP:
         raise Unreachable(f"{step.what}: no answer within {step.timeout} seconds")
     if done.code != 0:
-        raise Unreachable(f"{step.what}: {door.reason(done)}", "okubsd log shows the guest's console")
+        raise Unreachable(f"{step.what}: {door.reason(done)}", "the guest's console may say more: okubsd log")
 
 
 # A window is painted soon after it is mapped, but for what never stands still; a start does not wait longer for it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO
 
@@ -103,9 +103,9 @@ def drop_ins_of(path: Path) -> list[Path]:
     return sorted(drop_in for drop_in in found if not drop_in.name.startswith("."))
 
 
-def misnamed_files(path: Path) -> list[Path]:
-    """Return the files beside the description ``path`` that are not read because they end in .yml."""
-    found = [*(path.parent / "vm.d").glob("*.yml"), path.with_suffix(".yml")]
+def misnamed_files(path: Path, candidates: Iterable[Path] = ()) -> list[Path]:
+    """Return the files that are not read because they end in .yml: beside ``path``, or in place of a candidate."""
+    found = {*(path.parent / "vm.d").glob("*.yml"), *(file.with_suffix(".yml") for file in (path, *candidates))}
     return sorted(file for file in found if not file.name.startswith(".") and file.exists())
 
 

@@ -282,6 +282,10 @@ def names_state(places: Places, site: Site, vm: Vm) -> list[str]:
     return []
 
 
+# What is said of a name without an address.
+NOTHING = ", so its rule does nothing"
+
+
 def parse_names(text: str) -> list[str]:
     """Return the lines of a file that the program `names` wrote, as sentences."""
     found = []
@@ -290,5 +294,5 @@ def parse_names(text: str) -> list[str]:
         _, _, known = rest.partition(" ")
         addresses = " ".join(word for word in known.split() if not word.strip("0123456789."))
         reason = known.removeprefix("- ") if known.startswith("- ") else "was not asked yet"
-        found.append(f"{name}: {addresses}" if addresses else f"{name}: {reason}, so its rule does nothing")
+        found.append(f"{name}: {addresses}" if addresses else f"{name}: {reason}{NOTHING}")
     return found

@@ -114,7 +114,7 @@ def why_it_stands_still(run: Path) -> str:
     if state in ("T", "t"):
         return f"stopped by a signal; kill -CONT {pid}"
     try:
-        return (run / "stall").read_text()[:100]
+        return (run / "stall").read_text()[:100].strip()
     except OSError:
         return ""
 

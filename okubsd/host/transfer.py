@@ -229,7 +229,8 @@ def _place_in_guest(guest: Guest, target: bytes, name: bytes) -> bytes:
     if guest.is_directory(target):
         return _join(target, name)
     if not target or target.endswith(b"/"):
-        raise Problem(f"there is no directory {_said(target)} in the guest", f"okubsd run {guest.vm.name} -- mkdir ...")
+        words = shlex.join(("okubsd", "run", guest.vm.name, "--", "mkdir", os.fsdecode(target)))
+        raise Problem(f"there is no directory {_said(target)} in the guest", words if words.isprintable() else "")
     return target
 
 
@@ -257,7 +258,10 @@ def _regular(source: Path) -> Iterator[tuple[Any, os.stat_result]]:
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
         what = "a directory" if stat.S_ISDIR(status.st_mode) else "no regular file"
-        raise Problem(f"{quoted(source, 200)} is {what}", "okubsd cp -r copies directories" if what[0] == "a" else "")
+        raise Problem(
+            f"{quoted(source, 200)} is {what}",
+            "okubsd cp -r SOURCE TARGET  # copies directories" if what[0] == "a" else "",
+        )
     with os.fdopen(descriptor, "rb", buffering=0) as stream:
         yield stream, status
 
@@ -457,12 +461,12 @@ def _fetch_file(guest: Guest, source: bytes, target: Path, step: Progress, *, fo
         there = target.lstat() if os.path.lexists(target) else None
     if there is not None and not stat.S_ISREG(there.st_mode):
         raise Problem(f"{quoted(target, 200)} is no regular file", "name another target")
+    with _guest_errors(guest, source, b""):
+        # A FIFO would be waited for where it is opened, and by the guest's server for ever.
+        _need_regular(source, guest.client.stat(source or b".").st_mode)
     with _guest_errors(guest, source, b""), guest.client.open(source or b".", "rb") as remote:
         status = remote.stat()
-        if not stat.S_ISREG(status.st_mode or 0):
-            what = "a directory" if stat.S_ISDIR(status.st_mode or 0) else "no regular file"
-            hint = "okubsd cp -r copies directories" if what[0] == "a" else ""
-            raise Problem(f"{_said(source)} is {what} in the guest", hint)
+        _need_regular(source, status.st_mode)
         size, changed = int(status.st_size or 0), int(status.st_mtime or 0)
         with _host_errors(target):
             _room_for(target, size)
@@ -480,6 +484,13 @@ def _fetch_file(guest: Guest, source: bytes, target: Path, step: Progress, *, fo
                 stream.flush()
                 os.fsync(stream.fileno())
                 part.replace(target)
+
+
+def _need_regular(source: bytes, mode: int | None) -> None:
+    if not stat.S_ISREG(mode or 0):
+        what = "a directory" if stat.S_ISDIR(mode or 0) else "no regular file"
+        hint = "okubsd cp -r SOURCE TARGET  # copies directories" if what[0] == "a" else ""
+        raise Problem(f"{_said(source)} is {what} in the guest", hint)
 
 
 def _compare_here(guest: Guest, source: bytes, stream: Any, size: int, part: Path) -> None:

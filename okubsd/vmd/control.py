@@ -36,7 +36,7 @@ class Outcome(enum.StrEnum):
 # In this order; the first that is found in stderr decides.  (text, outcome, next step)
 _MEANINGS = (
     ("Operation already in progress", Outcome.ALREADY, ""),
-    ("could not open disk image(s)", Outcome.NO_DRIVE, "doas okubsd apply; is another VM using the drive?"),
+    ("could not open disk image(s)", Outcome.NO_DRIVE, "doas okubsd apply  # or does another VM use the drive?"),
     ("vmm bios firmware file not found", Outcome.NO_FIRMWARE, "doas fw_update vmm"),
     ("could not find specified iso image", Outcome.NO_DRIVE, "doas okubsd apply"),
     ("no kernel or disk/cdrom specified", Outcome.UNKNOWN_VM, "doas okubsd apply"),
@@ -45,7 +45,7 @@ _MEANINGS = (
     ("vmd.sock: Permission denied", Outcome.NO_ACCESS, "doas usermod -G okubsd YOU, then log in again"),
     ("pipe closed", Outcome.NO_VMD, "doas rcctl check vmd; its log is /var/log/daemon"),
     ("Unknown error: -1", Outcome.BAD_DRIVE, "the reason is in /var/log/daemon; doas okubsd apply makes new drives"),
-    ("start vm command failed: No such file or directory", Outcome.NO_TAP, "doas okubsd apply makes /dev/tapN"),
+    ("start vm command failed: No such file or directory", Outcome.NO_TAP, "doas okubsd apply  # makes /dev/tapN"),
     ("command failed: No such file or directory", Outcome.UNKNOWN_VM, "okubsd status"),
     ("Cannot allocate memory", Outcome.NO_MEMORY, "stop another VM, or give this one less memory"),
     ("vm not found", Outcome.UNKNOWN_VM, "doas okubsd apply"),

@@ -260,6 +260,20 @@ def test_what_was_imported_says_so_whatever_its_manifest_says(source: Places, tm
     assert not taken.built_here and taken.signer == signing.need_own_key(source)[0].fingerprint
 
 
+def test_what_was_built_here_stays_so_when_it_comes_back(source: Places, tmp_path: Path) -> None:
+    manifest_path = source.images / "term/0123456789ab/manifest.json"
+    built = msgspec.structs.replace(images(source)[0], built_here=True)
+    manifest_path.write_bytes(msgspec.json.encode(built))
+    archive = archive_of(source, tmp_path)
+    (taken,) = exchange.import_images(source, archive, quiet, for_vmd=False)
+    assert taken.built_here and taken.signer == ""
+    # One byte of another build, and it is a stranger's.
+    other = Part("drive.squashfs", "0" * 64, 4000)
+    manifest_path.write_bytes(msgspec.json.encode(msgspec.structs.replace(built, parts=(other,))))
+    (taken,) = exchange.import_images(source, archive, quiet, for_vmd=False)
+    assert not taken.built_here and taken.signer
+
+
 def test_nothing_is_built_over_an_imported_base(
     source: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

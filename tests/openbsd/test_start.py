@@ -32,7 +32,7 @@ MESSAGES = {
     "disk": ("a drive cannot be opened", "doas okubsd apply"),
     "firmware": ("the firmware is missing", "doas fw_update vmm"),
     "chain": ("a drive is not what vmd takes", "/var/log/daemon"),
-    "tap": ("the tap device is missing", "doas okubsd apply makes /dev/tapN"),
+    "tap": ("the tap device is missing", "doas okubsd apply  # makes /dev/tapN"),
     "memory": ("there is not enough memory", "stop another VM"),
     "pipe": ("vmd is not running", "doas rcctl check vmd"),
     "unheard-of": ("failed: start vm command failed: Device busy", "/var/log/daemon"),
