@@ -56,7 +56,7 @@ def vport_file(number: int, group: str, address: str, config: str, leases: str) 
     """
     interface = ipaddress.IPv4Interface(address)
     daemon = f"/sbin/route -T {number} exec /usr/sbin/dhcpd -c {config} -l {leases} vport{number}"
-    again = f"/usr/bin/pgrep -u _dhcp -qf 'dhcpd .*vport{number}$'"
+    again = f"/usr/bin/pgrep -U _dhcp -qf 'dhcpd .*vport{number}$'"
     return (
         f"rdomain {number}\ngroup {group}\ninet {interface.ip} {interface.netmask}\nup\n"
         f"!/usr/bin/touch {leases}\n!{again} || {daemon}\n"

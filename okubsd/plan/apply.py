@@ -333,7 +333,7 @@ def _interfaces(changes: tuple[Change, ...]) -> list[ApplyStep]:
             continue
         name, number = match[1], match[1].removeprefix(match[2])
         if match[2] == "tun":
-            argv = ("pkill", "-u", "root", "-f", f"openvpn .*--dev {name} ")
+            argv = ("pkill", "-U", "root", "-f", f"openvpn .*--dev {name} ")
             down.append(Call(what=f"end the openvpn of {name}", argv=argv, may_fail=True))
         down.append(Call(what=f"take {name} down", argv=("ifconfig", name, "destroy"), may_fail=True))
         if change.new is not None:

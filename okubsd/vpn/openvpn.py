@@ -424,6 +424,7 @@ def tun_file(number: int, group: str, name: str, config: str, up: str) -> str:
         f"/usr/local/sbin/openvpn --config {config} --daemon okubsd-{name} --dev tun{number} --dev-type tun "
         f"--ifconfig-noexec --route-noexec --script-security 2 --up {up} --persist-tun --persist-key"
     )
-    # netstart(8) may run this again; the first one stays.
-    again = f"/usr/bin/pgrep -u root -qf 'openvpn .*--dev tun{number} '"
+    # netstart(8) may run this again; the first one stays.  By the real user (pgrep(1), -U): the effective one of a
+    # program that somebody else started, such as su(1), may be root, and its arguments anything.
+    again = f"/usr/bin/pgrep -U root -qf 'openvpn .*--dev tun{number} '"
     return f"rdomain {number}\ngroup {group}\nup\n!{again} || {daemon}\n"

@@ -44,7 +44,7 @@ FAKE_VMD_RC = (
     '#!/bin/sh\necho "vmd $*" >>"$SIM_ROOT/calls"\n[ "$1" = -f ] && touch "$SIM_ROOT/vmd"\n[ -e "$SIM_ROOT/vmd" ]\n'
 )
 # The only QEMU that "runs" is that of the VM `emulated`.
-FAKE_PGREP = '#!/bin/sh\n[ "$*" = "-u alice -f -- -name guest=emulated " ] && [ -e "$SIM_ROOT/up-emulated" ]\n'
+FAKE_PGREP = '#!/bin/sh\n[ "$*" = "-U alice -f -- -name guest=emulated " ] && [ -e "$SIM_ROOT/up-emulated" ]\n'
 FAKE_INSTALL = '#!/bin/sh\nfor last; do :; done\nexec mkdir -p "$last"\n'
 
 DESCRIPTION = """\
