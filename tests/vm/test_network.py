@@ -527,7 +527,7 @@ def beside_tor(told: list[str]) -> list[str]:
 def test_a_port_of_a_guest_is_given_to_the_loopback_only(net: Inside) -> None:
     with up(net, "app"):
         net.ok("run", "app", "--", "sh", "-c", "mkdir -p w && echo page >w/p && busybox httpd -p 127.0.0.1:8000 -h w")
-        assert net.ok("publish", "app", "8000:18000") == "127.0.0.1:18000\n"
+        assert net.ok("publish", "app", "18000:8000") == "127.0.0.1:18000\n"
         fetch = [*net.beyond.enter(net.beyond.inside), "python3", "-c",
                  "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=5).read())"]  # fmt: skip
         found = subprocess.run([*fetch, "http://127.0.0.1:18000/p"], capture_output=True, check=True)
@@ -536,11 +536,11 @@ def test_a_port_of_a_guest_is_given_to_the_loopback_only(net: Inside) -> None:
         assert json.loads(net.ok("publish", "app", "--json"))["published"] == [
             {"host": "127.0.0.1:18000", "guest": 8000}
         ]
-        done = net.call("publish", "app", "8001:18000")
+        done = net.call("publish", "app", "18000:8001")
         assert done.code == 1 and "published already" in done.err
-        net.ok("publish", "--stop", "app", "8000:18000")
-        assert net.call("publish", "--stop", "app", "8000:18000").code == 1
-        net.ok("publish", "app", "8000:18001")
+        net.ok("publish", "--stop", "app", "18000:8000")
+        assert net.call("publish", "--stop", "app", "18000:8000").code == 1
+        net.ok("publish", "app", "18001:8000")
     # It ended with the VM.
     assert subprocess.run([*fetch, "http://127.0.0.1:18001/p"], capture_output=True, check=False).returncode != 0
 
