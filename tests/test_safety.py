@@ -189,6 +189,22 @@ def test_rename_and_rm_change_the_description_and_the_home(described: Path) -> N
 # --- a host that says no ------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("args", [["rm", "--yes", "t"], ["rename", "t", "u"]])
+def test_a_vm_that_is_started_meanwhile_is_not_removed_or_renamed(
+    args: list[str], described: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "vms:\n  t: {image: term, keep: yes}\n"
+    described.write_text(text)
+    home = homes.home_of(find_places(), "t")
+    home.parent.mkdir(parents=True)
+    home.write_bytes(b"mine")
+    # It is stopped when that is asked first, and runs when the lock was got.
+    states = iter((False, True))
+    monkeypatch.setattr("okubsd.host.running.is_running", lambda places, name: next(states))
+    assert call(args) == 1
+    assert home.read_bytes() == b"mine" and described.read_text() == text
+
+
 def test_bad_news_of_kvm_are_asked_three_times_and_by_doctor_always(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     answers = [Accelerator("tcg", "busy")] * 3 + [Accelerator("kvm", "ran")] * 2

@@ -14,6 +14,7 @@ from okubsd.host import homes, lifecycle, rules, running
 
 
 def _must_be_stopped(session: Session, name: str) -> None:
+    """Raise Problem where the VM runs: asked before anything else, and again when nobody else can start it."""
     if running.is_running(session.places, name):
         raise Problem(f"VM '{name}' runs", f"okubsd stop {name}")
 
@@ -37,6 +38,7 @@ def rename(session: Session, old: str, new: str) -> None:
     if session.places.vm(old).is_dir():
         homes.check_free(session.places, new)
     with lifecycle.holding(session.places, old, session.report):
+        _must_be_stopped(session, old)
         if not begun:
             rules.rename(session.places, session.site, vm, new)
         homes.rename(session.places, old, new)
@@ -57,6 +59,7 @@ def rm(session: Session, name: str, keep_home: bool, yes: bool) -> None:
     if not yes:
         _ask_for_name(name, keep_home=keep_home)
     with lifecycle.holding(session.places, name, session.report):
+        _must_be_stopped(session, name)
         if described is not None:
             rules.forget(session.places, session.site, described, remove_vm)
         removed = homes.remove(session.places, name, keep_home=keep_home)

@@ -52,7 +52,7 @@ def remove(places: Places, name: str, *, keep_home: bool) -> list[str]:
     directory = places.vm(name)
     removed = []
     for path in sorted(directory.iterdir()) if directory.is_dir() else []:
-        if keep_home and path.name == "home.img":
+        if keep_home and path == home_of(places, name):
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

@@ -434,7 +434,7 @@ def _(step: steps.ShowApp, run: Run) -> None:
     if number is None or cookie is None:
         raise DisplayGone(f"{step.vm.name}: its display is gone")
 
-    log = step.run.parents[1] / "vms" / step.vm.name / "console.log"
+    log = run.places.vm(step.vm.name) / "console.log"
     before = log.stat().st_size if log.exists() else 0
 
     def still() -> None:
