@@ -235,3 +235,16 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     headless: bool = False
     another: bool = False
     windowless: bool = False
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that was looked at.
+
+    ``state`` is "ok", "lacks", "weak", "low", "slow" or "unknown"; ``command`` is what helps, "" for
+    nothing; ``vital`` says that no VM starts without it.
+    """
+
+    state: str
+    what: str
+    command: str = ""
+    vital: bool = False

@@ -6,15 +6,18 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
 
-from okubsd.cli.session import Session, as_json, pass_session, print_json
-from okubsd.errors import HostLacks
-from okubsd.host import facts, programs
+from okubsd.cli.session import Session, as_json, harmless, pass_session, print_json
+from okubsd.errors import HostLacks, Problem
+from okubsd.host import facts, programs, vmd
+from okubsd.host.system import System
 from okubsd.host.trust import user_name
-from okubsd.needs import NEEDS, Need, install_command
+from okubsd.model import Finding
+from okubsd.needs import Need, install_command, needs_of, package_of
 
 _GIB = 1 << 30
 
@@ -23,41 +26,70 @@ _GIB = 1 << 30
 @as_json
 @pass_session
 def doctor(session: Session, json: bool) -> None:
-    """Say what this host has and lacks, and the command that installs it."""
-    lacking = [need for need in NEEDS if programs.find_program(need.program) is None]
+    """Say what this host has and lacks, and the command that helps."""
+    lacking = _lacking()
+    packages = [package for need in lacking if (package := package_of(need, sys.platform))]
+    install = install_command(packages, sys.platform) if packages else ""
+    found = (*_programs(lacking), *(_of_openbsd(session) if vmd.has_vmd() else _of_linux(session)), _space(session))
+    if json:
+        missing = [{"program": need.program, "purpose": need.purpose, "vital": need.vital} for need in lacking]
+        print_json(lacking=missing, install=install, findings=found)
+    else:
+        for finding in found:
+            remedy = f"; try: {finding.command}" if finding.command and finding.command != install else ""
+            print(f"{finding.state:<7} {harmless(finding.what)}{remedy}")
+        if install:
+            print(f"try: {install}")
+    bad = [finding for finding in found if finding.vital and finding.state == "lacks"]
+    if bad:
+        said = "; ".join(finding.what for finding in bad)
+        raise HostLacks(f"no VM starts here: {said}", bad[0].command or install)
+
+
+def _lacking() -> list[Need]:
+    """Return the programs that are not here."""
+    lacking = [need for need in needs_of(sys.platform) if programs.find_program(need.program) is None]
     if not facts.is_root() and sys.platform == "linux" and programs.find_program("newuidmap") is None:
         lacking.append(Need("newuidmap", "builds images without root", "uidmap", ""))
-    names = [need.openbsd if sys.platform.startswith("openbsd") else need.debian for need in lacking]
-    command = install_command([name for name in names if name], sys.platform) if any(names) else ""
-    accelerator = (
-        facts.ask_accelerator(session.places, anew=True) if programs.find_program("qemu-system-x86_64") else None
-    )
+    return lacking
+
+
+def _programs(lacking: list[Need]) -> Iterable[Finding]:
+    """Yield a finding for every program; what installs all of them is one command, told at the end."""
+    for need in dict.fromkeys((*needs_of(sys.platform), *lacking)):
+        here = need not in lacking
+        what = f"{need.program}: {need.purpose}"
+        yield Finding(state="ok" if here else "lacks", what=what, vital=need.vital and not here)
+
+
+def _of_linux(session: Session) -> Iterable[Finding]:
+    """Yield what there is to say of a host where QEMU runs the VMs."""
+    if programs.find_program("qemu-system-x86_64"):
+        accelerator = facts.ask_accelerator(session.places, anew=True)
+        yield Finding(state="slow" if accelerator.name == "tcg" else "ok", what=accelerator.why)
     wall = facts.ask_wall() or facts.ask_uplink()
+    yield Finding(state="weak" if wall else "ok", what=f"network namespaces{': ' + wall if wall else ''}")
+    for obstacle in build_obstacles():
+        sentence, _, command = obstacle.partition("; ")
+        yield Finding(state="weak", what=f"building images: {sentence}", command=command)
+
+
+def _of_openbsd(session: Session) -> Iterable[Finding]:
+    """Yield what there is to say of a host where vmd(8) runs the VMs."""
+    from okubsd.host.doctor import ask_openbsd
+    from okubsd.plan.doctor import judge_openbsd
+
+    try:
+        wish = session.known_wish
+    except Problem:
+        # Without a description there is still a host.
+        wish = None
+    return judge_openbsd(ask_openbsd(System(session.places.system), wish))
+
+
+def _space(session: Session) -> Finding:
     free = shutil.disk_usage(_existing(session)).free
-    for_builds = build_obstacles()
-    if json:
-        print_json(
-            lacking=[{"program": need.program, "purpose": need.purpose, "vital": need.vital} for need in lacking],
-            install=command,
-            accelerator=accelerator,
-            namespaces=wall or "yes",
-            building=for_builds,
-            free_bytes=free,
-        )
-    else:
-        for need in NEEDS:
-            print(f"{'lacks' if need in lacking else 'ok':<6} {need.program}: {need.purpose}")
-        if accelerator:
-            print(f"{'ok' if accelerator.name != 'tcg' else 'slow':<6} {accelerator.why}")
-        print(f"{'ok' if not wall else 'weak':<6} network namespaces{': ' + wall if wall else ''}")
-        for obstacle in for_builds:
-            print(f"weak   building images: {obstacle}")
-        print(f"{'ok' if free > 4 * _GIB else 'low':<6} {free / _GIB:.1f} GiB free for images and homes")
-    if any(need.vital for need in lacking):
-        missing = ", ".join(need.program for need in lacking if need.vital)
-        raise HostLacks(f"this host lacks {missing}", command)
-    if command and not json:
-        print(f"try: {command}")
+    return Finding(state="ok" if free > 4 * _GIB else "low", what=f"{free / _GIB:.1f} GiB free for images and homes")
 
 
 def build_obstacles() -> list[str]:
@@ -71,7 +103,7 @@ def build_obstacles() -> list[str]:
             found.append(f"{scratch} is mounted {word}; TMPDIR=/var/tmp okubsd image build ...")
     user = user_name(os.geteuid())
     if sys.platform == "linux" and not facts.is_root() and not _has_subordinates(user):
-        found.append(f"no subordinate ids: sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}")
+        found.append(f"no subordinate ids; sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}")
     return found
 
 

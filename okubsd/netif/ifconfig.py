@@ -47,6 +47,12 @@ def parse_ifconfig(text: str) -> Tap | None:
     )
 
 
+def parse_all(text: str) -> tuple[Tap, ...]:
+    """Return every interface of what `ifconfig` says of all."""
+    blocks = re.split(r"(?m)^(?=\S)", text)
+    return tuple(found for block in blocks if (found := parse_ifconfig(block)) is not None)
+
+
 def tap_mistakes(tap: Tap | None, number: int, rdomain: int, group: str) -> list[str]:
     """Return what vmd only logged when it could not set up the tap of the VM with ``number``, in words."""
     if tap is None:

@@ -716,6 +716,15 @@ def show(s: dict[str, Any], options: dict[str, list[str]]) -> None:
 # --- interfaces, routes, services ----------------------------------------------------------
 
 
+def show_all() -> None:
+    print("lo0: flags=8049<UP,LOOPBACK,RUNNING,MULTICAST> mtu 32768\n\tgroups: lo\n"
+          "em0: flags=8843<UP,BROADCAST,RUNNING,SIMPLEX,MULTICAST> mtu 1500\n"
+          "\tgroups: egress\n\tinet 192.0.2.10 netmask 0xffffff00 broadcast 192.0.2.255")  # fmt: skip
+    with state() as s:
+        for name, lines in s["interfaces"].items():
+            print(f"{name}: flags=8043<UP,BROADCAST,RUNNING,MULTICAST> {lines[0]} mtu 1500")
+
+
 def ifconfig(args: list[str]) -> None:
     match args:
         case [name, "destroy"]:
@@ -738,6 +747,8 @@ def ifconfig(args: list[str]) -> None:
                 s["calls"].append(f"-protected {name} {port}")
                 s.get("protected", {}).get(name, {}).pop(port, None)
             return
+        case []:
+            return show_all()
         case [_]:
             pass
         case _:
@@ -950,6 +961,8 @@ def rcctl(args: list[str]) -> None:
             case ["get", name, "status"]:
                 print(f"{name}_flags=" if name in s["rc"] else "off") if name in ("vmd", "okubsd") else None
                 sys.exit(0 if name in s["rc"] else 1)
+            case ["ls", "on"]:
+                print("".join(f"{name}\n" for name in sorted(["cron", "pf", *s["rc"]])), end="")
             case ["enable", name]:
                 s["rc"] = sorted({*s["rc"], name})
             case ["disable", name]:
@@ -1008,10 +1021,24 @@ def doas_permits(command: str) -> bool:
     return allowed
 
 
+def dmesg(args: list[str]) -> None:
+    if args:
+        undocumented(f"dmesg {args}")
+    with state() as s:
+        print("mainbus0 at root\ncpu0: cpuid 1" + ("" if s["faults"].get("vmm") else "\nvmm0 at mainbus0: SVM/RVI"))
+
+
+def getcap(args: list[str]) -> None:
+    if args != ["-f", "/etc/login.conf.d/vmd:/etc/login.conf", "vmd"]:
+        undocumented(f"getcap {args}")
+    print("vmd:\t:datasize=16384M:\t:tc=daemon:")
+
+
 PROGRAMS = {
     "vmd": vmd, "vmctl": vmctl, "pfctl": pfctl, "ifconfig": ifconfig, "route": route, "sysctl": sysctl, "rcctl": rcctl,
     "doas": doas, "netstart": netstart, "makedev": makedev, "__device": device, "qemu-system-x86_64": qemu,
-    "at": at, "date": date, "drill": drill, "chroot": chroot, "dhcpd": dhcpd,
+    "at": at, "date": date, "drill": drill, "chroot": chroot, "dhcpd": dhcpd, "dmesg": dmesg,
+    "getcap": getcap,
 }  # fmt: skip
 
 
