@@ -1,12 +1,24 @@
 """Packaging of okubsd: the package, and its data under share/ where hier(7) looks for them."""
 
 import re
+import sys
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "okubsd/__init__.py").read_text())
+
+# man.conf(5) of OpenBSD looks below /usr/local/man, and not below share.
+MAN = "man" if sys.platform.startswith("openbsd") else "share/man"
+
+
+def manuals() -> list[tuple[str, list[str]]]:
+    """Return the data_files rows of the manuals, a section each."""
+    pages: dict[str, list[str]] = {}
+    for path in sorted((HERE / "man").glob("*.[1-9]")):
+        pages.setdefault(f"{MAN}/man{path.suffix[1:]}", []).append(f"man/{path.name}")
+    return list(pages.items())
 
 
 def tree(top: str, below: str) -> list[tuple[str, list[str]]]:
@@ -35,10 +47,7 @@ setup(
         *tree("etc", "share/okubsd/etc"),
         ("libexec", ["libexec/okubsd-helper", "libexec/okubsd-tun"]),
         ("share/okubsd/rc.d", ["rc.d/okubsd"]),
-        ("share/man/man1", ["man/okubsd.1"]),
-        ("share/man/man5", ["man/okubsd.yaml.5", "man/okubsd-image.5"]),
-        ("share/man/man7", ["man/okubsd-network.7"]),
-        ("share/man/man8", ["man/okubsd.8"]),
+        *manuals(),
     ],
     entry_points={"console_scripts": ["okubsd = okubsd.__main__:main"]},
     install_requires=[

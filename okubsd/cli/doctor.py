@@ -30,7 +30,7 @@ def doctor(session: Session, json: bool) -> None:
     lacking = _lacking()
     packages = [package for need in lacking if (package := package_of(need, sys.platform))]
     install = install_command(packages, sys.platform) if packages else ""
-    found = (*_programs(lacking), *(_of_openbsd(session) if vmd.has_vmd() else _of_linux(session)), _space(session))
+    found = findings(session)
     if json:
         missing = [{"program": need.program, "purpose": need.purpose, "vital": need.vital} for need in lacking]
         print_json(lacking=missing, install=install, findings=found)
@@ -44,6 +44,12 @@ def doctor(session: Session, json: bool) -> None:
     if bad:
         said = "; ".join(finding.what for finding in bad)
         raise HostLacks(f"no VM starts here: {said}", bad[0].command or install)
+
+
+def findings(session: Session) -> tuple[Finding, ...]:
+    """Return all that there is to say of this host."""
+    of_host = _of_openbsd(session) if vmd.has_vmd() else _of_linux(session)
+    return (*_programs(_lacking()), *of_host, _space(session))
 
 
 def _lacking() -> list[Need]:

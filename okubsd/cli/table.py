@@ -43,6 +43,7 @@ ROWS = (
     Row("publish", "net", "publish", "Give a port of a VM to this host's loopback", "vm"),
     Row("clock", "enter", "clock", "Set the clocks of VMs by the host's", "vms"),
     Row("doctor", "doctor", "doctor", "Say what this host lacks, and how to install it"),
+    Row("report", "report", "report_fault", "Write what tells of a fault into one file, without keys"),
     Row("bench", "bench", "bench", "Measure how long starts take"),
     Row("completion", "completion", "completion", "Print the completion for a shell"),
     Row("version", "look", "version", "Print the version"),

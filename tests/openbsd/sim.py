@@ -708,6 +708,11 @@ def show(s: dict[str, Any], options: dict[str, list[str]]) -> None:
         return
     if options["s"][0] != "rules":
         undocumented(f"pfctl -s {options['s']}")
+    if anchor == "*":
+        # The rules of all anchors, each below its name.
+        for name, found in sorted(s["anchors"].items()):
+            print(f'anchor "{name}" all {{' if name else "", *found.get("rules", []), "}" if name else "", sep="\n")
+        return
     if anchor not in s["anchors"]:
         fail("pfctl: Anchor does not exist", 0)
     print("".join(f"{rule}\n" for rule in s["anchors"][anchor].get("rules", [])), end="")
@@ -940,6 +945,7 @@ def sysctl(args: list[str]) -> None:
         "machdep.tscfreq": os.environ.get("SIM_TSC", ""),
         "hw.usermem": str(16 << 30),
         "net.inet.ip.forwarding": "0",
+        "kern.version": "OpenBSD 7.7 (GENERIC) #625",
     }
     with state() as s:
         values |= s["sysctl"]

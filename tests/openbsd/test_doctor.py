@@ -134,3 +134,32 @@ def test_a_user_is_told_what_only_root_sees(world: World) -> None:
     done = world.okubsd("doctor", user="alice")
     assert "Traceback" not in done.stderr
     assert "the description has mistakes" in done.stderr
+
+
+def test_a_report_of_an_openbsd_host_has_its_rules_and_no_key(world: World) -> None:
+    key = "wKvMOYzOM5jZ6Cb1V9YGNkmbTbOj3WbqbgIJPkAHMFI="
+    tunnel = world.root / "wg0.conf"
+    tunnel.write_text(
+        f"[Interface]\nPrivateKey = {key}\nAddress = 10.9.0.2/32\n[Peer]\nPublicKey = {key}\n"
+        "Endpoint = 203.0.113.77:51820\nAllowedIPs = 0.0.0.0/0\n"
+    )
+    tunnel.chmod(0o600)
+    world.write(
+        f"host:\n  owner: alice\nnetworks:\n  work:\n    wireguard: {tunnel}\n"
+        "vms:\n  term:\n    image: term\n    memory: 192M\n    network: work\n"
+        '    allow: ["secret.example.org:443"]\n'
+    )
+    world.must("apply", "--yes")
+    text = world.must("report", "--output", "-")
+    for part in (
+        "===== vmctl status",
+        "===== pfctl -s rules -a '*'",
+        "/etc/okubsd/pf/term.conf",
+        "vm.conf",
+        "ok      vmm",
+    ):
+        assert part in text, part
+    for secret in (key, "203.0.113.77", "10.9.0.2", "secret.example.org", "alice"):
+        assert secret not in text, secret
+    # An ordinary user has less, and no failure.
+    assert "only root may ask" in world.must("report", "--output", "-", user="alice")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import runpy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,10 @@ from tests.conftest import CHECKOUT
 
 PORT = CHECKOUT / "etc/port"
 SITE = "lib/python${MODPY_VERSION}/site-packages"
+DIST_INFO = f"{SITE}/okubsd-${{MODPY_DISTV}}.dist-info"
+
+# What the wheel tells of itself.
+_METADATA = ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/", "licenses/LICENSE", "top_level.txt")
 
 # Where OpenBSD's packages of our requirements lie in its ports tree.
 PORTS = {
@@ -30,33 +35,36 @@ def installed() -> dict[str, Any]:
     import setuptools
 
     asked: dict[str, Any] = {}
-    before, here = setuptools.setup, Path.cwd()
+    before, here, platform = setuptools.setup, Path.cwd(), sys.platform
     setuptools.setup = lambda **options: asked.update(options)
+    sys.platform = "openbsd7"
     os.chdir(CHECKOUT)
     try:
         runpy.run_path(str(CHECKOUT / "setup.py"))
     finally:
-        setuptools.setup = before
+        setuptools.setup, sys.platform = before, platform
         os.chdir(here)
     return asked
 
 
 def render_plist(options: dict[str, Any]) -> str:
     """Return the packing list of what ``options`` install, as pkg_create(1) wants it."""
-    lines = {"@newgroup okubsd:900", "@rcscript ${RCDIR}/okubsd", "bin/okubsd", "@sample ${SYSCONFDIR}/okubsd/"}
+    lines = {"@newgroup okubsd:990", "@rcscript ${RCDIR}/okubsd", "bin/okubsd", "@sample ${SYSCONFDIR}/okubsd/"}
     for target, files in options["data_files"]:
         for file in files:
             name = f"{target}/{Path(file).name}"
-            lines.add(f"@man man/{name.removeprefix('share/man/')}" if name.startswith("share/man/") else name)
+            lines.add(f"@man {name}" if name.startswith("man/") else name)
             parents = [str(parent) for parent in Path(name).parents if str(parent).startswith("share/okubsd")]
             lines.update(f"{parent}/" for parent in parents)
     for package in options["packages"]:
         directory = f"{SITE}/{package.replace('.', '/')}"
-        lines |= {f"{directory}/", f"${{MODPY_COMMENT}}{directory}/${{MODPY_PYCACHE}}/"}
+        lines |= {f"{directory}/", f"{directory}/${{MODPY_PYCACHE}}/"}
         for module in sorted((CHECKOUT / package.replace(".", "/")).glob("*.py")):
-            cached = f"${{MODPY_PYCACHE}}{module.stem}.${{MODPY_PYC_MAGIC_TAG}}${{MODPY_PYOEXTENSION}}"
-            lines |= {f"{directory}/{module.name}", f"{directory}/{cached}"}
+            # devel/py-installer compiles each module twice: as it is, and without assertions.
+            cached = f"{directory}/${{MODPY_PYCACHE}}{module.stem}.${{MODPY_PYC_MAGIC_TAG}}"
+            lines |= {f"{directory}/{module.name}", f"{cached}pyc", f"{cached}${{MODPY_PYOEXTENSION}}"}
     lines.add(f"{SITE}/okubsd/py.typed")
+    lines |= {f"{DIST_INFO}/{name}" for name in ("", *_METADATA)}
     lines.add("share/doc/pkg-readmes/${PKGSTEM}")
     first = sorted(line for line in lines if line.startswith(("@newgroup", "@rcscript")))
     return "".join(f"{line}\n" for line in [*first, *sorted(lines - set(first))])
@@ -73,7 +81,7 @@ def test_the_packing_list_is_what_setup_installs(installed: dict[str, Any]) -> N
 def test_the_port_needs_what_setup_needs(installed: dict[str, Any]) -> None:
     makefile = (PORT / "Makefile").read_text()
     wanted = {PORTS[re.split(r"[><=]", name)[0]] for name in installed["install_requires"]}
-    named = set(re.findall(r"([a-z0-9]+/py-[a-z]+)\$\{MODPY_FLAVOR\}", makefile))
+    named = set(re.findall(r"([a-z0-9]+/py-[a-z]+)", makefile))
     assert named == wanted
     assert f"MODPY_DISTV =\t{__version__}\n" in makefile
 
@@ -112,3 +120,45 @@ def test_scripts_are_clean(shell: str) -> None:
         check=False,
     )
     assert done.stdout == ""
+
+
+# What portcheck(1) of the ports tree, and bsd.port.mk(5), ask of a port's files.
+
+
+def test_the_files_of_the_port_are_as_portcheck_wants_them() -> None:
+    files = sorted(path for path in PORT.rglob("*") if path.is_file())
+    assert {str(path.relative_to(PORT)) for path in files} == {
+        "Makefile", "pkg/DESCR", "pkg/PLIST", "pkg/README", "pkg/okubsd.rc",
+    }  # fmt: skip
+    for path in files:
+        text = path.read_text()
+        assert text.endswith("\n") and not text.endswith("\n\n"), path
+        assert not re.search(r"[ \t]+$|\r", text, re.MULTILINE), path
+    for name in ("DESCR", "README"):
+        assert max(map(len, (PORT / "pkg" / name).read_text().splitlines())) <= 80, name
+
+
+def test_the_makefile_of_the_port_says_what_bsd_port_mk_asks_for() -> None:
+    makefile = (PORT / "Makefile").read_text()
+    said = dict(re.findall(r"(?m)^([A-Z_]+) =[ \t]+(.*)$", makefile))
+    assert len(said["COMMENT"]) <= 60 and not said["COMMENT"].endswith(".")
+    assert not re.match(r"(?:a|an|the) ", said["COMMENT"]) and said["COMMENT"][0].islower()
+    assert set(said["CATEGORIES"].split()) <= {"sysutils", "emulators", "net", "security", "x11"}
+    assert said["PERMIT_PACKAGE"] == "Yes"
+    assert "FLAVOR" not in makefile
+    depends = makefile.split("RUN_DEPENDS =")[1].split("\n\n")[0].replace("\\", "").split()
+    assert depends == sorted(depends)
+    assert makefile.rstrip().endswith(".include <bsd.port.mk>")
+
+
+def test_the_packing_list_is_as_portcheck_wants_it() -> None:
+    lines = (PORT / "pkg/PLIST").read_text().splitlines()
+    assert len(lines) == len(set(lines))
+    assert not [line for line in lines if line.startswith("share/man") or line.endswith(".gz")]
+    modules = {line for line in lines if line.endswith(".py")}
+    for module in modules:
+        directory, _, name = module.rpartition("/")
+        assert f"{directory}/${{MODPY_PYCACHE}}{name[:-3]}.${{MODPY_PYC_MAGIC_TAG}}pyc" in lines, module
+    number = re.findall(r"(?m)^@newgroup okubsd:([0-9]+)$", "\n".join(lines))
+    # Ports number their groups from 500 on; those up to 900 are given.
+    assert len(number) == 1 and 900 < int(number[0]) < 1000
