@@ -1,4 +1,4 @@
-"""The words of okubsd: frozen values that every layer speaks.  Imports nothing of ours but errors."""
+"""The words of okubsd: frozen values that every layer speaks.  Imports nothing of ours but rules."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from pathlib import Path
 
 import msgspec
 
+from okubsd.rules import Bandwidth, Rule
+
 Argv = tuple[str, ...]
 
 
-class Way(enum.StrEnum):
+class NetworkKind(enum.StrEnum):
     """The way that the packets of a network take."""
 
     NONE = "none"
@@ -22,7 +24,7 @@ class Way(enum.StrEnum):
 
 
 # The ways that lead through a tunnel, and nowhere else.
-TUNNELS = frozenset({Way.WIREGUARD, Way.OPENVPN})
+TUNNELS = frozenset({NetworkKind.WIREGUARD, NetworkKind.OPENVPN})
 
 
 class Network(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,7 +36,7 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     name: str
-    way: Way
+    kind: NetworkKind
     file: str = ""
     gateway: str = ""
     address: str = ""
@@ -42,33 +44,8 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
     resolver: str = ""
 
 
-NONE = Network(name="none", way=Way.NONE)
-NAT = Network(name="nat", way=Way.NAT)
-
-
-class Flow(msgspec.Struct, frozen=True, kw_only=True):
-    """One rule of a VM's: whether packets to ``target`` pass.
-
-    ``target`` is "any", an IPv4 network or a host name; ``ports`` are ranges with both ends, () for all;
-    ``protocol`` is "tcp", "udp", "icmp" or "" for all; ``until`` is when it ends, in seconds since the epoch;
-    ``file`` and ``line`` say where it is written.
-    """
-
-    allow: bool
-    target: str
-    ports: tuple[tuple[int, int], ...] = ()
-    protocol: str = ""
-    until: int | None = None
-    comment: str = ""
-    file: str = ""
-    line: int = 0
-
-
-class Bandwidth(msgspec.Struct, frozen=True, kw_only=True):
-    """How much a VM may receive and send, in bits per second; 0 is as much as there is."""
-
-    down: int = 0
-    up: int = 0
+NONE = Network(name="none", kind=NetworkKind.NONE)
+NAT = Network(name="nat", kind=NetworkKind.NAT)
 
 
 class Backend(enum.StrEnum):
@@ -93,7 +70,7 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True):
     ``memory`` and ``home`` are bytes, ``display`` is (width, height) in pixels, ``display_memory`` what its X server
     may hold in bytes (0: by its size), ``apps`` the
     names that may be started here, first the default; an empty tuple allows all of the image's.
-    ``flows`` are its rules, ``tunnel`` is the wg-quick file of a gateway.
+    ``rules`` are its rules, ``tunnel`` is the wg-quick file of a gateway.
     ``owner`` and ``number`` are for OpenBSD: "" and None leave them to the host.
     """
 
@@ -102,7 +79,7 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True):
     memory: int = 512 << 20
     cpus: int = 1
     network: Network = NAT
-    flows: tuple[Flow, ...] = ()
+    rules: tuple[Rule, ...] = ()
     bandwidth: Bandwidth = Bandwidth()
     tunnel: str = ""
     display: tuple[int, int] = (1280, 800)
@@ -119,7 +96,7 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True):
     number: int | None = None
 
 
-class HostWish(msgspec.Struct, frozen=True, kw_only=True):
+class HostDescription(msgspec.Struct, frozen=True, kw_only=True):
     """What the user wishes of the host itself (okubsd.yaml(5), HOST).
 
     ``owner`` is the user whose VMs they are ("" for whoever applies), ``group`` may open vmd's socket and call
@@ -137,12 +114,12 @@ class HostWish(msgspec.Struct, frozen=True, kw_only=True):
     uplink: str = ""
 
 
-class Wish(msgspec.Struct, frozen=True):
+class Description(msgspec.Struct, frozen=True):
     """A whole description: its file, its VMs and networks in the order they were written, and the host."""
 
     path: Path
     vms: tuple[Vm, ...]
-    host: HostWish = HostWish()
+    host: HostDescription = HostDescription()
     networks: tuple[Network, ...] = ()
 
     def find(self, name: str) -> Vm | None:
@@ -225,6 +202,33 @@ class Accelerator(msgspec.Struct, frozen=True):
 
     name: str
     why: str
+
+
+class FileState(msgspec.Struct, frozen=True):
+    """A file of the host's as it is or is to be: its text, its permissions, its owner and group by number."""
+
+    text: str
+    mode: int
+    uid: int = 0
+    gid: int = 0
+
+
+class How(enum.StrEnum):
+    """How a file of an OpenBSD host comes to hold what it should."""
+
+    WHOLE = "whole"  # the file is ours
+    BLOCK = "block"  # a marked block at its end
+    BEFORE_RULES = "before rules"  # a marked block before the first filter rule
+    RCCTL = "rcctl"  # lines that rcctl(8) keeps; it would not keep our marks
+
+
+class HostFile(msgspec.Struct, frozen=True, kw_only=True):
+    """One file to be: its path without the leading slash, its text (of the block where it has one), its permissions."""
+
+    path: str
+    text: str
+    how: How = How.WHOLE
+    mode: int = 0o644
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):

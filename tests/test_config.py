@@ -13,7 +13,7 @@ from okubsd.config.description import VM_FIELDS, parse_description
 from okubsd.config.names import VM_NAME, host_name, quoted
 from okubsd.config.sizes import parse_size, render_size
 from okubsd.errors import BadDescription
-from okubsd.model import NAT, Recipe, Wish
+from okubsd.model import NAT, Description, Recipe
 
 RECIPES = {
     "base": Recipe(name="base", kind="base"),  # type: ignore[arg-type]
@@ -22,7 +22,7 @@ RECIPES = {
 }
 
 
-def parse(text: str, drop_ins: tuple[tuple[Path, str], ...] = ()) -> Wish:
+def parse(text: str, drop_ins: tuple[tuple[Path, str], ...] = ()) -> Description:
     return parse_description(Path("okubsd.yaml"), text, drop_ins, RECIPES)
 
 
@@ -42,13 +42,13 @@ def test_a_vm_has_defaults() -> None:
 
 
 def test_defaults_are_for_vms_that_do_not_say_otherwise() -> None:
-    wish = parse("defaults: {memory: 1G}\nvms:\n  a: {image: firefox}\n  b: {image: firefox, memory: 2G}\n")
-    assert [vm.memory for vm in wish.vms] == [1 << 30, 2 << 30]
+    description = parse("defaults: {memory: 1G}\nvms:\n  a: {image: firefox}\n  b: {image: firefox, memory: 2G}\n")
+    assert [vm.memory for vm in description.vms] == [1 << 30, 2 << 30]
 
 
 def test_a_drop_in_is_one_vm() -> None:
-    wish = parse("vms: {}\n", ((Path("vm.d/work.yaml"), "image: office\napps: [calc]\n"),))
-    assert [(vm.name, vm.apps) for vm in wish.vms] == [("work", ("calc",))]
+    description = parse("vms: {}\n", ((Path("vm.d/work.yaml"), "image: office\napps: [calc]\n"),))
+    assert [(vm.name, vm.apps) for vm in description.vms] == [("work", ("calc",))]
 
 
 def test_an_empty_description_has_no_vms() -> None:
@@ -171,11 +171,11 @@ def test_any_text_is_taken_or_refused_in_sentences(text: str) -> None:
 )
 def test_any_vm_is_taken_or_refused_in_sentences(keys: dict[str, object]) -> None:
     try:
-        wish = parse(yaml.safe_dump({"vms": {"a": keys}}))
+        description = parse(yaml.safe_dump({"vms": {"a": keys}}))
     except BadDescription as error:
         assert error.mistakes
     else:
-        assert wish.vms[0].image in RECIPES
+        assert description.vms[0].image in RECIPES
 
 
 @given(st.from_regex(VM_NAME, fullmatch=True))

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from okubsd.errors import BadDescription, HostLacks, Problem, Unknown
-from okubsd.host import builder, door, facts, keys, locks, programs, store
+from okubsd.host import builder, door, facts, keys, locks, programs, store, walls
 from okubsd.host.console import EscapeFilter
 from okubsd.host.places import Places, description_candidates, find_places
-from okubsd.host.reading import read_recipes, read_text, read_wish
+from okubsd.host.reading import read_description, read_recipes, read_text
 from okubsd.host.sockets import listener_pid
 from okubsd.model import Image, Kind, Part, Recipe
 
@@ -304,13 +304,13 @@ def test_the_accelerator_is_what_a_guest_ran_on(
     monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
     device = tmp_path / "kvm"
     device.touch()
-    found = facts.probe_accelerator(device, timeout=0.5)
+    found = walls.probe_accelerator(device, timeout=0.5)
     assert (found.name == "kvm") is answer
     assert answer or "does not run" in found.why
 
 
 def test_no_device_means_no_probe(tmp_path: Path) -> None:
-    assert "has no" in facts.probe_accelerator(tmp_path / "kvm").why
+    assert "has no" in walls.probe_accelerator(tmp_path / "kvm").why
 
 
 def test_descriptions_are_looked_for_in_order(tmp_path: Path) -> None:
@@ -327,16 +327,16 @@ def test_descriptions_are_looked_for_in_order(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path: Path, places: Places) -> None:
     with pytest.raises(BadDescription, match="no such file"):
-        read_wish(places, str(tmp_path / "none.yaml"), {})
+        read_description(places, str(tmp_path / "none.yaml"), {})
     (tmp_path / "latin.yaml").write_bytes(b"vms: \xe9\n")
     with pytest.raises(BadDescription, match="not UTF-8"):
         read_text(tmp_path / "latin.yaml")
 
 
 def test_the_sample_has_the_eight_vms(places: Places) -> None:
-    wish = read_wish(places, "", read_recipes(places))
-    assert {vm.name for vm in wish.vms} == {"browser", "gimp", "office", "ide", "p2p", "mail", "vault", "term"}
-    assert next(vm for vm in wish.vms if vm.name == "vault").network.name == "none"
+    description = read_description(places, "", read_recipes(places))
+    assert {vm.name for vm in description.vms} == {"browser", "gimp", "office", "ide", "p2p", "mail", "vault", "term"}
+    assert next(vm for vm in description.vms if vm.name == "vault").network.name == "none"
 
 
 def test_a_users_recipe_replaces_the_shipped_one(

@@ -15,6 +15,8 @@ PACKAGE = Path(__file__).parent.parent / "okubsd"
 # From the words up; a module may import from its own layer's package and from lower layers.
 LAYERS = {
     "errors": 0,
+    "layout": 0,
+    "rules": 0,
     "model": 0,
     "needs": 0,
     "config": 1,
@@ -29,7 +31,38 @@ LAYERS = {
     "vmd": 2,
     "vpn": 2,
 }
-LAYERS |= {"plan": 3, "host": 4, "cli": 5, "__main__": 6, "__init__": 0}
+LAYERS |= {"plan": 3, "host": 4, "bench": 5, "cli": 6, "__main__": 7, "__init__": 0}
+
+# The floors of plan/, host/ and cli/: a module imports from lower floors, and beside it from what is named here only.
+FLOORS = {
+    "plan": [
+        {"gateway", "images", "report", "graph", "exits"},
+        {"steps"},
+        {"limits"},
+        {"seats.base"},
+        {"facts"},
+        {"seats"},
+        {"compile", "start", "stop"},
+        {"changes"},
+        {"judge", "why", "doctor"},
+        {"apply"},
+    ],
+    "host": [
+        # The ground: what touches the system at all.
+        {"programs", "trust", "waiting", "locks", "door", "sockets", "keeper", "places", "system", "console"},
+        # What lies on the disk, what runs, and how it is spoken to.
+        {"reading", "running", "monitor", "records", "session", "keys", "homes", "store", "walls", "window", "tunnels",
+         "performance", "gateway_files", "signing", "bootdrive"},
+        {"packer", "builder"},
+        {"engine"},
+        {"facts"},
+        {"guest"},
+        {"perform", "gateway", "publish", "copying", "judging"},
+        # Whole actions.
+        {"lifecycle", "apply", "editing", "exchange", "report", "vpn"},
+        {"rules", "doctor"},
+    ],
+}  # fmt: skip
 
 # Translators know each other's types in two places only.
 ALLOWED_SIDEWAYS = {("network", "guest"), ("images", "guest")}
@@ -63,6 +96,50 @@ def test_imports_point_down_only() -> None:
     assert wrong == []
 
 
+def floor_of(package: str, name: str) -> int | None:
+    """Return the floor of the module ``name`` below ``package``, the lowest being 0."""
+    floors = FLOORS[package]
+    for words in range(len(name.split(".")), 0, -1):
+        short = ".".join(name.split(".")[:words])
+        for number, names in enumerate(floors):
+            if short in names:
+                return number
+    return None
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_floors_are_climbed_down_only(package: str) -> None:
+    wrong = []
+    for path in (PACKAGE / package).rglob("*.py"):
+        here = ".".join(path.relative_to(PACKAGE / package).with_suffix("").parts).removesuffix(".__init__")
+        if here == "__init__":
+            continue
+        floor = floor_of(package, here)
+        assert floor is not None, f"{package}/{here} is on no floor"
+        for name in imports_at_top(path):
+            if name.startswith(f"okubsd.{package}."):
+                other = name.removeprefix(f"okubsd.{package}.")
+                below = floor_of(package, other)
+                if below is not None and below > floor:
+                    wrong.append(f"{package}/{here} (floor {floor}) imports {other} (floor {below})")
+    assert wrong == []
+
+
+def imports_at_top(path: Path) -> set[str]:
+    """Return what ``path`` imports when it is imported itself: not what a function loads when it needs it."""
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def test_no_module_imports_itself_by_a_detour() -> None:
+    from tests.measure import circles, graph
+
+    assert circles(graph()) == []
+
+
 def test_only_the_door_spawns() -> None:
     spawners = set()
     for path in PACKAGE.rglob("*.py"):
@@ -93,7 +170,7 @@ def test_only_the_bounded_ways_take_a_call_into_a_guest() -> None:
     refusing = {name for name in spawning if "_refuse_guest(" in bodies[name]}
     assert spawning - refusing == {"ask", "stream", "joined", "call_interactive", "spawn_measured"}
     measuring = [path.name for path in PACKAGE.rglob("*.py") if "spawn_measured" in path.read_text()]
-    assert sorted(measuring) == ["bench.py", "door.py", "stock.py"]
+    assert sorted(measuring) == ["door.py", "starts.py", "stock.py"]
     # A display is looked at by the watcher's child only.
     looking = [path.name for path in PACKAGE.rglob("*.py") if "from Xlib import" in path.read_text()]
     assert looking == ["window.py"]

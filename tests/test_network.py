@@ -15,14 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from okubsd.config.description import parse_description
-from okubsd.config.edit import add_rule, remove_rule, render_rule
+from okubsd.config.edit import add_rule, remove_rule, render_element
 from okubsd.config.fields import parse_moment
-from okubsd.config.flow import parse_flow, render_flow
 from okubsd.config.recipe import parse_recipe
+from okubsd.config.rule import parse_rule, render_rule
 from okubsd.errors import BadDescription, HostLacks, Problem
 from okubsd.host.tunnels import read_tunnels
-from okubsd.model import Bandwidth, Flow, Network, Proxy, Vm, Way, Wish
-from okubsd.nft.render import Client, named_sets, render_gateway, render_names, render_namespace
+from okubsd.model import Description, Network, NetworkKind, Proxy, Vm
+from okubsd.nft.render import Client, render_gateway, render_names, render_namespace
 from okubsd.plan.gateway import (
     Clients,
     clients_of,
@@ -35,6 +35,7 @@ from okubsd.plan.gateway import (
 )
 from okubsd.plan.graph import draw, render_svg, render_text
 from okubsd.plan.why import decide, passers_of
+from okubsd.rules import Bandwidth, Rule, named_sets
 from okubsd.vpn.openvpn import parse_openvpn, render_config
 from okubsd.vpn.status import parse_ifconfig_wg, parse_wg_show
 from okubsd.vpn.wg_quick import parse_wg_quick, render_setconf
@@ -55,7 +56,7 @@ RECIPES = {
 }
 
 
-def wish_of(text: str) -> Wish:
+def wish_of(text: str) -> Description:
     return parse_description(Path("/c/okubsd.yaml"), text, [], RECIPES)
 
 
@@ -120,36 +121,36 @@ def test_a_broken_network_is_one_sentence(text: str, said: str) -> None:
 
 
 def test_a_description_of_networks_is_read() -> None:
-    wish = wish_of(
+    description = wish_of(
         "networks:\n  proton: {wireguard: p.conf, resolver: 10.2.0.1}\n  tor: {gateway: onion}\n"
         "  lab: {switch: 10.77.0.1/24, meet: yes}\n"
         "vms:\n  onion: {image: tor-gateway}\n  a: {image: term, network: proton, preset: web,\n"
         "    allow: [example.org:443, {to: '192.168.1.5', protocol: tcp, until: 2027-01-31, comment: x}],\n"
         "    bandwidth: {down: 20M}}\n  b: {image: term, network: tor}\n"
     )
-    a, b = wish.vms[1:]
-    assert (a.network.way, a.network.file, a.network.resolver) == (Way.WIREGUARD, "/c/p.conf", "10.2.0.1")
+    a, b = description.vms[1:]
+    assert (a.network.kind, a.network.file, a.network.resolver) == (NetworkKind.WIREGUARD, "/c/p.conf", "10.2.0.1")
     assert a.bandwidth == Bandwidth(down=20_000_000) and b.network.gateway == "onion"
-    first, second, *preset = a.flows
+    first, second, *preset = a.rules
     assert (first.target, first.ports, first.line) == ("example.org", ((443, 443),), 8)
     assert (second.target, second.protocol, second.comment) == ("192.168.1.5/32", "tcp", "x")
-    assert second.until == parse_moment("2027-01-31") and [flow.allow for flow in preset] == [True, True, False]
+    assert second.until == parse_moment("2027-01-31") and [rule.allow for rule in preset] == [True, True, False]
 
 
 def test_who_goes_through_whom() -> None:
-    wish = wish_of(
+    description = wish_of(
         "networks: {p: {wireguard: p.conf}, tor: {gateway: onion}, w: {openvpn: w.ovpn}, s: {switch: 10.0.0.1/24}}\n"
         "vms: {onion: {image: tor-gateway, network: p}, a: {image: term, network: p}, b: {image: term, network: tor},"
         " c: {image: term, network: w}, d: {image: term, network: s}, e: {image: term}}"
     )
-    onion, a, b, c, d, e = wish.vms
+    onion, a, b, c, d, e = description.vms
     made = implied_gateway(a.network)
-    assert gateway_of(a, wish) == made and made.name == "p.gw" and gateway_of(onion, wish) == made
-    assert gateway_of(b, wish) == onion and gateway_of(e, wish) is None
-    assert [vm.name for vm in clients_of(made, wish)] == ["onion", "a"]
+    assert gateway_of(a, description) == made and made.name == "p.gw" and gateway_of(onion, description) == made
+    assert gateway_of(b, description) == onion and gateway_of(e, description) is None
+    assert [vm.name for vm in clients_of(made, description)] == ["onion", "a"]
     for vm in (c, d):
         with pytest.raises(HostLacks, match="needs the interfaces of OpenBSD"):
-            gateway_of(vm, wish)
+            gateway_of(vm, description)
     wires = gateway_wires(Clients(names=("onion", "a")), Path("/run/p.gw"))
     assert [(str(w.here), str(w.there)) for w in wires] == [
         ("/run/p.gw/link-onion", "/run/onion/link"), ("/run/p.gw/link-a", "/run/a/link"),
@@ -162,18 +163,18 @@ def test_who_goes_through_whom() -> None:
 @given(st.text(max_size=40))
 def test_a_rule_is_read_or_refused_in_words(text: str) -> None:
     try:
-        flow = parse_flow(text, allow=True)
+        rule = parse_rule(text, allow=True)
     except ValueError as error:
         assert str(error)
         return
-    assert parse_flow(render_flow(flow), allow=True) == flow
+    assert parse_rule(render_rule(rule), allow=True) == rule
 
 
 @pytest.mark.parametrize(
     "text", ["any", "any:80", "tcp any:80,443,1000-2000", "icmp 10.0.0.0/8", "a.example.org:53", "198.51.100.7"]
 )
 def test_a_rule_is_written_as_it_is_read(text: str) -> None:
-    assert render_flow(parse_flow(text, allow=True)) == text
+    assert render_rule(parse_rule(text, allow=True)) == text
 
 
 # --- tunnels' files ---------------------------------------------------------------------------
@@ -340,7 +341,7 @@ def test_two_networks_with_one_key_are_told(tmp_path: Path) -> None:
     for name in ("a.conf", "b.conf"):
         (tmp_path / name).write_text(wg_text())
         (tmp_path / name).chmod(0o600)
-    networks = [Network(name=name, way=Way.WIREGUARD, file=str(tmp_path / f"{name}.conf")) for name in "ab"]
+    networks = [Network(name=name, kind=NetworkKind.WIREGUARD, file=str(tmp_path / f"{name}.conf")) for name in "ab"]
     with pytest.raises(BadDescription, match="the tunnels of 'a' and 'b' have the same private key"):
         read_tunnels(networks, ())
     (tmp_path / "b.conf").chmod(0o640)
@@ -359,13 +360,13 @@ def test_an_address_of_our_own_is_told() -> None:
 
 
 def test_each_network_has_its_resolver_whatever_gateway_it_is() -> None:
-    wish = wish_of(
+    description = wish_of(
         "networks: {p: {gateway: w}, q: {gateway: w, resolver: 192.0.2.53}}\n"
         "vms: {w: {image: vpn-gateway, tunnel: x}, a: {image: term, network: p}, b: {image: term, network: q}}"
     )
     clients = Clients(names=("a", "b"), resolver="9.9.9.9")
     tunnel = parse_wg_quick(Path("p"), wg_text())
-    told = gateway_texts(wish.vms[1:], clients, tunnel, None, 0.0)
+    told = gateway_texts(description.vms[1:], clients, tunnel, None, 0.0)
     assert told["resolvers"] == "53 10.64.0.1\n5301 192.0.2.53\n"
     assert (
         'iifname "eth1" ip saddr 100.126.1.3 meta l4proto { tcp, udp } th dport 53 counter name asked1 redirect to :53\n'
@@ -375,10 +376,10 @@ def test_each_network_has_its_resolver_whatever_gateway_it_is() -> None:
     for address in ("10.64.0.1", "192.0.2.53"):
         assert f'oifname "wg0" ip daddr {address} meta' in told["rules"]
     bare = parse_wg_quick(Path("p"), wg_text(without("interface", "DNS")))
-    assert gateway_texts(wish.vms[1:2], clients, bare, None, 0.0)["resolvers"] == "53 9.9.9.9\n"
+    assert gateway_texts(description.vms[1:2], clients, bare, None, 0.0)["resolvers"] == "53 9.9.9.9\n"
     same = Clients(names=("a", "b"), resolver="192.0.2.53")
-    assert gateway_texts(wish.vms[1:], same, None, None, 0.0)["resolvers"] == "53 192.0.2.53\n"
-    assert gateway_texts(wish.vms[1:], clients, None, RECIPES["tor-gateway"].proxy, 0.0)["resolvers"] == ""
+    assert gateway_texts(description.vms[1:], same, None, None, 0.0)["resolvers"] == "53 192.0.2.53\n"
+    assert gateway_texts(description.vms[1:], clients, None, RECIPES["tor-gateway"].proxy, 0.0)["resolvers"] == ""
 
 
 def test_an_openvpn_file_is_taken_without_what_is_ours() -> None:
@@ -405,9 +406,9 @@ def test_a_broken_openvpn_file_is_told_in_words(line: str, said: str) -> None:
 # --- rules for nft ----------------------------------------------------------------------------
 
 
-def flows(*rules: tuple[bool, str], **values: int) -> tuple[Flow, ...]:
+def rules(*rules: tuple[bool, str], **values: int) -> tuple[Rule, ...]:
     return tuple(
-        msgspec.structs.replace(parse_flow(text, allow=allow), line=number, **values)
+        msgspec.structs.replace(parse_rule(text, allow=allow), line=number, **values)
         for number, (allow, text) in enumerate(rules, 1)
     )
 
@@ -416,18 +417,18 @@ NFT = {
     "gateway": render_gateway(
         (
             Client(name="a", interface="eth1", address="100.126.1.3", bandwidth=Bandwidth(down=20_000_000, up=1_000_000),
-                   flows=flows((False, "any"), (True, "example.org:443"), (True, "tcp 192.168.1.5:80,8000-8010"))),
-            Client(name="b", interface="eth2", address="100.126.2.3", flows=flows((False, "any"))),
-            Client(name="c", interface="eth3", address="100.126.3.3", dns=5301, flows=flows((True, "icmp any"), until=1795600000)),
+                   rules=rules((False, "any"), (True, "example.org:443"), (True, "tcp 192.168.1.5:80,8000-8010"))),
+            Client(name="b", interface="eth2", address="100.126.2.3", rules=rules((False, "any"))),
+            Client(name="c", interface="eth3", address="100.126.3.3", dns=5301, rules=rules((True, "icmp any"), until=1795600000)),
         ),
         out="wg0", endpoints=[("198.51.100.7", 51820)], resolvers=["10.64.0.1", "192.0.2.53"], now=1795500000.0,
     ),
     "proxy": render_gateway(
-        (Client(name="a", interface="eth1", address="100.126.1.3", flows=flows((False, "any:25"))),),
+        (Client(name="a", interface="eth1", address="100.126.1.3", rules=rules((False, "any:25"))),),
         out="eth0", endpoints=(), now=0.0, proxy=Proxy(tcp=9040, dns=9053, user="nobody"),
     ),
     "namespace": render_namespace(
-        flows((False, "any"), (True, "example.org"), (True, "198.51.100.0/24:22")), Bandwidth(up=512_000),
+        rules((False, "any"), (True, "example.org"), (True, "198.51.100.0/24:22")), Bandwidth(up=512_000),
         host=["192.0.2.10"], asked="10.0.3.3", resolver="", now=0.0,
     ),
     "resolver": render_namespace((), Bandwidth(), host=[], asked="10.0.3.3", resolver="192.0.2.53", now=0.0),
@@ -455,9 +456,9 @@ def test_nft_takes_the_rules(name: str, tmp_path: Path) -> None:
 
 
 def test_a_rule_that_is_over_is_left_out_and_one_that_ends_says_when() -> None:
-    over = render_namespace(flows((True, "10.0.0.1"), until=99), Bandwidth(), host=[], asked="", resolver="", now=100.0)
+    over = render_namespace(rules((True, "10.0.0.1"), until=99), Bandwidth(), host=[], asked="", resolver="", now=100.0)
     lasting = render_namespace(
-        flows((True, "10.0.0.1"), until=101), Bandwidth(), host=[], asked="", resolver="", now=100.0
+        rules((True, "10.0.0.1"), until=101), Bandwidth(), host=[], asked="", resolver="", now=100.0
     )
     assert "10.0.0.1" not in over and "meta time < 101 ip daddr 10.0.0.1/32" in lasting
 
@@ -513,7 +514,7 @@ def test_the_program_names_fills_sets_and_fails_small(tmp_path: Path) -> None:
     for name, text in answers.items():
         (tmp_path / name).write_text(text)
     names = ("good.example.org", "dead.example.org", "alias.example.org", "rebound.example.org", "junk.example.org")
-    sets = named_sets(Flow(allow=True, target=name) for name in names)
+    sets = named_sets(Rule(allow=True, target=name) for name in names)
     (tmp_path / "file").write_text(render_names(sets))
     script = (
         (CHECKOUT / "images/base/files/usr/lib/okubsd/names")
@@ -600,14 +601,14 @@ def test_a_rule_is_put_in_its_place_and_all_else_stays(name: str) -> None:
 def test_what_was_put_in_comes_out_again(rules: list[tuple[str, bool, int]], described: bool) -> None:
     text = EDITED
     for vm, allow, port in rules:
-        element = render_rule(f"tcp any:{port},1", *(("2030-01-01", 'say "x", #y') if described else ()))
+        element = render_element(f"tcp any:{port},1", *(("2030-01-01", 'say "x", #y') if described else ()))
         text = add_rule(text, vm, "allow" if allow else "deny", element)
-    wish = wish_of(text)
-    assert sum(len(vm.flows) for vm in wish.vms) == 3 + len(rules)
+    description = wish_of(text)
+    assert sum(len(vm.rules) for vm in description.vms) == 3 + len(rules)
     for vm, allow, _ in reversed(rules):
-        own = [flow for flow in next(v for v in wish.vms if v.name == vm).flows if flow.allow == allow]
+        own = [rule for rule in next(v for v in description.vms if v.name == vm).rules if rule.allow == allow]
         text = remove_rule(text, vm, "allow" if allow else "deny", len(own) - 1)
-        wish = wish_of(text)
+        description = wish_of(text)
     assert text == EDITED
 
 
@@ -673,7 +674,7 @@ def test_why_names_the_rule() -> None:
 
 
 def test_why_follows_the_way_through_gateways() -> None:
-    wish = wish_of(
+    description = wish_of(
         "networks: {tor: {gateway: onion}, filtered: {gateway: filter}, sealed: {gateway: way}}\nvms:\n"
         "  onion: {image: tor-gateway}\n  filter: {image: vpn-gateway, deny: ['any:25']}\n"
         "  way: {image: vpn-gateway, tunnel: x, deny: ['any:25']}\n"
@@ -681,9 +682,9 @@ def test_why_follows_the_way_through_gateways() -> None:
     )
 
     def sentence(name: str, protocol: str, port: int) -> str:
-        vm = wish.find(name)
+        vm = description.find(name)
         assert vm is not None
-        return decide(vm, "8.8.8.8", protocol, port, 0.0, passers_of(vm, wish, RECIPES)).sentence
+        return decide(vm, "8.8.8.8", protocol, port, 0.0, passers_of(vm, description, RECIPES)).sentence
 
     assert sentence("a", "tcp", 443) == "a: reaches it through the VM 'onion': what no rule denies is allowed"
     assert sentence("a", "udp", 443).endswith("the VM 'onion' passes on TCP and names, and nothing else")
@@ -693,25 +694,25 @@ def test_why_follows_the_way_through_gateways() -> None:
         "b: does not reach it: on its way, filter: does not reach it: /c/okubsd.yaml:4: deny any:25"
     )
     assert sentence("c", "tcp", 25).startswith("c: reaches it"), "its packets are in the tunnel there"
-    assert "c -> way -> tunnel of way -> the Internet\n" in render_text(wish)
+    assert "c -> way -> tunnel of way -> the Internet\n" in render_text(description)
 
 
 def test_the_picture_has_everybody_in_it() -> None:
-    wish = wish_of(DRAWN)
-    assert render_text(wish) == (
+    description = wish_of(DRAWN)
+    assert render_text(description) == (
         "onion -> tunnel p -> the Internet\na -> onion -> tunnel p -> the Internet\n    deny any\n"
         "    deny x.example.org:80\n    deny any:25\n    receives at most 5000 kbit/s\nb -> the Internet\n"
         "c (no network)\nd -> switch lab\n"
     )
-    graph = draw(wish)
+    graph = draw(description)
     columns = {box.name: box.column for box in graph.boxes}
     assert columns["a"] < columns["onion"] < columns["tunnel p"] < columns["the Internet"]
     assert {(arrow.source, arrow.target) for arrow in graph.arrows} >= {("a", "onion"), ("b", "the Internet")}
     svg = ElementTree.fromstring(render_svg(graph))
     texts = {element.text for element in svg.iter("{http://www.w3.org/2000/svg}text")}
     assert {"a", "b", "c", "d", "onion", "tunnel p", "the Internet", "switch lab"} <= texts
-    assert draw(Wish(Path("x"), (Vm(name="a", image="<&>"),))).boxes and "<&>" not in render_svg(
-        draw(Wish(Path("x"), (Vm(name="a", image="<&>"),)))
+    assert draw(Description(Path("x"), (Vm(name="a", image="<&>"),))).boxes and "<&>" not in render_svg(
+        draw(Description(Path("x"), (Vm(name="a", image="<&>"),)))
     )
 
 

@@ -16,7 +16,7 @@ from okubsd.config.recipe import _FIELDS, parse_recipe
 from okubsd.errors import Misuse, Problem
 from okubsd.host.places import find_places
 from okubsd.host.reading import read_recipes
-from okubsd.model import Way
+from okubsd.model import NetworkKind
 from tests.conftest import CHECKOUT, run_tool
 
 pytestmark = pytest.mark.spawns
@@ -93,11 +93,14 @@ def literals(manual: str) -> list[str]:
 def test_the_example_descriptions_are_taken() -> None:
     recipes = read_recipes(find_places())
     wishes = [parse_description(Path("x"), text, [], recipes) for text in literals("okubsd.yaml.5")]
-    vms = {tuple(vm.name for vm in wish.vms): wish for wish in wishes}
+    vms = {tuple(vm.name for vm in description.vms): description for description in wishes}
     bank = vms["bank", "browser"].vms[0]
     assert bank.disposable and bank.display == (1600, 900)
-    assert {network.way for wish in wishes for network in wish.networks} >= {Way.WIREGUARD, Way.GATEWAY}
-    assert any(flow.until for wish in wishes for vm in wish.vms for flow in vm.flows)
+    assert {network.kind for description in wishes for network in description.networks} >= {
+        NetworkKind.WIREGUARD,
+        NetworkKind.GATEWAY,
+    }
+    assert any(rule.until for description in wishes for vm in description.vms for rule in vm.rules)
 
 
 def test_the_readmes_descriptions_are_taken() -> None:

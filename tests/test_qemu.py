@@ -14,6 +14,7 @@ from okubsd.network import user
 from okubsd.qemu.argv import Machine, render_argv
 from okubsd.qemu.qmp import parse_answer, parse_usernet, render_command
 from okubsd.qemu.rom import probe_argv, render_rom
+from okubsd.rules import REFUSED
 
 
 def machine(home: Path | None = Path("/h,1.img"), accelerator: str = "tcg") -> Machine:
@@ -114,13 +115,13 @@ def test_the_ssh_port_is_found() -> None:
 
 def test_none_is_restricted_and_has_no_way_out() -> None:
     assert "restrict=on" in user.netdev_option(NONE)
-    assert user.lease_for(NONE, confined=True).gateway == ""
+    assert user.lease_for(NONE, "10.0.3.3").gateway == ""
     assert user.namespace_batch(NONE, ["192.0.2.7"]) == "link set lo up\n"
 
 
 def test_nat_refuses_the_host_and_private_ranges() -> None:
     batch = user.namespace_batch(NAT, ["203.0.113.9"])
-    for destination in (*user.REFUSED, "203.0.113.9"):
+    for destination in (*REFUSED, "240.0.0.0/4", "203.0.113.9"):
         assert f"route add prohibit {destination}\n" in batch
     assert "--disable-host-loopback" in user.uplink_argv("1", "3", root=False)
 

@@ -25,12 +25,12 @@ from okubsd.cli.main import BUG, call
 from okubsd.cli.session import Harmless, harmless, print_json
 from okubsd.config.edit import remove_vm, rename_vm
 from okubsd.errors import BadDescription, HostLacks, Mistake, Problem
-from okubsd.host import door, facts, homes, keeper, lifecycle, locks, running
-from okubsd.host.perform import app_words
+from okubsd.host import door, homes, keeper, lifecycle, locks, running, walls
+from okubsd.host.perform.display import app_words
 from okubsd.host.places import find_places
 from okubsd.host.reading import drop_ins_of, misnamed_files
-from okubsd.model import Accelerator, Network, Vm, Way
-from okubsd.plan.limits import home_limits, qemu_limits
+from okubsd.model import Accelerator, Network, NetworkKind, Vm
+from okubsd.plan.limits import QEMU, limits
 from tests.conftest import CHECKOUT
 from tests.test_network import wish_of
 
@@ -115,13 +115,14 @@ def test_check_judges_this_host_or_another(described: Path, capsys: pytest.Captu
 
 def test_more_vms_behind_a_tunnel_are_qemus_limit_only() -> None:
     names = ", ".join(f"v{i}: {{image: term, network: p}}" for i in range(17))
-    wish = wish_of(f"networks: {{p: {{wireguard: f}}}}\nvms: {{{names}}}")
-    assert len(qemu_limits(wish)) == 1 and "17 VMs go through 'p.gw'" in qemu_limits(wish)[0]
+    description = wish_of(f"networks: {{p: {{wireguard: f}}}}\nvms: {{{names}}}")
+    (told,) = limits(description, QEMU)
+    assert "17 VMs go through 'p.gw'" in told
 
 
 def test_a_smaller_home_is_a_mistake() -> None:
-    wish = wish_of("vms: {a: {image: term, home: 64M}, b: {image: term, home: 64M, disposable: yes}}")
-    (told,) = home_limits(wish, {"a": 256 << 20, "b": 256 << 20})
+    description = wish_of("vms: {a: {image: term, home: 64M}, b: {image: term, home: 64M, disposable: yes}}")
+    (told,) = limits(description, QEMU, sizes={"a": 256 << 20, "b": 256 << 20})
     assert "vms.a.home: it has 256M now, and a home never shrinks" in told
 
 
@@ -130,7 +131,7 @@ def test_a_smaller_home_is_a_mistake() -> None:
 
 def test_what_changed_since_the_start_is_told() -> None:
     started = Vm(name="a", image="term", memory=256 << 20)
-    later = msgspec.structs.replace(started, memory=512 << 20, network=Network(name="none", way=Way.NONE))
+    later = msgspec.structs.replace(started, memory=512 << 20, network=Network(name="none", kind=NetworkKind.NONE))
     assert changes(started, later) == {"memory": "512M", "network": "none"}
     assert changes(started, started) == {} and changes(Vm(name="a", image=""), later) == {}
 
@@ -213,22 +214,22 @@ def test_bad_news_of_kvm_are_asked_three_times_and_by_doctor_always(monkeypatch:
         asked.append(1)
         return answers[len(asked) - 1]
 
-    monkeypatch.setattr(facts, "probe_accelerator", probe)
+    monkeypatch.setattr(walls, "probe_accelerator", probe)
     places = find_places()
-    assert [facts.ask_accelerator(places).name for _ in range(5)] == ["tcg"] * 5 and len(asked) == 3
-    assert facts.ask_accelerator(places, anew=True).name == "kvm" and facts.ask_accelerator(places).name == "kvm"
+    assert [walls.ask_accelerator(places).name for _ in range(5)] == ["tcg"] * 5 and len(asked) == 3
+    assert walls.ask_accelerator(places, anew=True).name == "kvm" and walls.ask_accelerator(places).name == "kvm"
     assert len(asked) == 4
 
 
 @pytest.mark.spawns
 def test_whether_namespaces_are_allowed_is_asked_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter(["refused", ""])
-    monkeypatch.setattr(facts, "_try_wall", lambda: next(answers))
-    assert facts.ask_wall() == "refused" and facts.ask_wall() == ""
+    monkeypatch.setattr(walls, "_try_wall", lambda: next(answers))
+    assert walls.ask_wall() == "refused" and walls.ask_wall() == ""
 
 
 def test_a_users_build_needs_other_ids(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(facts, "is_root", lambda: False)
+    monkeypatch.setattr("okubsd.cli.doctor.is_root", lambda: False)
     monkeypatch.setattr("okubsd.cli.doctor._has_subordinates", lambda user: False)
     assert any("usermod --add-subuids" in told for told in build_obstacles())
 
@@ -243,8 +244,8 @@ def test_a_display_that_is_dead_is_told_before_anything_is_built(tmp_path: Path)
 def test_a_dry_start_needs_no_display(
     described: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(facts, "ask_accelerator", lambda places: Accelerator("tcg", "x"))
-    monkeypatch.setattr(facts, "_try_wall", lambda: "refused")
+    monkeypatch.setattr(walls, "ask_accelerator", lambda places: Accelerator("tcg", "x"))
+    monkeypatch.setattr(walls, "_try_wall", lambda: "refused")
     assert call(["start", "-n", "term"]) == 0 and "Xephyr" in capsys.readouterr().out
     assert call(["restart", "-n", "term"]) == 0 and "qemu-system" in capsys.readouterr().out
 

@@ -15,7 +15,7 @@ from okubsd.errors import Problem
 from okubsd.guest.identity import host_key_line
 from okubsd.guest.ssh import render_ssh_config, ssh_argv
 from okubsd.host import door, keys
-from okubsd.host.transfer import Progress, fetch, spoken_by
+from okubsd.host.copying import Progress, fetch, spoken_by
 from okubsd.model import Argv, Vm
 
 # A server whose client has gone has nobody to tell.
@@ -153,7 +153,7 @@ def test_a_call_ends_whatever_the_server_does(kind: str, guest: Callable[[str], 
 def test_a_copy_ends_whatever_the_server_does(
     kind: str, guest: Callable[[str], Argv], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("okubsd.host.transfer.ANSWER_SECONDS", 5.0)
+    monkeypatch.setattr("okubsd.host.copying.files.ANSWER_SECONDS", 5.0)
     argv = (*guest(kind), "-T", "-s", "sftp")
     words = (*argv[: argv.index("term")], "-T", "-s", "term", "sftp")
     with pytest.raises(Problem) as error, spoken_by(words, VM, lambda *_: door.Done(door.GAVE_UP)) as made:

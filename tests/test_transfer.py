@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 
 from okubsd.cli.copy import path_in_guest
 from okubsd.errors import Problem, TimedOut, Unreachable
-from okubsd.host import door, transfer
-from okubsd.host.transfer import Guest, Progress, fetch, fetch_tree, parse_tree, part_name, send, send_tree, spoken_by
+from okubsd.host import door
+from okubsd.host.copying import Files, Progress, fetch, fetch_tree, parse_tree, part_name, send, send_tree, spoken_by
+from okubsd.host.copying.files import digest_of
 from okubsd.model import Vm
 from tests.conftest import CHECKOUT
 
@@ -43,7 +44,7 @@ def there(tmp_path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def opened(there: Path) -> Iterator[Guest]:
+def opened(there: Path) -> Iterator[Files]:
     """The real server, at home in ``there``."""
 
     def at_home(command: str, seconds: float, largest: int) -> door.Done:
@@ -54,7 +55,7 @@ def opened(there: Path) -> Iterator[Guest]:
 
 
 @pytest.fixture
-def guest(there: Path) -> Iterator[Guest]:
+def guest(there: Path) -> Iterator[Files]:
     with opened(there) as made:
         yield made
 
@@ -65,7 +66,7 @@ def filled(path: Path, size: int) -> Path:
 
 
 @pytest.mark.parametrize("size", [0, 1, 32 << 10, 3 << 20, (4 << 20) + 1, 100 << 20])
-def test_a_file_goes_in_and_out_whole(size: int, guest: Guest, there: Path, tmp_path: Path) -> None:
+def test_a_file_goes_in_and_out_whole(size: int, guest: Files, there: Path, tmp_path: Path) -> None:
     source = filled(tmp_path / "a b.bin", size)
     source.chmod(0o751)
     os.utime(source, (1_000_000_000, 1_000_000_000))
@@ -79,7 +80,7 @@ def test_a_file_goes_in_and_out_whole(size: int, guest: Guest, there: Path, tmp_
     assert [path.name for path in there.iterdir()] == ["a b.bin"]
 
 
-def test_a_sparse_file_of_5_gb_stays_sparse(guest: Guest, there: Path, tmp_path: Path) -> None:
+def test_a_sparse_file_of_5_gb_stays_sparse(guest: Files, there: Path, tmp_path: Path) -> None:
     source = tmp_path / "sparse"
     with source.open("wb") as stream:
         stream.truncate(5 << 30)
@@ -93,7 +94,7 @@ def test_a_sparse_file_of_5_gb_stays_sparse(guest: Guest, there: Path, tmp_path:
         assert stream.read(6) == b"middle"
 
 
-def test_zeros_of_a_guest_become_a_hole_here(guest: Guest, there: Path, tmp_path: Path) -> None:
+def test_zeros_of_a_guest_become_a_hole_here(guest: Files, there: Path, tmp_path: Path) -> None:
     (there / "zeros").write_bytes(bytes(2 << 20) + b"end" + bytes(1 << 20))
     fetch(guest, b"zeros", tmp_path / "zeros", Progress())
     assert (tmp_path / "zeros").read_bytes() == (there / "zeros").read_bytes()
@@ -101,7 +102,7 @@ def test_zeros_of_a_guest_become_a_hole_here(guest: Guest, there: Path, tmp_path
 
 
 @pytest.mark.parametrize("name", [b"caf\xe9", b"-x", b"a\nb", b"a\xe2\x80\xaeb", b"'q' $(id)", b"\\b"])
-def test_names_are_bytes(name: bytes, guest: Guest, there: Path, tmp_path: Path) -> None:
+def test_names_are_bytes(name: bytes, guest: Files, there: Path, tmp_path: Path) -> None:
     source = tmp_path / os.fsdecode(name)
     source.write_bytes(b"x")
     send(guest, source, b"", Progress())
@@ -115,14 +116,14 @@ def test_the_home_may_be_called_by_its_tilde() -> None:
     assert path_in_guest("~/s.sh") == b"s.sh" and path_in_guest("~") == b"" and path_in_guest("/~/x") == b"/~/x"
 
 
-def test_what_says_that_it_is_empty_is_read_to_its_end(guest: Guest, there: Path, tmp_path: Path) -> None:
+def test_what_says_that_it_is_empty_is_read_to_its_end(guest: Files, there: Path, tmp_path: Path) -> None:
     send(guest, Path("/proc/version"), b"", Progress())
     assert (there / "version").read_bytes() == Path("/proc/version").read_bytes()
     fetch(guest, b"/proc/version", tmp_path / "v", Progress())
     assert (tmp_path / "v").read_bytes() == Path("/proc/version").read_bytes()
 
 
-def test_only_regular_files_are_copied_and_nothing_is_waited_for(guest: Guest, there: Path, tmp_path: Path) -> None:
+def test_only_regular_files_are_copied_and_nothing_is_waited_for(guest: Files, there: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     os.mkfifo(there / "fifo")
     for source in (tmp_path / "fifo", Path("/dev/zero"), tmp_path):
@@ -136,7 +137,7 @@ def test_only_regular_files_are_copied_and_nothing_is_waited_for(guest: Guest, t
     assert not (there / "x").exists() and not (tmp_path / "x").exists()
 
 
-def test_a_directory_that_is_not_there_does_not_become_a_file(guest: Guest, there: Path, tmp_path: Path) -> None:
+def test_a_directory_that_is_not_there_does_not_become_a_file(guest: Files, there: Path, tmp_path: Path) -> None:
     source = filled(tmp_path / "a", 10)
     with pytest.raises(Problem, match="there is no directory 'nosuch/' in the guest"):
         send(guest, source, b"nosuch/", Progress())
@@ -171,7 +172,7 @@ def test_a_full_guest_is_told_and_keeps_what_it_had(tmp_path: Path) -> None:
         assert names == ["three.bin"]
 
 
-def test_a_full_host_is_told_as_the_hosts(guest: Guest, there: Path, tmp_path: Path) -> None:
+def test_a_full_host_is_told_as_the_hosts(guest: Files, there: Path, tmp_path: Path) -> None:
     filled(there / "x", 100)
     with pytest.raises(Problem, match="is no regular file"):
         fetch(guest, b"x", Path("/dev/full"), Progress())
@@ -179,7 +180,7 @@ def test_a_full_host_is_told_as_the_hosts(guest: Guest, there: Path, tmp_path: P
         fetch(guest, b"x", Path("/proc/x"), Progress())
 
 
-def test_a_source_that_shrinks_or_grows(guest: Guest, there: Path, tmp_path: Path) -> None:
+def test_a_source_that_shrinks_or_grows(guest: Files, there: Path, tmp_path: Path) -> None:
     source = filled(tmp_path / "a", 1 << 20)
 
     class Shrinks(Progress):
@@ -200,7 +201,7 @@ def test_a_source_that_shrinks_or_grows(guest: Guest, there: Path, tmp_path: Pat
     assert (there / "b").read_bytes() == before
 
 
-def test_a_source_that_vanishes_is_copied_all_the_same(guest: Guest, there: Path, tmp_path: Path) -> None:
+def test_a_source_that_vanishes_is_copied_all_the_same(guest: Files, there: Path, tmp_path: Path) -> None:
     source = filled(tmp_path / "a", 1 << 20)
     data = source.read_bytes()
 
@@ -212,7 +213,7 @@ def test_a_source_that_vanishes_is_copied_all_the_same(guest: Guest, there: Path
     assert (there / "a").read_bytes() == data
 
 
-def test_a_cut_copy_goes_on_where_it_ended(guest: Guest, there: Path, tmp_path: Path) -> None:
+def test_a_cut_copy_goes_on_where_it_ended(guest: Files, there: Path, tmp_path: Path) -> None:
     source = filled(tmp_path / "a", 1 << 20)
     changed = int(source.stat().st_mtime)
     part = there / os.fsdecode(part_name(b"a", os.fsencode(source), 1 << 20, changed))
@@ -232,7 +233,7 @@ def test_a_cut_copy_goes_on_where_it_ended(guest: Guest, there: Path, tmp_path: 
     assert (there / "a").read_bytes() == source.read_bytes()
 
 
-def test_a_part_that_somebody_else_laid_is_not_written_to(guest: Guest, there: Path, tmp_path: Path) -> None:
+def test_a_part_that_somebody_else_laid_is_not_written_to(guest: Files, there: Path, tmp_path: Path) -> None:
     filled(there / "x", 1000)
     os.utime(there / "x", (5, 5))
     victim = filled(tmp_path / "victim", 10)
@@ -247,7 +248,7 @@ def tree(top: Path) -> dict[str, bytes | None]:
     return {str(p.relative_to(top)): p.read_bytes() if p.is_file() else None for p in top.rglob("*")}
 
 
-def test_directories_go_in_and_out(guest: Guest, there: Path, tmp_path: Path) -> None:
+def test_directories_go_in_and_out(guest: Files, there: Path, tmp_path: Path) -> None:
     top = tmp_path / "top"
     (top / "sub/empty").mkdir(parents=True)
     filled(top / "one", 1000)
@@ -296,7 +297,7 @@ def test_a_copy_of_one_guest_is_not_gone_on_with_from_another(there: Path, tmp_p
 
 
 @pytest.mark.parametrize("name", [b"-delete", b"(", b"!", b"-files0-from"])
-def test_a_name_is_no_expression_of_find(name: bytes, guest: Guest, there: Path, tmp_path: Path) -> None:
+def test_a_name_is_no_expression_of_find(name: bytes, guest: Files, there: Path, tmp_path: Path) -> None:
     (there / "precious").write_text("x")
     (there / os.fsdecode(name)).mkdir()
     (there / os.fsdecode(name) / "in").write_text("in")
@@ -304,7 +305,7 @@ def test_a_name_is_no_expression_of_find(name: bytes, guest: Guest, there: Path,
     assert (tmp_path / "back/in").read_text() == "in" and (there / "precious").exists()
 
 
-def test_dates_before_1970_and_modes_of_directories(guest: Guest, there: Path, tmp_path: Path) -> None:
+def test_dates_before_1970_and_modes_of_directories(guest: Files, there: Path, tmp_path: Path) -> None:
     top = tmp_path / "top"
     (top / "closed").mkdir(parents=True)
     (top / "old").write_text("x")
@@ -320,7 +321,7 @@ def test_dates_before_1970_and_modes_of_directories(guest: Guest, there: Path, t
     assert (tmp_path / "back/old").read_text() == "x" and (there / "top/old").exists()
 
 
-def test_a_private_target_stays_private(guest: Guest, there: Path, tmp_path: Path) -> None:
+def test_a_private_target_stays_private(guest: Files, there: Path, tmp_path: Path) -> None:
     (there / "x").write_text("x")
     (tmp_path / "x").write_text("old")
     (tmp_path / "x").chmod(0o600)
@@ -328,7 +329,7 @@ def test_a_private_target_stays_private(guest: Guest, there: Path, tmp_path: Pat
     assert (tmp_path / "x").read_text() == "x" and stat.S_IMODE((tmp_path / "x").stat().st_mode) == 0o600
 
 
-def test_odd_targets_are_told_in_a_sentence(guest: Guest, there: Path, tmp_path: Path) -> None:
+def test_odd_targets_are_told_in_a_sentence(guest: Files, there: Path, tmp_path: Path) -> None:
     (there / "x").write_text("x")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     for target in (tmp_path / "loop", tmp_path / ("a" * 300)):
@@ -351,7 +352,7 @@ def test_any_listing_is_taken_or_refused(data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def hostile(kind: str) -> Iterator[Guest]:
+def hostile(kind: str) -> Iterator[Files]:
     argv = (sys.executable, str(CHECKOUT / "tests/sftp_double.py"), kind)
     with spoken_by(argv, VM, lambda *_: door.Done(door.GAVE_UP)) as made:
         yield made
@@ -369,7 +370,7 @@ def hostile(kind: str) -> Iterator[Guest]:
 def test_a_hostile_server_is_told_and_leaves_nothing(
     kind: str, said: str, error: type[Problem], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "ANSWER_SECONDS", 2.0)
+    monkeypatch.setattr("okubsd.host.copying.files.ANSWER_SECONDS", 2.0)
     # However small the disk is that this runs on.
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1 << 40})())
     with pytest.raises(error, match=said) as told, hostile(kind) as guest:
@@ -442,7 +443,7 @@ def test_two_hundred_copies_that_are_cut_anywhere_are_never_wrong(there: Path, t
 def test_the_digest_is_that_of_the_file(tmp_path: Path) -> None:
     path = filled(tmp_path / "a", 3_000_000)
     with path.open("rb") as stream:
-        assert transfer._digest(stream, 3_000_000) == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert digest_of(stream, 3_000_000) == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_a_copy_that_is_interrupted_leaves_no_program(there: Path, tmp_path: Path) -> None:

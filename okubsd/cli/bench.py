@@ -7,8 +7,9 @@ import sys
 
 import click
 
-from okubsd.cli.session import Session, pass_session, print_json
+from okubsd.cli.session import pass_session, print_json
 from okubsd.errors import Misuse
+from okubsd.host.session import Session
 
 
 @click.command()
@@ -32,36 +33,36 @@ def bench(session: Session, name: str, rounds: int, against: str | None, vms: in
     if name == "net":
         _bench_net(session, rounds, json=json)
         return
-    from okubsd.host import bench as measuring
+    from okubsd.bench import starts
 
     vm = session.vm(name)
-    rows = measuring.measure(session.places, vm, session.recipes, rounds, session.report, stock=against == "stock")
+    rows = starts.measure(session, vm, rounds, stock=against == "stock")
     if json:
-        print_json(vm=vm.name, rounds=rounds, host=measuring.describe_host(), figures=rows)
+        print_json(vm=vm.name, rounds=rounds, host=starts.describe_host(), figures=rows)
         return
-    print(measuring.describe_host())
+    print(starts.describe_host())
     sys.stdout.write(render_rows(rows))
 
 
 def _bench_compile(vms: int, rounds: int, *, json: bool) -> None:
-    from okubsd.host import bench_compile
+    from okubsd.bench import compiling
 
-    rows = bench_compile.measure(vms, rounds)
+    rows = compiling.measure(vms, rounds)
     if json:
-        print_json(vms=vms, rounds=rounds, host=bench_compile.describe_host(), figures=rows)
+        print_json(vms=vms, rounds=rounds, host=compiling.describe_host(), figures=rows)
         return
-    print(bench_compile.describe_host())
+    print(compiling.describe_host())
     sys.stdout.write(render_rows(rows))
 
 
 def _bench_net(session: Session, rounds: int, *, json: bool) -> None:
-    from okubsd.host import bench_net
+    from okubsd.bench import network
 
-    rows = bench_net.measure(session.places, session.recipes, rounds, session.report)
+    rows = network.measure(session, rounds)
     if json:
-        print_json(rounds=rounds, host=bench_net.describe_host(), figures=rows)
+        print_json(rounds=rounds, host=network.describe_host(), figures=rows)
         return
-    print(bench_net.describe_host())
+    print(network.describe_host())
     sys.stdout.write(render_rows(rows))
 
 

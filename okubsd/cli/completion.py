@@ -9,8 +9,9 @@ from collections.abc import Iterable
 
 import click
 
-from okubsd.cli.session import Session, pass_session
+from okubsd.cli.session import pass_session
 from okubsd.cli.table import ROWS, names, row_named
+from okubsd.host.session import Session
 
 _SHELLS = ("bash", "zsh", "fish", "ksh")
 FILES = "<files>"
@@ -152,12 +153,12 @@ def _of_command(session: Session, name: str, arguments: list[str]) -> Iterable[s
 def _vms(session: Session) -> list[str]:
     from okubsd.host import running
 
-    described = [vm.name for vm in session.known_wish.vms] if session.known_wish else []
+    described = [vm.name for vm in session.known_description.vms] if session.known_description else []
     return list(dict.fromkeys([*described, *sorted(running.ask_running(session.places))]))
 
 
 def _apps(session: Session, name: str) -> Iterable[str]:
-    vm = session.known_wish.find(name) if session.known_wish else None
+    vm = session.known_description.find(name) if session.known_description else None
     recipe = session.known_recipes.get(vm.image) if vm else None
     return (vm.apps or tuple(recipe.apps)) if vm and recipe else ()
 

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import click
 
-from okubsd.cli.enter import _reachable as reachable
-from okubsd.cli.session import Session, pass_session
+from okubsd.cli.enter import reachable
+from okubsd.cli.session import pass_session
 from okubsd.config.names import VM_NAME, quoted
 from okubsd.errors import Misuse
-from okubsd.host import transfer
+from okubsd.host import copying
+from okubsd.host.session import Session
 
 _REMOTE = re.compile(rf"({VM_NAME.pattern}):(.*)", re.DOTALL)
 
@@ -69,19 +70,19 @@ def _check_sides(sources: list[_Side], target: _Side, paths: tuple[str, ...]) ->
 
 
 def _copy_one(session: Session, source: _Side, target: _Side, *, recursive: bool) -> None:
-    vm = reachable(session, source[0] or target[0])
-    with transfer.sftp(session.places, vm) as guest, progress(session, source[1]) as step:
+    there = reachable(session, source[0] or target[0])
+    with copying.files_of(there) as guest, progress(session, source[1]) as step:
         left_out = 0
         if target[0]:
             here = Path(source[1])
             if recursive and here.is_dir():
-                left_out = transfer.send_tree(guest, here, path_in_guest(target[1]), step)
+                left_out = copying.send_tree(guest, here, path_in_guest(target[1]), step)
             else:
-                transfer.send(guest, here, path_in_guest(target[1]), step)
+                copying.send(guest, here, path_in_guest(target[1]), step)
         elif recursive:
-            left_out = transfer.fetch_tree(guest, path_in_guest(source[1]), _host_path(target[1]), step)
+            left_out = copying.fetch_tree(guest, path_in_guest(source[1]), _host_path(target[1]), step)
         else:
-            transfer.fetch(guest, path_in_guest(source[1]), _host_path(target[1]), step)
+            copying.fetch(guest, path_in_guest(source[1]), _host_path(target[1]), step)
     if left_out:
         session.report(f"{quoted(source[1])}: {left_out} links and other things that are no files were left out")
 
@@ -105,24 +106,23 @@ def _between_guests(session: Session, source: _Side, target: _Side, *, recursive
     with tempfile.TemporaryDirectory(prefix=".copy-", dir=session.places.state) as directory:
         between = Path(directory) / "copy"
         _copy_one(session, source, ("", str(between)), recursive=recursive)
-        vm = reachable(session, target[0])
-        with transfer.sftp(session.places, vm) as guest, progress(session, source[1]) as step:
+        with copying.files_of(reachable(session, target[0])) as guest, progress(session, source[1]) as step:
             there = path_in_guest(target[1])
             if between.is_dir():
                 # A whole home has no name of its own: what is in it goes to the target.
-                transfer.send_tree(guest, between, there or (b"" if name else b"."), step, name or b".")
+                copying.send_tree(guest, between, there or (b"" if name else b"."), step, name or b".")
             else:
-                transfer.send(guest, between, there, step, name)
+                copying.send(guest, between, there, step, name)
 
 
-def progress(session: Session, what: str) -> transfer.Progress:
+def progress(session: Session, what: str) -> copying.Progress:
     """Return a bar on a terminal, and plain lines elsewhere."""
     if session.quiet:
-        return transfer.Progress()
+        return copying.Progress()
     return _Bar(what) if sys.stderr.isatty() else _Lines(session, what)
 
 
-class _Bar(transfer.Progress):
+class _Bar(copying.Progress):
     def __init__(self, what: str) -> None:
         from rich.console import Console
         from rich.markup import escape
@@ -143,7 +143,7 @@ class _Bar(transfer.Progress):
         self._rich.update(self._task, completed=done, total=total)
 
 
-class _Lines(transfer.Progress):
+class _Lines(copying.Progress):
     def __init__(self, session: Session, what: str) -> None:
         self._session = session
         self._what = what

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import click
 
-from okubsd.cli.session import Session, as_json, harmless, pass_session, print_json
+from okubsd.cli.session import as_json, harmless, pass_session, print_json
 from okubsd.errors import HostLacks, Problem
-from okubsd.host import facts, programs, vmd
-from okubsd.host.system import System
-from okubsd.host.trust import user_name
+from okubsd.host import programs, walls
+from okubsd.host.session import Session
+from okubsd.host.system import HostRoot
+from okubsd.host.trust import is_root, user_name
 from okubsd.model import Finding
 from okubsd.needs import Need, install_command, needs_of, package_of
 
@@ -48,14 +49,14 @@ def doctor(session: Session, json: bool) -> None:
 
 def findings(session: Session) -> tuple[Finding, ...]:
     """Return all that there is to say of this host."""
-    of_host = _of_openbsd(session) if vmd.has_vmd() else _of_linux(session)
+    of_host = _of_openbsd(session) if programs.has_vmd() else _of_linux(session)
     return (*_programs(_lacking()), *of_host, _space(session))
 
 
 def _lacking() -> list[Need]:
     """Return the programs that are not here."""
     lacking = [need for need in needs_of(sys.platform) if programs.find_program(need.program) is None]
-    if not facts.is_root() and sys.platform == "linux" and programs.find_program("newuidmap") is None:
+    if not is_root() and sys.platform == "linux" and programs.find_program("newuidmap") is None:
         lacking.append(Need("newuidmap", "builds images without root", "uidmap", ""))
     return lacking
 
@@ -71,9 +72,9 @@ def _programs(lacking: list[Need]) -> Iterable[Finding]:
 def _of_linux(session: Session) -> Iterable[Finding]:
     """Yield what there is to say of a host where QEMU runs the VMs."""
     if programs.find_program("qemu-system-x86_64"):
-        accelerator = facts.ask_accelerator(session.places, anew=True)
+        accelerator = walls.ask_accelerator(session.places, anew=True)
         yield Finding(state="slow" if accelerator.name == "tcg" else "ok", what=accelerator.why)
-    wall = facts.ask_wall() or facts.ask_uplink()
+    wall = walls.ask_wall() or walls.ask_uplink()
     yield Finding(state="weak" if wall else "ok", what=f"network namespaces{': ' + wall if wall else ''}")
     for obstacle in build_obstacles():
         sentence, _, command = obstacle.partition("; ")
@@ -86,11 +87,11 @@ def _of_openbsd(session: Session) -> Iterable[Finding]:
     from okubsd.plan.doctor import judge_openbsd
 
     try:
-        wish = session.known_wish
+        description = session.known_description
     except Problem:
         # Without a description there is still a host.
-        wish = None
-    return judge_openbsd(ask_openbsd(System(session.places.system), wish))
+        description = None
+    return judge_openbsd(ask_openbsd(HostRoot(session.places.system), description))
 
 
 def _space(session: Session) -> Finding:
@@ -105,10 +106,10 @@ def build_obstacles() -> list[str]:
     flags = os.statvfs(scratch).f_flag
     for flag, word in ((getattr(os, "ST_NOEXEC", 0), "noexec"), (getattr(os, "ST_NODEV", 0), "nodev")):
         # In a user's build the tree is made there, and its programs run.
-        if flag and flags & flag and not facts.is_root():
+        if flag and flags & flag and not is_root():
             found.append(f"{scratch} is mounted {word}; TMPDIR=/var/tmp okubsd image build ...")
     user = user_name(os.geteuid())
-    if sys.platform == "linux" and not facts.is_root() and not _has_subordinates(user):
+    if sys.platform == "linux" and not is_root() and not _has_subordinates(user):
         found.append(f"no subordinate ids; sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}")
     return found
 

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-import secrets
 import shlex
 import sys
+import time
 from pathlib import Path
 
 import click
 
-from okubsd.cli.session import Session, cleaners, pass_session
+from okubsd.cli.session import cleaners, pass_session
 from okubsd.config.names import quoted
-from okubsd.errors import HostLacks, Misuse, Partial, Problem
-from okubsd.guest.ssh import call_command, end_call_command
+from okubsd.errors import HostLacks, Misuse, Partial, Problem, TimedOut
+from okubsd.guest.ssh import USER
 from okubsd.host import door, facts, lifecycle, running
-from okubsd.model import Request, Vm
+from okubsd.host.engine import engine
+from okubsd.host.guest import ROOT, Guest
+from okubsd.host.session import Session
+from okubsd.model import Request
 
 as_root = click.option("-r", "--root", is_flag=True, help="As the guest's root.")
 
 
-def _reachable(session: Session, name: str) -> Vm:
-    """Return the VM, booted without a window if it did not run."""
+def reachable(session: Session, name: str) -> Guest:
+    """Return the guest of the VM, booted without a window if it did not run."""
     vm = session.running_vm(name)
-    if not facts.ask_vm(session.places, vm.name).running:
-        lifecycle.start(session.places, vm, session.site, Request(windowless=True), session.report)
-    return vm
+    if not running.is_running(session.places, vm.name):
+        lifecycle.start(session, vm, Request(windowless=True))
+    return Guest.find(session.places, vm)
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -42,18 +45,11 @@ def run(session: Session, name: str, command: tuple[str, ...], root: bool) -> in
     words = command[1:] if command[:1] == ("--",) else command
     if not words:
         raise Misuse("say what to run", f"okubsd run {name} -- ls")
-    vm = _reachable(session, name)
-    user = "root" if root else "user"
-    ssh = lifecycle.shared_ssh(session.places, vm, "-T", user=user)
-    mark = secrets.token_hex(8)
-    try:
-        code = door.stream((*ssh, call_command(words, mark)), *cleaners())
-    except KeyboardInterrupt:
-        door.ask((*ssh, end_call_command(mark)), timeout=10)
-        raise
-    if code == door.NOBODY_READS:
-        door.ask((*ssh, end_call_command(mark)), timeout=10)
-    return code
+    return reachable(session, name).stream(words, *cleaners(), user=_user(root=root))
+
+
+def _user(*, root: bool) -> str:
+    return ROOT if root else USER
 
 
 @click.command()
@@ -65,11 +61,9 @@ def shell(session: Session, name: str, root: bool) -> int:
 
     The guest then writes to your terminal as any ssh session does.
     """
-    vm = _reachable(session, name)
-    options = ("-t",) if sys.stdin.isatty() else ("-T",)
-    argv = lifecycle.shared_ssh(session.places, vm, *options, user="root" if root else "user")
+    guest = reachable(session, name)
     # The login shell is a small one, for the many commands that nobody sees.
-    return door.call_interactive((*argv, "exec bash -l"))
+    return guest.interactive("exec bash -l", user=_user(root=root), terminal=sys.stdin.isatty())
 
 
 @click.command()
@@ -77,17 +71,21 @@ def shell(session: Session, name: str, root: bool) -> int:
 @pass_session
 def console(session: Session, name: str) -> None:
     """Attach to the VM's serial console, a root shell; '~.' after a newline leaves."""
-    from okubsd.host.console import attach
-
     vm = session.running_vm(name)
     state = facts.ask_vm(session.places, vm.name)
-    if not state.running:
+    if state.seat is None:
         raise Problem(f"VM '{vm.name}' is not running", f"okubsd start {vm.name}")
     session.report(f"{vm.name}: console; '~.' after a newline leaves")
-    if state.on_vmd:
-        door.call_interactive(("vmctl", "console", vm.name))
-        return
-    attach(state.run / "console", sys.stdin.fileno(), sys.stdout.fileno())
+    engine(state.seat.engine).console(vm.name, state.run)
+
+
+def _set_clock(guest: Guest) -> None:
+    """Set the guest's clock by the host's.  Raises Problem where it does not do it."""
+    done = guest.ask(("date", "-s", f"@{time.time():.0f}"), user=ROOT)
+    if done.code == door.GAVE_UP:
+        raise TimedOut(f"{guest.vm.name}: the guest does not answer")
+    if done.code != 0:
+        raise Problem(f"{guest.vm.name}: its clock was not set: {door.reason(done)}")
 
 
 @click.command()
@@ -103,7 +101,7 @@ def clock(session: Session, names: tuple[str, ...], every: bool) -> None:
     failed = 0
     for vm in vms:
         try:
-            lifecycle.set_clock(session.places, vm)
+            _set_clock(Guest.find(session.places, vm))
         except Problem as problem:
             if len(vms) == 1:
                 raise

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import click
 
-from okubsd.cli.session import Session, Verbs, ago, as_json, dry_run, pass_session, print_json, print_table
+from okubsd.cli.session import Verbs, ago, as_json, dry_run, pass_session, print_json, print_table
 from okubsd.config.names import did_you_mean, quoted
 from okubsd.config.sizes import render_megabytes
 from okubsd.errors import Misuse, Problem, Unknown
 from okubsd.host import builder, facts, store
 from okubsd.host.lifecycle import interruptible
 from okubsd.host.locks import locked
+from okubsd.host.session import Session
+from okubsd.host.trust import is_root
 from okubsd.model import Image
 from okubsd.plan.images import BOOT_IMAGE, stale_images
 
@@ -42,7 +44,7 @@ def build(session: Session, names: tuple[str, ...], every: bool, force: bool, dr
     """Build what is missing or older than its recipe, with the base it stands on."""
     if every == bool(names):
         raise Misuse("name the images to build, or say --all", "okubsd image ls")
-    wanted = tuple(vm.image for vm in session.wish.vms) if every else _recipe_names(session, names)
+    wanted = tuple(vm.image for vm in session.description.vms) if every else _recipe_names(session, names)
     needed = _with_bases(session, wanted)
     built = {found.name: found for found in store.all_images(session.places)}
     if force:
@@ -97,9 +99,11 @@ def _row(row: dict[str, object]) -> tuple[str, ...]:
 def _describe(session: Session, name: str, found: Image | None) -> dict[str, object]:
     recipe = session.recipes.get(name)
     users = [
-        vm.name for vm in session.wish.vms if name in (vm.image, BOOT_IMAGE) or _base_of(session, vm.image) == name
+        vm.name
+        for vm in session.description.vms
+        if name in (vm.image, BOOT_IMAGE) or _base_of(session, vm.image) == name
     ]
-    users = [vm.name for vm in session.wish.vms] if name == BOOT_IMAGE else users
+    users = [vm.name for vm in session.description.vms] if name == BOOT_IMAGE else users
     state = "no recipe" if recipe is None else "current"
     if found is not None and recipe is not None and found.recipe != recipe.digest:
         state = "older than its recipe"
@@ -127,7 +131,9 @@ def rm(session: Session, names: tuple[str, ...]) -> None:
     for name in names:
         store.need_image(session.places, name)
     for name in names:
-        users = [vm.name for vm in session.wish.vms if name in (BOOT_IMAGE, vm.image, _base_of(session, vm.image))]
+        users = [
+            vm.name for vm in session.description.vms if name in (BOOT_IMAGE, vm.image, _base_of(session, vm.image))
+        ]
         running = [user for user in users if facts.ask_vm(session.places, user).running]
         if running:
             raise Problem(f"image '{name}' is in use by {', '.join(running)}", f"okubsd stop {' '.join(running)}")
@@ -180,8 +186,8 @@ def import_from(session: Session, source: Path, older: bool) -> None:
 
     As root on a host with vmd this is for all its users, and in the form that vmd opens.
     """
-    from okubsd.host import exchange, vmd
+    from okubsd.host import exchange, programs
 
-    for_vmd = facts.is_root() and vmd.has_vmd()
+    for_vmd = is_root() and programs.has_vmd()
     places = session.places.of_system if for_vmd else session.places
     exchange.import_images(places, source, session.report, for_vmd=for_vmd, keys=session.places, older=older)

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
-from okubsd.cli.session import Session, Verbs, as_json, pass_session, print_json, print_table
+from okubsd.cli.session import Verbs, as_json, pass_session, print_json, print_table
 from okubsd.config.names import IMAGE_NAME, quoted
 from okubsd.errors import Misuse, Problem
 from okubsd.host import signing
 from okubsd.host.reading import open_regular
+from okubsd.host.session import Session
 from okubsd.images.signify import LARGEST_KEY, PublicKey, parse_public_key
 
 

@@ -6,14 +6,15 @@ import sys
 
 import click
 
-from okubsd.cli.session import Session, dry_run, pass_session
+from okubsd.cli.session import dry_run, pass_session
 from okubsd.errors import Misuse, Partial, Problem
 from okubsd.host import facts, lifecycle, running
 from okubsd.host.gateway import find_gateway
-from okubsd.host.perform import Timing
+from okubsd.host.performance import Timing
+from okubsd.host.session import Session
 from okubsd.model import Request, Vm
 from okubsd.plan.steps import Phase, render_plan
-from okubsd.plan.stop import plan_stop
+from okubsd.plan.stop import PATIENCE, plan_stop
 
 headless = click.option("--headless", is_flag=True, help="Show it on a display that nobody sees.")
 timing_option = click.option("--timing", is_flag=True, help="Print the seconds of each phase.")
@@ -56,7 +57,7 @@ def start(
 
 def _autostart(session: Session, *, timing: bool, dry: bool) -> None:
     """Boot every VM that is to be there from the start; one that fails does not keep the others down."""
-    vms = [vm for vm in session.wish.vms if vm.autostart]
+    vms = [vm for vm in session.description.vms if vm.autostart]
     failed = 0
     for vm in vms:
         try:
@@ -70,12 +71,12 @@ def _autostart(session: Session, *, timing: bool, dry: bool) -> None:
 
 def _start(session: Session, vm: Vm, request: Request, *, timing: bool, dry: bool) -> None:
     if dry:
-        gateway = find_gateway(vm, session.wish)
+        gateway = find_gateway(vm, session.description)
         if gateway is not None:
             _start(session, gateway, Request(windowless=True), timing=False, dry=True)
         _show_plan(session, vm, request)
         return
-    started = lifecycle.start(session.places, vm, session.site, request, session.report)
+    started = lifecycle.start(session, vm, request)
     if started.app_was_running:
         session.report(f"{vm.name}: the app is shown already; --new starts another")
     elif request.windowless and started.vm_was_running:
@@ -86,8 +87,8 @@ def _start(session: Session, vm: Vm, request: Request, *, timing: bool, dry: boo
 
 def _show_plan(session: Session, vm: Vm, request: Request, *, stopped: bool = False) -> None:
     """Print the plan of a start; ``stopped`` takes the VM for one that does not run."""
-    plan, _, _ = lifecycle.decide(session.places, vm, session.site, request, stopped=stopped, shown=True)
-    sys.stdout.write(render_plan(plan))
+    decided = lifecycle.decide_start(session, vm, request, stopped=stopped, shown=True)
+    sys.stdout.write(render_plan(decided.plan))
 
 
 def render_timing(timing: Timing) -> str:
@@ -101,7 +102,7 @@ def render_timing(timing: Timing) -> str:
 @click.option("-a", "--all", "every", is_flag=True, help="All VMs that run.")
 @click.option("-f", "--force", is_flag=True, help="Do not ask the guest: a power cut.")
 @click.option("--unused", is_flag=True, help="Only gateways that okubsd made by itself and that no VM needs now.")
-@click.option("-t", "--timeout", default=20, show_default=True, help="Seconds that the guest gets to power off.")
+@click.option("-t", "--timeout", default=PATIENCE, show_default=True, help="Seconds that the guest gets to power off.")
 @dry_run
 @pass_session
 def stop(
@@ -115,16 +116,16 @@ def stop(
     vms = _running(session) if every else [session.running_vm(name) for name in names]
     if unused:
         for vm in vms:
-            if session.known_wish is not None:
-                lifecycle.stop_unused(session.places, vm, session.known_wish, session.report)
+            if session.known_description is not None:
+                lifecycle.stop_unused(session, vm)
         return
     failed = 0
     for vm in vms:
         if dry:
-            sys.stdout.write(plan_stop(vm, facts.ask_vm(session.places, vm.name), force=force, root=facts.is_root()))
+            sys.stdout.write(_shown_stop(session, vm, force=force, patience=timeout))
             continue
         try:
-            if not lifecycle.stop(session.places, vm, session.report, force=force, patience=timeout) and not every:
+            if not lifecycle.stop(session, vm, force=force, patience=timeout) and not every:
                 session.report(f"{vm.name} is not running")
         except Problem as problem:
             if len(vms) == 1:
@@ -133,6 +134,11 @@ def stop(
             session.report(f"{problem.sentence}")
     if failed:
         raise Partial(f"{failed} of {len(vms)} VMs were not stopped")
+
+
+def _shown_stop(session: Session, vm: Vm, *, force: bool = False, patience: int = PATIENCE) -> str:
+    plan = plan_stop(vm, facts.ask_vm(session.places, vm.name), force=force, patience=patience)
+    return render_plan(plan) or f"# {vm.name} is not running\n"
 
 
 def _running(session: Session) -> list[Vm]:
@@ -151,9 +157,8 @@ def restart(session: Session, name: str, app: str, headless: bool, timing: bool,
     """Stop the VM and start it again, with the images and settings of now."""
     vm = session.vm(name)
     if dry:
-        state = facts.ask_vm(session.places, vm.name)
-        sys.stdout.write(plan_stop(vm, state, force=False, root=facts.is_root()))
+        sys.stdout.write(_shown_stop(session, vm))
         _show_plan(session, vm, Request(app=app, headless=headless), stopped=True)
         return
-    lifecycle.stop(session.places, vm, session.report)
+    lifecycle.stop(session, vm)
     _start(session, vm, Request(app=app, headless=headless), timing=timing, dry=dry)

@@ -10,19 +10,12 @@ from typing import Any
 
 import click
 
-from okubsd import __version__
-from okubsd.cli.session import (
-    Session,
-    as_json,
-    cleaners,
-    harmless,
-    pass_session,
-    print_json,
-    print_table,
-)
+from okubsd import __version__, layout
+from okubsd.cli.session import as_json, cleaners, harmless, pass_session, print_json, print_table
 from okubsd.config.sizes import render_size
 from okubsd.errors import Misuse, Problem
 from okubsd.host import running
+from okubsd.host.session import Session
 from okubsd.model import Vm
 
 
@@ -36,7 +29,7 @@ def list_vms(session: Session, names_only: bool, json: bool) -> None:
     What runs is shown as it was started; with a description that has mistakes, only that is.
     """
     live = running.ask_running(session.places)
-    described = {vm.name: vm for vm in session.known_wish.vms} if session.known_wish else {}
+    described = {vm.name: vm for vm in session.known_description.vms} if session.known_description else {}
     names = [*described, *sorted(live - described.keys())]
     if names_only:
         print("\n".join(names))
@@ -88,7 +81,7 @@ def _row(session: Session, vm: Vm, running_now: bool, *, described: bool) -> tup
     if not vm.image:
         return (vm.name, state, "-", "-", "-", "(not in the description)")
     apps = " ".join(_apps(session, vm)) or "-"
-    known = described or session.known_wish is None
+    known = described or session.known_description is None
     return (
         vm.name,
         state,
@@ -149,15 +142,13 @@ def status(ctx: click.Context, name: str, json: bool) -> None:
 @pass_session
 def log(session: Session, name: str, previous: bool, follow: bool) -> None:
     """Print what the VM's serial console said since it was booted."""
-    from okubsd.host import facts
-
     if previous and follow:
         raise Misuse("a boot that is over says no more: --previous and --follow do not go together")
     vm = session.running_vm(name)
-    if facts.ask_vm(session.places, vm.name).on_vmd:
+    if running.keeps_no_log(session.places, vm.name):
         _print_guest_log(session, vm, previous=previous, follow=follow)
         return
-    path = session.places.vm(vm.name) / ("console.log.1" if previous else "console.log")
+    path = session.places.vm(vm.name) / (layout.OLD_CONSOLE_LOG if previous else layout.CONSOLE_LOG)
     try:
         with path.open("rb") as stream:
             _print_log(stream, path, follow)
@@ -167,16 +158,13 @@ def log(session: Session, name: str, previous: bool, follow: bool) -> None:
 
 def _print_guest_log(session: Session, vm: Vm, *, previous: bool, follow: bool) -> None:
     """Print the guest's own log: nothing but vmd reads the console of its VMs."""
-    from okubsd.guest.ssh import remote_command
-    from okubsd.host import door, lifecycle
+    from okubsd.host.guest import ROOT, Guest
 
     if previous or follow:
         raise Misuse(
             "vmd keeps no console log, so there is neither --previous nor --follow", f"okubsd console {vm.name}"
         )
-    argv = (*lifecycle.shared_ssh(session.places, vm, "-T", user="root"), remote_command(("dmesg",)))
-    code = door.stream(argv, *cleaners())
-    if code != 0:
+    if Guest.find(session.places, vm).stream(("dmesg",), *cleaners(), user=ROOT) != 0:
         raise Problem(f"VM '{vm.name}' does not tell its log", f"okubsd console {vm.name}")
 
 

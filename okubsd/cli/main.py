@@ -12,10 +12,11 @@ from typing import Any
 
 import click
 
-from okubsd.cli.session import Session, Verbs
+from okubsd.cli.session import Verbs, reporter
 from okubsd.cli.table import ROWS, names, row_named
 from okubsd.config.names import did_you_mean, quoted
 from okubsd.errors import Misuse, Problem
+from okubsd.host.session import Session
 
 INTERRUPTED = 130
 BUG = 70  # EX_SOFTWARE of sysexits(3)
@@ -55,7 +56,11 @@ class Commands(Verbs):
 @click.pass_context
 def okubsd(ctx: click.Context, description: str, verbose: int, quiet: bool) -> None:
     """Run every big, risky program in its own light Linux VM."""
-    ctx.obj = Session(description, quiet=quiet, verbose=bool(verbose))
+    if verbose:
+        from okubsd.host.door import Verbosity
+
+        Verbosity.show_argv = True
+    ctx.obj = Session(description, reporter(quiet=quiet), quiet=quiet)
 
 
 def call(args: Sequence[str]) -> int:

@@ -6,11 +6,12 @@ import sys
 
 import click
 
-from okubsd.cli.session import Session, pass_session
+from okubsd.cli.session import pass_session
 from okubsd.config.edit import remove_vm
 from okubsd.config.names import RESERVED, VM_NAME, VM_NAME_RULE, quoted
 from okubsd.errors import Misuse, Problem, Unknown
-from okubsd.host import homes, lifecycle, rules, running
+from okubsd.host import editing, homes, lifecycle, running
+from okubsd.host.session import Session
 
 
 def _must_be_stopped(session: Session, name: str) -> None:
@@ -27,10 +28,10 @@ def rename(session: Session, old: str, new: str) -> None:
     """Call the stopped VM OLD by the name NEW, in the description and with its home, keys and logs."""
     if not VM_NAME.fullmatch(new) or new.lower() in RESERVED:
         raise Misuse(f"{quoted(new)} is no name for a VM: {VM_NAME_RULE}")
-    begun = session.wish.find(old) is None and session.wish.find(new) is not None
+    begun = session.description.find(old) is None and session.description.find(new) is not None
     # A rename that was cut short has changed the description already.
     vm = session.vm(new if begun else old)
-    if not begun and session.wish.find(new) is not None:
+    if not begun and session.description.find(new) is not None:
         raise Misuse(f"there is a VM '{new}' already", f"okubsd rm {new}")
     _must_be_stopped(session, old)
     if begun and not session.places.vm(old).is_dir():
@@ -40,7 +41,7 @@ def rename(session: Session, old: str, new: str) -> None:
     with lifecycle.holding(session.places, old, session.report):
         _must_be_stopped(session, old)
         if not begun:
-            rules.rename(session.places, session.site, vm, new)
+            editing.rename(session, vm, new)
         homes.rename(session.places, old, new)
     session.report(f"{old} is called {new} now")
 
@@ -52,7 +53,7 @@ def rename(session: Session, old: str, new: str) -> None:
 @pass_session
 def rm(session: Session, name: str, keep_home: bool, yes: bool) -> None:
     """Remove the stopped VM: from the description, and with its home, keys and logs for good."""
-    described = session.wish.find(name)
+    described = session.description.find(name)
     if not VM_NAME.fullmatch(name) or (described is None and not session.places.vm(name).is_dir()):
         session.vm(name)
     _must_be_stopped(session, name)
@@ -61,7 +62,7 @@ def rm(session: Session, name: str, keep_home: bool, yes: bool) -> None:
     with lifecycle.holding(session.places, name, session.report):
         _must_be_stopped(session, name)
         if described is not None:
-            rules.forget(session.places, session.site, described, remove_vm)
+            editing.forget(session, described, remove_vm)
         removed = homes.remove(session.places, name, keep_home=keep_home)
     kept = f"; its home is kept in {homes.home_of(session.places, name)}" if keep_home else ""
     session.report(f"{name}: removed{'' if removed else ', though nothing was kept of it'}{kept}")

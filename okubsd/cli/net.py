@@ -10,13 +10,15 @@ from typing import Any
 
 import click
 
-from okubsd.cli.session import Session, Verbs, as_json, harmless, pass_session, print_json, print_table
-from okubsd.config.edit import render_rule
+from okubsd.cli.session import Verbs, as_json, harmless, pass_session, print_json, print_table
+from okubsd.config.edit import render_element
 from okubsd.config.fields import parse_moment
-from okubsd.config.flow import effective_flows, parse_flow, render_flow
 from okubsd.config.names import quoted
+from okubsd.config.rule import parse_rule, render_rule
 from okubsd.errors import Misuse, Problem
-from okubsd.model import NAT, NONE, Flow, Vm, Way
+from okubsd.host.session import Session
+from okubsd.model import NAT, NONE, NetworkKind, Vm
+from okubsd.rules import Rule, effective_rules
 
 _AFTER = re.compile(r"\+(\d{1,5})([smhd])")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -32,13 +34,13 @@ def net() -> None:
 @pass_session
 def list_networks(session: Session, json: bool) -> None:
     """List the networks, what they lead through, and the VMs on them."""
-    networks = (NAT, NONE, *(network for network in session.wish.networks if network not in (NAT, NONE)))
+    networks = (NAT, NONE, *(network for network in session.description.networks if network not in (NAT, NONE)))
     rows = [
         {
             "name": network.name,
-            "way": str(network.way),
+            "way": str(network.kind),
             "through": network.gateway or network.address or Path(network.file).name,
-            "vms": [vm.name for vm in session.wish.vms if vm.network == network],
+            "vms": [vm.name for vm in session.description.vms if vm.network == network],
         }
         for network in networks
     ]
@@ -57,19 +59,19 @@ def show(session: Session, name: str, json: bool) -> None:
     """Show the rules of VM in the order in which they decide, and the names in them."""
     vm = session.vm(name)
     now = time.time()
-    from okubsd.host import rules
+    from okubsd.host import rules as ruling
 
-    names = rules.names_state(session.places, session.site, vm)
-    expired = [flow for flow in vm.flows if flow.until is not None and flow.until <= now]
-    rows = [_row(flow, now) for flow in (*effective_flows(vm.flows, now), *expired)]
+    names = ruling.names_state(session, vm)
+    expired = [rule for rule in vm.rules if rule.until is not None and rule.until <= now]
+    rows = [_row(rule, now) for rule in (*effective_rules(vm.rules, now), *expired)]
     if json:
         limits = {"down": vm.bandwidth.down, "up": vm.bandwidth.up}
         print_json(
-            vm=vm.name, network=vm.network.name, way=str(vm.network.way), bandwidth=limits, rules=rows, names=names
+            vm=vm.name, network=vm.network.name, kind=str(vm.network.kind), bandwidth=limits, rules=rows, names=names
         )
         return
-    print(f"{vm.name} is on the network '{vm.network.name}' ({vm.network.way})")
-    if vm.network.way in (Way.NONE, Way.SWITCH):
+    print(f"{vm.name} is on the network '{vm.network.name}' ({vm.network.kind})")
+    if vm.network.kind in (NetworkKind.NONE, NetworkKind.SWITCH):
         return
     print_table(
         ("RULE", "ENDS", "WRITTEN"),
@@ -79,15 +81,15 @@ def show(session: Session, name: str, json: bool) -> None:
         print(f"name {harmless(line)}")
 
 
-def _row(flow: Flow, now: float) -> dict[str, Any]:
-    ends = None if flow.until is None else time.strftime("%Y-%m-%dT%H:%M", time.localtime(flow.until))
-    if flow.until is not None and flow.until <= now:
+def _row(rule: Rule, now: float) -> dict[str, Any]:
+    ends = None if rule.until is None else time.strftime("%Y-%m-%dT%H:%M", time.localtime(rule.until))
+    if rule.until is not None and rule.until <= now:
         ends = f"{ends} (over)"
-    comment = f" # {flow.comment}" if flow.comment else ""
+    comment = f" # {rule.comment}" if rule.comment else ""
     return {
-        "rule": f"{'allow' if flow.allow else 'deny'} {render_flow(flow)}{comment}",
+        "rule": f"{'allow' if rule.allow else 'deny'} {render_rule(rule)}{comment}",
         "ends": ends,
-        "written": f"{flow.file}:{flow.line}" if flow.line else None,
+        "written": f"{rule.file}:{rule.line}" if rule.line else None,
     }
 
 
@@ -118,17 +120,16 @@ _adding("deny", "Keep VM from what RULE says.", allow=False)
 @pass_session
 def rm(session: Session, name: str, rule: str) -> None:
     """Take RULE out again; 'deny any' or 'allow any' says which of two is meant."""
-    from okubsd.host import rules
+    from okubsd.host import editing
 
     vm = session.vm(name)
     word, _, rest = rule.partition(" ")
     kinds = {"allow": (True,), "deny": (False,)}.get(word, (True, False))
-    flows = [_parse(rest if word in ("allow", "deny") else rule, allow=kind) for kind in kinds]
-    there = [flow for flow in flows if any(rules.same(flow, own) for own in vm.flows)]
+    rules = [_parse(rest if word in ("allow", "deny") else rule, allow=kind) for kind in kinds]
+    there = [rule for rule in rules if any(editing.same(rule, own) for own in vm.rules)]
     if len(there) > 1:
         raise Misuse(f"VM '{name}' both allows and denies {quoted(rule)}", f"okubsd net rm {name} 'deny {rule}'")
-    site = rules.remove(session.places, session.site, vm, (there or flows)[0])
-    _tell(session, site, name)
+    _tell(editing.remove(session, vm, (there or rules)[0]), name)
 
 
 @net.command("refuse-host", hidden=True)
@@ -136,33 +137,32 @@ def rm(session: Session, name: str, rule: str) -> None:
 @pass_session
 def refuse_host(session: Session, name: str) -> None:
     """Refuse the addresses that this host has by now to a running VM; its keeper calls this when they change."""
-    from okubsd.host import rules
+    from okubsd.host import rules as ruling
 
-    rules.refuse_host(session.places, session.running_vm(name))
+    ruling.refuse_host(session, session.running_vm(name))
 
 
-def _parse(text: str, *, allow: bool) -> Flow:
+def _parse(text: str, *, allow: bool) -> Rule:
     try:
-        return parse_flow(text, allow=allow)
+        return parse_rule(text, allow=allow)
     except ValueError as error:
         raise Misuse(f"the rule {quoted(text)} {error}", "okubsd net allow VM example.org:443") from None
 
 
-def _add(session: Session, name: str, rule: str, until: str, comment: str, *, allow: bool) -> None:
-    from okubsd.host import rules
+def _add(session: Session, name: str, text: str, until: str, comment: str, *, allow: bool) -> None:
+    from okubsd.host import editing
 
     vm = session.vm(name)
-    flow = _parse(rule, allow=allow)
-    if vm.network.way in (Way.NONE, Way.SWITCH):
+    rule = _parse(text, allow=allow)
+    if vm.network.kind in (NetworkKind.NONE, NetworkKind.SWITCH):
         sentence = f"VM '{name}' is on the network '{vm.network.name}', which nothing leaves, so a rule does nothing"
-        raise Misuse(sentence, f"change its 'network' in {session.wish.path}")
+        raise Misuse(sentence, f"change its 'network' in {session.description.path}")
     if not comment.isprintable() or len(comment) > 200:
         raise Misuse("a comment is one line of at most 200 characters")
-    if any(rules.same(flow, own) for own in vm.flows):
-        raise Misuse(f"VM '{name}' has the rule '{render_flow(flow)}' already", f"okubsd net show {name}")
-    element = render_rule(render_flow(flow), _when(until), comment)
-    site = rules.add(session.places, session.site, vm, "allow" if allow else "deny", element)
-    _tell(session, site, name)
+    if any(editing.same(rule, own) for own in vm.rules):
+        raise Misuse(f"VM '{name}' has the rule '{render_rule(rule)}' already", f"okubsd net show {name}")
+    element = render_element(render_rule(rule), _when(until), comment)
+    _tell(editing.add(session, vm, "allow" if allow else "deny", element), name)
 
 
 def _when(text: str) -> str:
@@ -179,15 +179,15 @@ def _when(text: str) -> str:
     return text
 
 
-def _tell(session: Session, site: Any, name: str) -> None:
+def _tell(session: Session, name: str) -> None:
     """Put the rules in force, and say where they are and whether that was possible."""
-    from okubsd.host import rules
+    from okubsd.host import editing
+    from okubsd.host import rules as ruling
 
-    vm = site.wish.find(name)
-    assert vm is not None
-    path, _ = rules.file_of(site.wish, vm)
+    vm = session.vm(name)
+    path, _ = editing.file_of(session.description, vm)
     try:
-        session.report(f"{name}: {path} was changed; {rules.put_in_force(session.places, site, vm)}")
+        session.report(f"{name}: {path} was changed; {ruling.put_in_force(session, vm)}")
     except Problem as problem:
         raise Problem(f"{path} was changed, but not what is in force: {problem.sentence}", problem.hint) from None
 
@@ -202,13 +202,13 @@ def graph(session: Session, target: Path | None, json: bool) -> None:
     """Draw VMs, gateways and networks, and what may reach what: as text, or as SVG."""
     from okubsd.plan import graph as drawing
 
-    drawn = drawing.draw(session.wish)
+    drawn = drawing.draw(session.description)
     if json:
         import msgspec
 
         print_json(**msgspec.to_builtins(drawn))
     elif target is None:
-        sys.stdout.write(drawing.render_text(session.wish))
+        sys.stdout.write(drawing.render_text(session.description))
     if target is not None:
         from okubsd.host import door
 
@@ -224,29 +224,21 @@ def graph(session: Session, target: Path | None, json: bool) -> None:
 @pass_session
 def publish(session: Session, name: str, port: str, stop: bool, json: bool) -> None:
     """Give PORT of the running VM to this host's loopback, as HOSTPORT; without PORT, list what is published."""
-    from okubsd.host import facts, lifecycle
     from okubsd.host import publish as publishing
+    from okubsd.host.guest import Guest
 
     vm = session.running_vm(name)
     run = session.places.vm_run(vm.name)
     if not port:
         _list_published(vm, publishing.published(run), json=json)
         return
-    host, guest = _ports(port)
+    host, guest_port = _ports(port)
     if stop:
-        _unpublish(vm, run, host, guest)
+        _unpublish(vm, run, host, guest_port)
         return
-    if not facts.ask_vm(session.places, vm.name).connected:
-        from okubsd.errors import Unreachable
-        from okubsd.host import door
-
-        # It goes through the shared connection, which a first call opens.
-        done = door.ask((*lifecycle.shared_ssh(session.places, vm, "-T"), "true"), timeout=30)
-        if done.code != 0:
-            raise Unreachable(f"{name}: the guest cannot be reached by ssh: {door.reason(done)}")
-    publishing.publish(vm, run, guest, host)
+    publishing.publish(Guest.find(session.places, vm), guest_port, host)
     if json:
-        print_json(vm=name, published=[{"host": f"127.0.0.1:{host}", "guest": guest}])
+        print_json(vm=name, published=[{"host": f"127.0.0.1:{host}", "guest": guest_port}])
     else:
         print(f"127.0.0.1:{host}")
 

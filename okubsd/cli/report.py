@@ -16,12 +16,13 @@ from okubsd import __version__
 from okubsd.cli.compile import compile_session
 from okubsd.cli.details import details_of, in_words
 from okubsd.cli.doctor import findings
-from okubsd.cli.session import Session, harmless, pass_session
+from okubsd.cli.session import harmless, pass_session
 from okubsd.errors import BadDescription, Misuse, Problem
-from okubsd.host import door, report, running, vmd
-from okubsd.host.facts import is_root
-from okubsd.host.system import System
-from okubsd.model import Finding, Wish
+from okubsd.host import door, programs, report, running
+from okubsd.host.session import Session
+from okubsd.host.system import HostRoot
+from okubsd.host.trust import is_root
+from okubsd.model import Description, Finding
 from okubsd.plan.changes import changes_to, is_secret, wanted_files
 from okubsd.plan.report import Part, Scrubber, render_report
 
@@ -37,10 +38,10 @@ def report_fault(session: Session, output: str) -> None:
     path = Path(output or time.strftime("okubsd-report-%Y%m%d-%H%M%S.txt"))
     if output != "-" and (path.exists() or path.is_symlink()):
         raise Misuse(f"{path} is there already", "okubsd report --output ANOTHER")
-    wish = _or_none(session)
-    owners = {vm.owner for vm in wish.vms} | {wish.host.owner} if wish else set()
+    description = _or_none(session)
+    owners = {vm.owner for vm in description.vms} | {description.host.owner} if description else set()
     people = {getpass.getuser(), os.environ.get("DOAS_USER", ""), *owners} - {"root", "okubsd", ""}
-    text = render_report(_parts(session), Scrubber(report.names_of_hosts(wish), people))
+    text = render_report(_parts(session), Scrubber(report.names_of_hosts(description), people))
     text = harmless(text)
     if output == "-":
         sys.stdout.write(text)
@@ -50,13 +51,13 @@ def report_fault(session: Session, output: str) -> None:
     except OSError as error:
         raise Problem(f"{path}: {error.strerror}", "okubsd report --output FILE") from None
     session.report(f"{path} has the report; read it before you give it to anybody")
-    if vmd.has_vmd() and not is_root():
+    if programs.has_vmd() and not is_root():
         session.report("only root sees the rules of pf: doas okubsd report")
 
 
-def _or_none(session: Session) -> Wish | None:
+def _or_none(session: Session) -> Description | None:
     try:
-        return session.known_wish
+        return session.known_description
     except Problem:
         return None
 
@@ -64,9 +65,11 @@ def _or_none(session: Session) -> Wish | None:
 def _parts(session: Session) -> Iterator[Part]:
     yield Part("okubsd", f"{__version__}, Python {platform.python_version()}, {sys.platform}")
     yield Part("okubsd doctor", "\n".join(map(_line, findings(session))))
-    yield from report.host_parts(System(session.places.system))
+    yield from report.host_parts(HostRoot(session.places.system))
     yield from _description(session)
-    for name in running.known_vm_names(session.places, session.known_wish.vms if session.known_wish else ()):
+    for name in running.known_vm_names(
+        session.places, session.known_description.vms if session.known_description else ()
+    ):
         yield Part(f"okubsd status {name}", _status(session, name))
         yield from report.log_parts(session.places, name)
 
@@ -85,13 +88,13 @@ def _description(session: Session) -> Iterator[Part]:
         yield Part("the description", "\n".join(map(str, error.mistakes)))
         return
     for file in (path, *drop_ins_of(path)):
-        yield from report.file_parts(System(Path("/")), [str(file.absolute())])
-    if vmd.has_vmd():
+        yield from report.file_parts(HostRoot(Path("/")), [str(file.absolute())])
+    if programs.has_vmd():
         yield from _compiled(session)
 
 
 def _compiled(session: Session) -> Iterator[Part]:
-    system = System(session.places.system)
+    system = HostRoot(session.places.system)
     try:
         compiled = compile_session(session, system, default_owner="root")
     except BadDescription as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import functools
 import re
 import sys
 import time
@@ -12,9 +11,8 @@ from typing import Any, TypeVar
 
 import click
 
-from okubsd.config.names import did_you_mean, quoted
-from okubsd.errors import Misuse, Unknown
-from okubsd.model import Recipe, Vm, Wish
+from okubsd.errors import Misuse
+from okubsd.host.session import Report, Session
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -41,103 +39,14 @@ class Verbs(click.Group):
         return super().parse_args(ctx, args)
 
 
-class Session:
-    """One call of okubsd."""
+def reporter(*, quiet: bool) -> Report:
+    """Return what tells the user of progress, on stderr."""
 
-    def __init__(self, description: str, *, quiet: bool, verbose: bool) -> None:
-        self.given = description
-        self.quiet = quiet
-        if verbose:
-            from okubsd.host.door import Verbosity
-
-            Verbosity.show_argv = True
-
-    @functools.cached_property
-    def places(self) -> Any:
-        """Return the Places of this user."""
-        from okubsd.host.places import find_places
-
-        return find_places()
-
-    @functools.cached_property
-    def recipes(self) -> dict[str, Recipe]:
-        """Return all recipes by name."""
-        from okubsd.host.reading import read_recipes
-
-        return read_recipes(self.places)
-
-    @functools.cached_property
-    def wish(self) -> Wish:
-        """Return the description."""
-        from okubsd.host.reading import read_wish
-
-        return read_wish(self.places, self.given, self.recipes)
-
-    @functools.cached_property
-    def known_wish(self) -> Wish | None:
-        """Return the description, or None where it has mistakes: one line says so, and what runs is known anyway."""
-        from okubsd.errors import BadDescription
-        from okubsd.host.reading import find_description
-
-        # One that is not there at all is the caller's mistake.
-        find_description(self.places, self.given)
-        try:
-            return self.wish
-        except BadDescription as error:
-            more = f" and {len(error.mistakes) - 1} more" if len(error.mistakes) > 1 else ""
-            self.report(f"the description has mistakes, only what runs is known: {error.mistakes[0]}{more}")
-            return None
-
-    @functools.cached_property
-    def known_recipes(self) -> dict[str, Recipe]:
-        """Return all recipes by name, none where one has mistakes."""
-        from okubsd.errors import BadDescription
-
-        try:
-            return self.recipes
-        except BadDescription:
-            return {}
-
-    def running_vm(self, name: str) -> Vm:
-        """Return the VM called ``name`` as it was started, if it runs, whatever the description says now.
-
-        Otherwise as vm() does.
-        """
-        from okubsd.config.names import VM_NAME
-        from okubsd.host import running
-
-        if VM_NAME.fullmatch(name) and running.is_running(self.places, name):
-            return running.started_or_bare(self.places, name)
-        return self.vm(name)
-
-    def vm(self, name: str) -> Vm:
-        """Return the VM called ``name``.  Raises Unknown, with the nearest name."""
-        vm = self.wish.find(name) or self._gateway(name)
-        if vm is None:
-            known = [known.name for known in self.wish.vms]
-            sentence = f"there is no VM {quoted(name)} in {self.wish.path}{did_you_mean(name, known)}"
-            raise Unknown(sentence, "okubsd list")
-        return vm
-
-    def _gateway(self, name: str) -> Vm | None:
-        """Return the gateway called ``name`` that okubsd makes by itself, or None."""
-        if not name.endswith(".gw"):
-            return None
-        from okubsd.host.gateway import known_gateways
-
-        return next((vm for vm in known_gateways(self.wish) if vm.name == name), None)
-
-    @property
-    def site(self) -> Any:
-        """Return the Site: what the user has written."""
-        from okubsd.host.lifecycle import Site
-
-        return Site(self.wish, self.recipes)
-
-    def report(self, line: str) -> None:
-        """Tell the user of progress, on stderr."""
-        if not self.quiet:
+    def report(line: str) -> None:
+        if not quiet:
             print(f"okubsd: {harmless(line)}", file=sys.stderr, flush=True)
+
+    return report
 
 
 pass_session = click.make_pass_decorator(Session)

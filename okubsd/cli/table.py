@@ -36,7 +36,7 @@ ROWS = (
     Row("render", "compile", "render", "Write the files of an OpenBSD host into a directory", "path"),
     Row("apply", "compile", "apply", "Install the description on this OpenBSD host"),
     Row("unapply", "compile", "unapply", "Take what apply installed away again"),
-    Row("why", "compile", "why", "Say which rule decides what a VM reaches", "vm"),
+    Row("why", "why", "why", "Say which rule decides what a VM reaches", "vm"),
     Row("net", "net", "net", "Show and change what VMs reach", "vm"),
     Row("vpn", "vpn", "vpn", "List tunnels, and prove them", "vm"),
     Row("graph", "net", "graph", "Draw VMs, gateways and networks"),

@@ -7,9 +7,10 @@ import sys
 import click
 import msgspec
 
-from okubsd.cli.session import Session, Verbs, as_json, harmless, pass_session, print_json, print_table
+from okubsd.cli.session import Verbs, as_json, harmless, pass_session, print_json, print_table
 from okubsd.errors import Misuse, Problem
-from okubsd.model import Network, Way
+from okubsd.host.session import Session
+from okubsd.model import Network, NetworkKind
 
 # Tells who asks; vpn test --url names another.
 _SERVICE = "http://icanhazip.com/"
@@ -27,14 +28,14 @@ def list_tunnels(session: Session, json: bool) -> None:
     """List the tunnels, whether they are there, and whether their other end answers."""
     from okubsd.host.vpn import ask_tunnels
 
-    states = list(ask_tunnels(session.places, session.site, lambda network: interface_of(session, network)))
+    states = list(ask_tunnels(session, lambda network: interface_of(session, network)))
     if json:
         print_json(tunnels=[msgspec.to_builtins(state) for state in states])
         return
     rows = [
         (
             state.network,
-            str(state.way),
+            str(state.kind),
             state.holder,
             "up" if state.up else "down",
             "; ".join(f"{peer.endpoint} {peer.in_words()}" for peer in state.peers) or "-",
@@ -48,13 +49,13 @@ def list_tunnels(session: Session, json: bool) -> None:
 def interface_of(session: Session, network: Network) -> str:
     """Return the interface of a tunnel on OpenBSD, by the number that it has there."""
     from okubsd.host import apply as applying
-    from okubsd.host.system import System
+    from okubsd.host.system import HostRoot
     from okubsd.netif.numbers import NETWORK_MARK
 
-    number = applying.kept_numbers(System(session.places.system)).get(f"{NETWORK_MARK}{network.name}")
+    number = applying.kept_numbers(HostRoot(session.places.system)).get(f"{NETWORK_MARK}{network.name}")
     if number is None:
         raise Problem(f"the network '{network.name}' was not installed on this host yet", "doas okubsd apply")
-    return f"{'wg' if network.way is Way.WIREGUARD else 'tun'}{number}"
+    return f"{'wg' if network.kind is NetworkKind.WIREGUARD else 'tun'}{number}"
 
 
 @vpn.command()
@@ -69,26 +70,26 @@ def test(session: Session, name: str, url: str, cut: bool | None, compare: bool,
 
     VM is booted if need be.  Exit with 1 if something is not as it should be.
     """
-    from okubsd.host import facts, lifecycle
+    from okubsd.host import lifecycle, running
     from okubsd.host import vpn as testing
     from okubsd.host.gateway import clients_that_run, find_gateway
     from okubsd.model import Request
 
     vm = session.vm(name)
-    if vm.network.way not in (Way.WIREGUARD, Way.OPENVPN, Way.GATEWAY):
-        sentence = f"VM '{name}' goes through no tunnel: its network '{vm.network.name}' is {vm.network.way}"
+    if vm.network.kind not in (NetworkKind.WIREGUARD, NetworkKind.OPENVPN, NetworkKind.GATEWAY):
+        sentence = f"VM '{name}' goes through no tunnel: its network '{vm.network.name}' is {vm.network.kind}"
         raise Misuse(sentence, "okubsd net ls")
-    if not facts.ask_vm(session.places, vm.name).running:
-        lifecycle.start(session.places, vm, session.site, Request(windowless=True), session.report)
-    through = find_gateway(vm, session.wish)
-    others = [n for n in clients_that_run(session.places, through, session.wish) if n != name] if through else []
+    if not running.is_running(session.places, vm.name):
+        lifecycle.start(session, vm, Request(windowless=True))
+    through = find_gateway(vm, session.description)
+    others = [n for n in clients_that_run(session.places, through, session.description) if n != name] if through else []
     if cut is None:
         cut = not others
         if others:
             session.report(f"{name}: {', '.join(others)} use this tunnel too, so it is not taken down; --cut does it")
     found = []
     here = interface_of(session, vm.network) if through is None else ""
-    for check in testing.checks(session.places, session.site, vm, url, cut=cut, compare=compare, interface=here):
+    for check in testing.checks(session, vm, url, cut=cut, compare=compare, interface=here):
         found.append(check)
         if not json:
             word = {True: "pass", False: "FAIL", None: "-"}[check.passed]

@@ -9,9 +9,10 @@ from typing import Any
 
 import msgspec
 
-from okubsd.config import fields, flow
+from okubsd.config import fields, rule
 from okubsd.config.names import (
     APP_NAME,
+    GATEWAY_SUFFIX,
     GROUP_NAME,
     GROUP_NAME_RULE,
     IMAGE_NAME,
@@ -30,7 +31,8 @@ from okubsd.config.names import (
 )
 from okubsd.config.tree import Mistakes, Value, read_tree
 from okubsd.errors import BadDescription
-from okubsd.model import NAT, NONE, Backend, Bandwidth, Flow, HostWish, Network, Recipe, Vm, Way, Wish
+from okubsd.model import NAT, NONE, Backend, Description, HostDescription, Network, NetworkKind, Recipe, Vm
+from okubsd.rules import Bandwidth, Rule
 
 _PATH = re.compile(r"[^\x00-\x1f\x7f-\x9f\"]{1,255}")
 
@@ -45,30 +47,27 @@ _APPS = fields.list_of(fields.matching(APP_NAME, IMAGE_NAME_RULE), "a list of ap
 # A guest has one control NIC, and one for each VM that goes through it; q35 has slots for this many.
 MOST_CLIENTS = 16
 
-# The suffix of the VM that okubsd makes by itself for a tunnel, where the host has none of its own.
-GATEWAY_SUFFIX = ".gw"
 
-
-def _flows(*, allow: bool) -> fields.Parser[tuple[Flow, ...]]:
+def _flows(*, allow: bool) -> fields.Parser[tuple[Rule, ...]]:
     """Return a parser of a list of rules, each as text or with its particulars."""
 
-    def parse_one(value: Value) -> Flow | None:
+    def parse_one(value: Value) -> Rule | None:
         if value.scalar() is not None:
             return _flow(value, value, {}, allow=allow)
         given = value.fields(_FLOW_FIELDS)
         if "to" not in given:
-            value.wrong("a rule: " + flow.FORM)
+            value.wrong("a rule: " + rule.FORM)
             return None
         return _flow(value, given.pop("to"), given, allow=allow)
 
     return fields.list_of(parse_one, "a list of rules")
 
 
-def _flow(value: Value, to: Value, given: dict[str, Any], *, allow: bool) -> Flow | None:
+def _flow(value: Value, to: Value, given: dict[str, Any], *, allow: bool) -> Rule | None:
     try:
-        found = flow.parse_flow(to.scalar() or "", allow=allow)
+        found = rule.parse_rule(to.scalar() or "", allow=allow)
     except ValueError as error:
-        to.wrong(flow.FORM, f"; it {error}")
+        to.wrong(rule.FORM, f"; it {error}")
         return None
     if given.get("protocol") == "icmp" and found.ports:
         value.wrong("a rule of icmp without ports")
@@ -84,7 +83,7 @@ def _bandwidth(value: Value) -> Bandwidth | None:
 
 _FLOW_FIELDS: Mapping[str, fields.Parser[Any]] = {
     "to": lambda value: value,
-    "protocol": fields.one_of(flow.PROTOCOLS),
+    "protocol": fields.one_of(rule.PROTOCOLS),
     "until": fields.moment,
     "comment": fields.matching(re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,200}"), "a comment of one line"),
 }
@@ -94,7 +93,7 @@ VM_FIELDS: Mapping[str, fields.Parser[Any]] = {
     "memory": _MEMORY,
     "cpus": fields.whole_between(1, 8),
     "network": fields.matching(NETWORK_NAME, NETWORK_NAME_RULE),
-    "preset": fields.one_of(flow.PRESETS),
+    "preset": fields.one_of(rule.PRESETS),
     "allow": _flows(allow=True),
     "deny": _flows(allow=False),
     "bandwidth": _bandwidth,
@@ -147,7 +146,7 @@ _WAYS = ("wireguard", "openvpn", "gateway", "switch", "nat")
 
 def parse_description(
     path: Path, text: str, drop_ins: Iterable[tuple[Path, str]], recipes: Mapping[str, Recipe]
-) -> Wish:
+) -> Description:
     """Return the Wish of the description ``text`` and of its drop-ins.
 
     ``path`` is where the text was read, ``drop_ins`` the files of vm.d with their texts, in order,
@@ -175,10 +174,10 @@ def parse_description(
         found = _gateway_mistakes(path, good, recipes)
     if found:
         raise BadDescription(found)
-    return Wish(path, good, host, tuple(networks.values()))
+    return Description(path, good, host, tuple(networks.values()))
 
 
-_Main = tuple[dict[str, Any], HostWish, list[tuple[str, Value]], dict[str, Network]]
+_Main = tuple[dict[str, Any], HostDescription, list[tuple[str, Value]], dict[str, Network]]
 
 
 def _parse_main(text: str, mistakes: Mistakes) -> _Main:
@@ -209,7 +208,7 @@ def _parse_main(text: str, mistakes: Mistakes) -> _Main:
 
     tree = read_tree(text, mistakes)
     if tree is None:
-        return {}, HostWish(), vms, networks
+        return {}, HostDescription(), vms, networks
     top = tree.fields(
         {
             "defaults": lambda value: value.fields(_DEFAULTS),
@@ -218,7 +217,7 @@ def _parse_main(text: str, mistakes: Mistakes) -> _Main:
             "vms": parse_vms,
         }
     )
-    return top.get("defaults", {}), HostWish(**top.get("host", {})), vms, networks
+    return top.get("defaults", {}), HostDescription(**top.get("host", {})), vms, networks
 
 
 def _parse_network(name: str, tree: Value) -> Network | None:
@@ -231,19 +230,19 @@ def _parse_network(name: str, tree: Value) -> Network | None:
     given = tree.fields(NETWORK_FIELDS)
     if len(tree.mistakes.found) > before:
         return None
-    ways = [way for way in _WAYS if way in given]
+    ways = [kind for kind in _WAYS if kind in given]
     if len(ways) != 1:
         tree.wrong(f"a network with one of the keys {', '.join(_WAYS)}")
         return None
     if "meet" in given and "switch" not in given:
         tree.mistakes.add(tree.line, f"{tree.key}.meet", "only the VMs on a switch can meet; take the line out")
         return None
-    way, value = ways[0], given.pop(ways[0])
-    if way in ("wireguard", "openvpn"):
+    kind, value = ways[0], given.pop(ways[0])
+    if kind in ("wireguard", "openvpn"):
         given["file"] = _beside(tree.mistakes.path, value)
-    elif way != "nat":
-        given["address" if way == "switch" else way] = value
-    return Network(name=name, way=Way(way), **given)
+    elif kind != "nat":
+        given["address" if kind == "switch" else kind] = value
+    return Network(name=name, kind=NetworkKind(kind), **given)
 
 
 def _beside(description: Path, name: str) -> str:
@@ -282,7 +281,7 @@ def _build_vm(
     rules = (*values.pop("allow", ()), *values.pop("deny", ()))
     preset = values.pop("preset", "")
     if rules or preset:
-        values["flows"] = (*rules, *(flow.preset(preset, str(tree.mistakes.path), tree.line) if preset else ()))
+        values["rules"] = (*rules, *(rule.preset(preset, str(tree.mistakes.path), tree.line) if preset else ()))
     if "tunnel" in values:
         values["tunnel"] = _beside(tree.mistakes.path, values["tunnel"])
     return Vm(name=name, **values)
@@ -297,7 +296,7 @@ def _check_network(
         known = ", ".join(networks)
         sentence = f"there is no network '{name}', there are {known}{did_you_mean(name, networks)}"
         tree.mistakes.add(tree.line, f"{tree.key}.network".lstrip("."), sentence, found=quoted(name), allowed=known)
-    elif networks[name].way is Way.NONE and any(key in values for key in ("allow", "deny")):
+    elif networks[name].kind is NetworkKind.NONE and any(key in values for key in ("allow", "deny")):
         sentence = f"nothing leaves the network '{name}', so a rule does nothing; take it out, or change 'network'"
         tree.mistakes.add(tree.line, f"{tree.key}.network".lstrip("."), sentence)
     recipe = recipes.get(values["image"])
@@ -312,10 +311,13 @@ def _gateway_mistakes(path: Path, vms: tuple[Vm, ...], recipes: Mapping[str, Rec
     found = []
     for vm in vms:
         network = vm.network
-        if network.way in (Way.WIREGUARD, Way.OPENVPN) and f"{network.name}{GATEWAY_SUFFIX}" in by_name:
+        if (
+            network.kind in (NetworkKind.WIREGUARD, NetworkKind.OPENVPN)
+            and f"{network.name}{GATEWAY_SUFFIX}" in by_name
+        ):
             taken = f"{network.name}{GATEWAY_SUFFIX}"
             found.append(f"{path}: vms.{taken}: this is the name of the gateway of network '{network.name}'")
-        if network.way is not Way.GATEWAY:
+        if network.kind is not NetworkKind.GATEWAY:
             continue
         gateway = by_name.get(network.gateway)
         where = f"{path}: networks.{network.name}.gateway"
@@ -333,21 +335,21 @@ def _loops(path: Path, by_name: Mapping[str, Vm]) -> list[str]:
     """Return a sentence for each loop of gateways, with the loop in it."""
     loops: dict[frozenset[str], str] = {}
     for name in by_name:
-        way, here = [name], name
-        while by_name[here].network.way is Way.GATEWAY:
+        kind, here = [name], name
+        while by_name[here].network.kind is NetworkKind.GATEWAY:
             here = by_name[here].network.gateway
-            if here in way:
-                loop = way[way.index(here) :]
+            if here in kind:
+                loop = kind[kind.index(here) :]
                 loops.setdefault(frozenset(loop), " -> ".join([*loop, here]))
                 break
-            way.append(here)
+            kind.append(here)
     return [f"{path}: the gateways go in a circle: {loop}" for loop in loops.values()]
 
 
 def _crowds(path: Path, vms: tuple[Vm, ...]) -> list[str]:
     counts: dict[str, int] = {}
     for vm in vms:
-        if vm.network.way is Way.GATEWAY:
+        if vm.network.kind is NetworkKind.GATEWAY:
             counts[vm.network.gateway] = counts.get(vm.network.gateway, 0) + 1
     return [
         f"{path}: {count} VMs go through '{gateway}', and a gateway takes {MOST_CLIENTS}"

@@ -75,7 +75,7 @@ def quote(rule: str) -> str:
     return rule if _PLAIN.fullmatch(rule) else json.dumps(rule)
 
 
-def render_rule(rule: str, until: str = "", comment: str = "") -> str:
+def render_element(rule: str, until: str = "", comment: str = "") -> str:
     """Return a rule, with its end and its comment if it has them, as one YAML element."""
     if not until and not comment:
         return quote(rule)

@@ -13,6 +13,9 @@ VM_NAME_RULE = "a letter, then at most 31 letters, digits, '.', '_' or '-'"
 # Names that a command line or a pf anchor already means something else by.
 RESERVED = frozenset({"all", "any", "compile", "host", "okubsd", "self"})
 
+# The suffix of the VM that okubsd makes by itself for a tunnel, where the host has none of its own.
+GATEWAY_SUFFIX = ".gw"
+
 IMAGE_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 IMAGE_NAME_RULE = "a small letter, then at most 31 small letters, digits or '-'"
 APP_NAME = IMAGE_NAME

@@ -3,57 +3,42 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-import shutil
-import subprocess
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
 
+from okubsd import layout
 from okubsd.errors import HostLacks, Problem
-from okubsd.host import door, locks, programs, vmd
-from okubsd.host.system import System
+from okubsd.host import door, locks, perform, programs, records
+from okubsd.host.performance import Performance
+from okubsd.host.session import Session
+from okubsd.host.system import HostRoot
+from okubsd.host.trust import is_root
+from okubsd.model import FileState, HostFile
 from okubsd.netif.numbers import parse_numbers
-from okubsd.plan import apply as steps
-from okubsd.plan.apply import JOURNAL, STAGE, ApplyFacts, ApplyPlan, ApplyStep
-from okubsd.plan.changes import Stat
-from okubsd.plan.compile import (
-    ANCHORS,
-    AUTOSTART,
-    CONF_DIRECTORY,
-    NAMES,
-    NUMBERS,
-    PF_CONF,
-    QUEUES,
-    VM_CONF,
-    Compiled,
-    HostFile,
-)
-from okubsd.vmd.helper import DRIVES, IMAGES, RECORDS
+from okubsd.plan.apply import ApplyFacts, plan_restore, plan_rules
+from okubsd.plan.compile import Compiled
+from okubsd.plan.steps import Plan
 
-Report = Callable[[str], None]
-
-_LOCK = "var/okubsd/apply/lock"
-
-_OF_NETWORKS = (f"{CONF_DIRECTORY}/dhcpd/*.conf", f"{CONF_DIRECTORY}/openvpn/*.conf", f"{QUEUES}/*")
+_FILES_OF_NETWORKS = (f"{layout.DHCPD}/*.conf", f"{layout.OPENVPN}/*.conf", f"{layout.QUEUES}/*")
 
 # Files of the administrator's that can hold a block of ours.
-_EDITED = ("etc/vm.conf", "etc/pf.conf", "etc/doas.conf", "etc/sysctl.conf")
+_EDITED = (layout.SITE_VM_CONF, layout.SITE_PF_CONF, layout.SITE_DOAS_CONF, layout.SITE_SYSCTL_CONF)
 
 
-def kept_numbers(system: System) -> dict[str, int]:
+def kept_numbers(system: HostRoot) -> dict[str, int]:
     """Return the numbers that the VMs of this host have."""
-    stat = system.read(NUMBERS)
+    stat = system.read(layout.NUMBERS)
     return parse_numbers(stat.text) if stat else {}
 
 
-def ask_apply(system: System, compiled: Compiled) -> ApplyFacts:
+def ask_apply(system: HostRoot, compiled: Compiled) -> ApplyFacts:
     """Look at the host: every file that okubsd has or is to have, what runs, what is there."""
-    wanted = {file.path for file in compiled.files if file.path != "etc/rc.conf.local"}
-    interfaces = {f"etc/hostname.{kind}{vm.number}" for vm in compiled.vms for kind in ("lo", "tap")}
-    interfaces |= {name for name in wanted if name.startswith("etc/hostname.")}
+    wanted = {file.path for file in compiled.files if file.path != layout.SITE_RC_CONF}
+    interfaces = {layout.hostname_if(f"{kind}{vm.number}") for vm in compiled.vms for kind in ("lo", "tap")}
+    interfaces |= {name for name in wanted if name.startswith(layout.hostname_if(""))}
     # A hostname.if that is the administrator's is only looked at: it is refused to be replaced.
     names = {*_EDITED, *_our_files(system), *wanted}
     foreign = {name for name in interfaces - names if system.path(name).exists()}
@@ -61,37 +46,49 @@ def ask_apply(system: System, compiled: Compiled) -> ApplyFacts:
     return ApplyFacts(
         files=system.read_all(sorted(names | foreign)),
         running=_running(numbers),
-        drives=frozenset(path.parent.name for path in system.path(DRIVES).glob("*/home.img")),
+        drives=frozenset(path.parent.name for path in system.path(layout.DRIVES).glob(f"*/{layout.HOME}")),
         taps=frozenset(_numbers_of(system.path("dev").glob("tap*"))),
         services=frozenset(name for name in ("vmd", "okubsd") if _starts_at_boot(name)),
-        forwarding=vmd.sysctl("net.inet.ip.forwarding") == "1",
+        forwarding=records.sysctl("net.inet.ip.forwarding") == "1",
         numbers=frozenset(numbers.values()),
         vmd_runs=vmd_runs(),
         pf_enabled=_pf_enabled(),
-        images=frozenset(path.parts[-3] for path in system.path(IMAGES).glob("*/current/drive.qcow2")),
+        images=frozenset(
+            path.parts[-3] for path in system.path(layout.SYSTEM_IMAGES).glob(f"*/{layout.CURRENT}/{layout.QCOW2}")
+        ),
     )
 
 
-def apply_rules(system: System, name: str, files: Iterable[HostFile], report: Report) -> int:
+def apply_rules(session: Session, name: str, files: Iterable[HostFile]) -> int:
     """Put the rules of one VM in force; return how many files changed.  Raises Problem, and then all is as before."""
-    paths = (f"{ANCHORS}/{name}.conf", f"{NAMES}/{name}")
-    with applying(system, report):
-        restore(system, report)
+    system = HostRoot(session.places.system)
+    paths = (f"{layout.ANCHORS}/{name}.conf", f"{layout.NAMES_OF_RULES}/{name}")
+    with applying(session):
+        restore(session)
         runs = name in _running(kept_numbers(system))
-        plan, changes = steps.plan_rules(name, files, system.read_all(paths), runs=runs)
-        perform(system, plan, report)
+        plan, changes = plan_rules(name, files, system.read_all(paths), runs=runs)
+        perform_or_go_back(session, plan)
     return len(changes)
 
 
-def _our_files(system: System) -> Iterator[str]:
+def _our_files(system: HostRoot) -> Iterator[str]:
     # The administrator's own files are there too: the description, recipes, tunnels.
-    yield from (name for name in (VM_CONF, PF_CONF, NUMBERS, AUTOSTART) if system.path(name).is_file())
-    directories = (f"{ANCHORS}/*.conf", f"{RECORDS[1:]}/*", f"{NAMES}/*", *_OF_NETWORKS)
+    yield from (
+        name
+        for name in (layout.VM_CONF, layout.PF_CONF, layout.NUMBERS, layout.AUTOSTART)
+        if system.path(name).is_file()
+    )
+    directories = (
+        f"{layout.ANCHORS}/*.conf",
+        f"{layout.RECORDS}/*",
+        f"{layout.NAMES_OF_RULES}/*",
+        *_FILES_OF_NETWORKS,
+    )
     for path in (path for pattern in directories for path in system.root.glob(pattern)):
         if path.is_file() and not path.name.startswith("."):
             yield str(path.relative_to(system.root))
     for number in kept_numbers(system).values():
-        yield from (f"etc/hostname.{kind}{number}" for kind in ("lo", "tap", "wg", "tun", "veb", "vport"))
+        yield from (layout.hostname_if(f"{kind}{number}") for kind in ("lo", "tap", "wg", "tun", "veb", "vport"))
 
 
 def _numbers_of(devices: Iterable[Path]) -> Iterator[int]:
@@ -107,7 +104,7 @@ def _pf_enabled() -> bool:
 def vmd_runs() -> bool:
     """Return whether vmd answers."""
     try:
-        vmd.ask_status()
+        records.ask_status()
     except Problem:
         return False
     return True
@@ -115,7 +112,7 @@ def vmd_runs() -> bool:
 
 def _running(numbers: Mapping[str, int]) -> dict[str, int]:
     with contextlib.suppress(Problem):
-        return {row.name: numbers[row.name] for row in vmd.ask_status() if row.running and row.name in numbers}
+        return {row.name: numbers[row.name] for row in records.ask_status() if row.running and row.name in numbers}
     return {}
 
 
@@ -132,98 +129,55 @@ def need_openbsd() -> None:
 
 
 @contextlib.contextmanager
-def applying(system: System, report: Report) -> Iterator[None]:
+def applying(session: Session) -> Iterator[None]:
     """Hold the lock of apply.  Raises Problem where we are not root."""
-    if os.geteuid() != 0:
+    if not is_root():
         raise Problem("apply changes files of root's", "doas okubsd apply")
-    lock = system.path(_LOCK)
+    lock = HostRoot(session.places.system).path(layout.APPLY_LOCK)
     lock.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with locks.locked(lock, lambda: report("waiting for another okubsd apply")):
+    with locks.locked(lock, lambda: session.report("waiting for another okubsd apply")):
         yield
 
 
-def perform(system: System, plan: ApplyPlan, report: Report) -> None:
+def perform_or_go_back(session: Session, plan: Plan) -> None:
     """Perform ``plan``; where a step fails, go back to the files of before and raise its Problem.
 
     Once the files of before are kept, every way out leads either through the last step or back to them.
     """
     try:
-        for step in plan:
-            perform_step(system, step)
+        perform.perform(plan, Performance(session))
     except BaseException:
-        if system.path(JOURNAL).exists():
-            report("going back to the files of before")
-            restore(system, report)
+        if HostRoot(session.places.system).path(layout.JOURNAL).exists():
+            session.report("going back to the files of before")
+            restore(session)
         raise
 
 
-def restore(system: System, report: Report) -> bool:
+def restore(session: Session) -> bool:
     """Go back to the files that an unfinished apply kept; return whether there were any."""
+    system = HostRoot(session.places.system)
     journal = read_journal(system)
     if journal is None:
         return False
     running = _running(kept_numbers(system))
     failed = []
-    for step in steps.plan_restore(journal, running, vmd_runs=vmd_runs()):
+    performance = Performance(session)
+    for step in plan_restore(journal, running, vmd_runs=vmd_runs()):
         # Going back goes on: what cannot be undone now must not keep the rest from being undone.
         try:
-            perform_step(system, step)
+            perform.perform_step(step, performance)
         except Problem as problem:
             failed.append(problem.sentence)
     for sentence in failed:
-        report(f"going back: {sentence}")
+        session.report(f"going back: {sentence}")
     return True
 
 
-def read_journal(system: System) -> dict[str, Stat | None] | None:
+def read_journal(system: HostRoot) -> dict[str, FileState | None] | None:
     """Return the kept files, or None where no apply was cut short."""
     try:
-        return msgspec.json.decode(system.path(JOURNAL).read_bytes(), type=dict[str, Stat | None])
+        return msgspec.json.decode(system.path(layout.JOURNAL).read_bytes(), type=dict[str, FileState | None])
     except FileNotFoundError:
         return None
     except msgspec.DecodeError:
-        raise Problem(f"{system.path(JOURNAL)} is damaged", "remove it, then: doas okubsd apply") from None
-
-
-def perform_step(system: System, step: ApplyStep) -> None:
-    """Perform one step.  Raises Problem, naming the step, where it fails."""
-    match step:
-        case steps.Call():
-            _call(system, step)
-        case steps.Stage():
-            _stage(system, step.files)
-        case steps.Journal():
-            door.write(system.path(JOURNAL), msgspec.json.encode(dict(step.files)))
-        case steps.Replace():
-            system.write(step.path, step.stat)
-        case steps.Remove():
-            system.remove(step.path)
-        case steps.Finish():
-            system.path(JOURNAL).unlink(missing_ok=True)
-            shutil.rmtree(system.path(STAGE), ignore_errors=True)
-        case _:
-            raise TypeError(f"no way to perform {type(step).__name__}")
-
-
-def _call(system: System, step: steps.Call) -> None:
-    try:
-        done = door.run(system.argv(step.argv), timeout=step.timeout)
-    except subprocess.TimeoutExpired:
-        raise Problem(f"{step.what}: {step.argv[0]} did not end within {step.timeout} seconds") from None
-    if step.may_fail:
-        return
-    if done.code != 0:
-        raise Problem(f"{step.what}: {door.reason(done)}")
-    # vmd -n is content with a file that is not there; sysctl says no and exits with 0.
-    if step.argv[0] in ("/usr/sbin/vmd", "sysctl") and re.search(rb"failed to open|not permitted", done.err):
-        raise Problem(f"{step.what}: {door.reason(done)}")
-
-
-def _stage(system: System, files: Iterable[tuple[str, str]]) -> None:
-    top = system.path(STAGE)
-    shutil.rmtree(top, ignore_errors=True)
-    for name, text in files:
-        path: Path = top / name
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.write_text(text)
-        path.chmod(0o600)
+        raise Problem(f"{system.path(layout.JOURNAL)} is damaged", "remove it, then: doas okubsd apply") from None

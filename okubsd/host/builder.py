@@ -16,9 +16,10 @@ import msgspec
 
 from okubsd.config.names import quoted
 from okubsd.errors import HostLacks, Problem
-from okubsd.host import bootdrive, door, facts, locks, packer, programs, store
+from okubsd.host import bootdrive, door, locks, packer, programs, store
 from okubsd.host.places import Places
 from okubsd.host.reading import read_text, recipe_directories
+from okubsd.host.trust import is_root
 from okubsd.images import commands
 from okubsd.images.sources import (
     of_mirror,
@@ -77,7 +78,7 @@ def _scratch(images: Path, made: Path, base: Path | None) -> Iterator[tuple[Path
     Without root the tree belongs to a subordinate user, who gets neither into our state nor into our home:
     the tree is then made below /tmp, beside a copy of the base.
     """
-    if facts.is_root():
+    if is_root():
         yield made, base
         return
     prefix = f"okubsd-build-{hashlib.sha256(bytes(images)).hexdigest()[:8]}-"
@@ -154,7 +155,7 @@ def _bootstrap(made: Path, places: Places, recipe: Recipe, base: Image | None, r
     apt_conf = _write_proxies(made / "apt.conf")
     drive = store.part_path(places, base, DRIVE) if base else None
     with _scratch(places.images, made, drive) as (scratch, reachable):
-        root = facts.is_root()
+        root = is_root()
         argv = commands.bootstrap_argv(recipe, suite, sources, reachable, tar, root=root, apt_conf=apt_conf)
         _mmdebstrap(argv, scratch, recipe, report)
     return tar
@@ -203,7 +204,7 @@ def first_reason(errors: list[str]) -> str:
 
 def _mounting_apart(argv: Argv) -> Argv:
     """Return ``argv`` with mounts of its own: what mmdebstrap mounts as root is gone with it, however it ends."""
-    if not facts.is_root():
+    if not is_root():
         return argv
     # In a chroot the root directory is no mount, so its propagation cannot be set.
     private = door.run(("unshare", "--mount", "--", "true"), timeout=10).code == 0

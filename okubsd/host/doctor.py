@@ -8,10 +8,9 @@ import os
 from okubsd.config.parse_y import ConfError
 from okubsd.errors import Problem
 from okubsd.host import apply, door, programs
-from okubsd.host.facts import is_root
-from okubsd.host.system import System
-from okubsd.host.trust import user_name
-from okubsd.model import Wish
+from okubsd.host.system import HostRoot
+from okubsd.host.trust import is_root, user_name
+from okubsd.model import Description
 from okubsd.netif.ifconfig import parse_all
 from okubsd.netif.numbers import FIRST, LAST
 from okubsd.pf.rule_grammar import PfHost
@@ -23,10 +22,10 @@ _GROUP = "okubsd"
 _PF_CONF = "etc/pf.conf"
 
 
-def ask_openbsd(system: System, wish: Wish | None) -> OpenBsdFacts:
-    """Return what is to be seen of the host; ``wish`` is the description, None where it has mistakes."""
+def ask_openbsd(system: HostRoot, description: Description | None) -> OpenBsdFacts:
+    """Return what is to be seen of the host; ``description`` is the description, None where it has mistakes."""
     interfaces = parse_all(_said("ifconfig"))
-    group = wish.host.group if wish else _GROUP
+    group = description.host.group if description else _GROUP
     return OpenBsdFacts(
         user=os.environ.get("DOAS_USER") or user_name(os.geteuid()),
         group=group,
@@ -37,14 +36,14 @@ def ask_openbsd(system: System, wish: Wish | None) -> OpenBsdFacts:
         services=frozenset(_said("rcctl", "ls", "on").split()),
         vmd_answers=apply.vmd_runs(),
         limits=_said("getcap", "-f", "/etc/login.conf.d/vmd:/etc/login.conf", "vmd"),
-        largest=max((vm.memory for vm in wish.vms), default=0) if wish else 0,
+        largest=max((vm.memory for vm in description.vms), default=0) if description else 0,
         doas=_read(system, "etc/doas.conf"),
         pf_info=_said("pfctl", "-s", "info") if is_root() else None,
         pf_conf=_rules(system),
         egress=tuple(tap.name for tap in interfaces if "egress" in tap.groups),
         rdomains={tap.name: tap.rdomain for tap in interfaces if tap.rdomain},
         own=frozenset(apply.kept_numbers(system).values()),
-        numbers=wish.host.numbers if wish else (FIRST, LAST),
+        numbers=description.host.numbers if description else (FIRST, LAST),
     )
 
 
@@ -63,7 +62,7 @@ def _gid(group: str) -> int | None:
         return None
 
 
-def _read(system: System, name: str) -> str | None:
+def _read(system: HostRoot, name: str) -> str | None:
     """Return the text of a file, "" where there is none, None where it may not be read."""
     try:
         stat = system.read(name)
@@ -72,7 +71,7 @@ def _read(system: System, name: str) -> str | None:
     return stat.text if stat else ""
 
 
-def _rules(system: System) -> Ruleset | ConfError | None:
+def _rules(system: HostRoot) -> Ruleset | ConfError | None:
     """Return the rules of pf.conf(5) with what they include, what is wrong with them, or None where they are hidden."""
     text = _read(system, _PF_CONF)
     if text is None:

@@ -33,7 +33,7 @@ _LAST_LINES = 3
 GAVE_UP = 124
 
 # In bytes; what is asked of guests is a few lines.
-_MOST_OF_A_GUEST = 1 << 20
+MOST_OF_A_GUEST = 1 << 20
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -126,7 +126,7 @@ def run(
             raise
 
 
-def ask(argv: Argv, *, timeout: float, data: bytes = b"", largest: int = _MOST_OF_A_GUEST) -> Done:
+def ask(argv: Argv, *, timeout: float, data: bytes = b"", largest: int = MOST_OF_A_GUEST) -> Done:
     """Run a call into a guest, which is trusted neither to end nor to stop talking, and return how it went.
 
     ``data`` is its input.  What is not over after ``timeout`` seconds, or says more than ``largest`` bytes, is ended,

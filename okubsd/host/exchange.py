@@ -22,7 +22,7 @@ import msgspec
 
 from okubsd.config.names import APP_NAME, PACKAGE_NAME, quoted
 from okubsd.errors import Problem
-from okubsd.host import bootdrive, door, locks, signing, store, vmd
+from okubsd.host import bootdrive, door, locks, records, signing, store
 from okubsd.host.builder import DRIVE
 from okubsd.host.places import Places
 from okubsd.host.reading import open_regular
@@ -312,7 +312,7 @@ def make_vmd_drive(image: Image, made: Path) -> None:
     target, source = made / VMD_DRIVE, made / DRIVE
     if image.kind is Kind.BOOT:
         source = made / "boot.host.img"
-        source.write_bytes(with_config((made / bootdrive.DRIVE).read_bytes(), render_config(vmd.tsc_khz())))
+        source.write_bytes(with_config((made / bootdrive.DRIVE).read_bytes(), render_config(records.tsc_khz())))
     with source.open("rb") as stream:
         wrong = magic_mistake(bootdrive.DRIVE if image.kind is Kind.BOOT else DRIVE, stream.read(512))
     if wrong:
@@ -323,7 +323,7 @@ def make_vmd_drive(image: Image, made: Path) -> None:
     (made / "boot.host.img").unlink(missing_ok=True)
     if done.code != 0:
         raise Problem(f"image '{image.name}': vmctl did not make {VMD_DRIVE}: {answer.words}", answer.hint)
-    mistakes = chain_mistakes(str(target), vmd.read_head)
+    mistakes = chain_mistakes(str(target), records.read_head)
     if mistakes:
         raise Problem(f"image '{image.name}': {mistakes[0]}")
     target.chmod(0o444)

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
+from okubsd import layout
 from okubsd.errors import Problem
-from okubsd.host import door, tunnels, vmd
+from okubsd.host import door, programs, tunnels
+from okubsd.host.guest import ROOT, Guest
 from okubsd.host.places import Places
 from okubsd.host.running import live_qemu
-from okubsd.model import Recipe, Vm, Way, Wish
+from okubsd.model import Description, NetworkKind, Recipe, Vm
 from okubsd.plan.gateway import (
-    CLIENTS,
     Clients,
     Links,
     Through,
     clients_of,
-    endpoint_flows,
+    endpoint_rules,
     gateway_of,
     gateway_texts,
     implied_gateways,
@@ -28,36 +29,38 @@ from okubsd.plan.gateway import (
 )
 
 
-def find_gateway(vm: Vm, wish: Wish) -> Vm | None:
+def find_gateway(vm: Vm, description: Description) -> Vm | None:
     """Return the VM that the packets of ``vm`` go through here, or None; a host with vmd has tunnels of its own."""
-    if vmd.has_vmd():
-        return wish.find(vm.network.gateway) if vm.network.way is Way.GATEWAY else None
-    return gateway_of(vm, wish)
+    if programs.has_vmd():
+        return description.find(vm.network.gateway) if vm.network.kind is NetworkKind.GATEWAY else None
+    return gateway_of(vm, description)
 
 
-def known_gateways(wish: Wish) -> tuple[Vm, ...]:
+def known_gateways(description: Description) -> tuple[Vm, ...]:
     """Return the gateways that okubsd makes by itself here."""
-    return () if vmd.has_vmd() else implied_gateways(wish)
+    return () if programs.has_vmd() else implied_gateways(description)
 
 
-def read_clients(places: Places, gateway: Vm, wish: Wish) -> Clients | None:
+def read_clients(places: Places, gateway: Vm, description: Description) -> Clients | None:
     """Return what ``gateway`` was started with, or None where it does not run.
 
     The NICs of a VM of vmd's are those of vm.conf(5), so there it is what the description says.
     """
-    if vmd.has_vmd():
-        runs = any(row.name == gateway.name and row.running for row in vmd.ask_status(gateway.name))
-        return planned_clients(gateway, wish, None) if runs else None
+    if programs.has_vmd():
+        from okubsd.host.records import ask_status
+
+        runs = any(row.name == gateway.name and row.running for row in ask_status(gateway.name))
+        return planned_clients(gateway, description, None) if runs else None
     run = places.vm_run(gateway.name)
     if live_qemu(run) is None:
         return None
     try:
-        return msgspec.json.decode((run / CLIENTS).read_bytes(), type=Clients)
+        return msgspec.json.decode((run / layout.CLIENTS).read_bytes(), type=Clients)
     except (OSError, msgspec.DecodeError):
         return None
 
 
-def planned_clients(gateway: Vm, wish: Wish, beyond: Clients | None) -> Clients:
+def planned_clients(gateway: Vm, description: Description, beyond: Clients | None) -> Clients:
     """Return what ``gateway`` is to be started with; ``beyond`` are the links of its own gateway.
 
     Raises BadDescription for a tunnel whose file is wrong.
@@ -66,21 +69,21 @@ def planned_clients(gateway: Vm, wish: Wish, beyond: Clients | None) -> Clients:
     outer = beyond.mtu if beyond else 1500
     # What is put into a tunnel gets the tunnel's own head, 80 bytes at most (wg(4)).
     mtu = min(tunnel.mtu, outer - 80) if tunnel else outer
-    names = tuple(client.name for client in clients_of(gateway, wish))
-    resolver = gateway.network.resolver or wish.host.resolver
+    names = tuple(client.name for client in clients_of(gateway, description))
+    resolver = gateway.network.resolver or description.host.resolver
     return Clients(names=names, mtu=mtu, uplink="eth1" if beyond else "eth0", resolver=resolver)
 
 
-def ask_links(places: Places, vm: Vm, wish: Wish, recipes: Mapping[str, Recipe]) -> Links:
+def ask_links(places: Places, vm: Vm, description: Description, recipes: Mapping[str, Recipe]) -> Links:
     """Return the links of ``vm``: to its gateway, and to the VMs that go through it if it is one.
 
     Raises BadDescription for a tunnel whose file is wrong.
     """
-    gateway = find_gateway(vm, wish)
+    gateway = find_gateway(vm, description)
     through = None
     if gateway is not None:
         # A plan that is only shown takes a gateway that does not run for one that was started now.
-        clients = read_clients(places, gateway, wish) or ask_links(places, gateway, wish, recipes).clients
+        clients = read_clients(places, gateway, description) or ask_links(places, gateway, description, recipes).clients
         through = Through(gateway=gateway, run=places.vm_run(gateway.name), clients=clients)
     recipe = recipes.get(vm.image)
     if recipe is None or not recipe.gateway:
@@ -89,24 +92,24 @@ def ask_links(places: Places, vm: Vm, wish: Wish, recipes: Mapping[str, Recipe])
     need_tunnel(vm, recipe, tunnel)
     return Links(
         through=through,
-        clients=planned_clients(vm, wish, through.clients if through else None),
-        passed=clients_of(vm, wish),
-        own=endpoint_flows(tunnel) if tunnel else (),
-        resolver=wish.host.resolver,
+        clients=planned_clients(vm, description, through.clients if through else None),
+        passed=clients_of(vm, description),
+        own=endpoint_rules(tunnel) if tunnel else (),
+        resolver=description.host.resolver,
     )
 
 
-def clients_that_run(places: Places, gateway: Vm, wish: Wish) -> tuple[str, ...]:
+def clients_that_run(places: Places, gateway: Vm, description: Description) -> tuple[str, ...]:
     """Return the names of the running VMs that go through ``gateway``."""
-    return tuple(vm.name for vm in clients_of(gateway, wish) if live_qemu(places.vm_run(vm.name)) is not None)
+    return tuple(vm.name for vm in clients_of(gateway, description) if live_qemu(places.vm_run(vm.name)) is not None)
 
 
-def gateway_state(places: Places, vm: Vm, wish: Wish) -> str | None:
+def gateway_state(places: Places, vm: Vm, description: Description) -> str | None:
     """Return a sentence on the gateway of a running ``vm``, or None where it has none."""
-    gateway = find_gateway(vm, wish)
+    gateway = find_gateway(vm, description)
     if gateway is None:
         return None
-    clients = read_clients(places, gateway, wish)
+    clients = read_clients(places, gateway, description)
     if clients is None:
         return f"{gateway.name} does not run, so this VM has no network; okubsd start {gateway.name}"
     if clients.number(vm.name) is None:
@@ -118,23 +121,18 @@ def gateway_state(places: Places, vm: Vm, wish: Wish) -> str | None:
 _RELOAD = "mkdir -p /run/okubsd/gateway/new && tar -xf - -C /run/okubsd/gateway/new && /usr/lib/okubsd/gateway reload"
 
 
-def push_rules(
-    places: Places,
-    gateway: Vm,
-    wish: Wish,
-    recipe: Recipe,
-    root_ssh: Callable[[str], tuple[str, ...]],
-) -> bool:
+def push_rules(places: Places, gateway: Vm, description: Description, recipe: Recipe) -> bool:
     """Give a running ``gateway`` the rules of the description; return whether it runs.
 
-    ``root_ssh`` makes the call of ssh for a command in the gateway.  Raises Problem where it does not take them.
+    Raises Problem where it does not take them.
     """
-    clients = read_clients(places, gateway, wish)
+    clients = read_clients(places, gateway, description)
     if clients is None:
         return False
     tunnel = tunnels.read_tunnel(Path(gateway.tunnel)) if gateway.tunnel else None
-    texts = gateway_texts(clients_of(gateway, wish), clients, tunnel, recipe.proxy, time.time())
-    done = door.ask(root_ssh(_RELOAD), data=_packed(texts), timeout=30)
+    texts = gateway_texts(clients_of(gateway, description), clients, tunnel, recipe.proxy, time.time())
+    guest = Guest.find(places, gateway)
+    done = guest.ask(("sh", "-c", _RELOAD), user=ROOT, data=_packed(texts), timeout=30)
     if done.code != 0:
         raise Problem(f"{gateway.name}: it does not take the new rules: {door.reason(done)}")
     return True

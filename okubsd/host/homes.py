@@ -17,7 +17,7 @@ def home_of(places: Places, name: str) -> Path:
     return places.vm(name) / "home.img"
 
 
-def store_sizes(places: Places, names: Iterable[str]) -> dict[str, int]:
+def home_sizes(places: Places, names: Iterable[str]) -> dict[str, int]:
     """Return the sizes in bytes of the homes that there are, by the names of their VMs."""
     paths = {name: home_of(places, name) for name in names}
     return {name: path.stat().st_size for name, path in paths.items() if path.is_file()}

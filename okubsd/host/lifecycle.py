@@ -7,45 +7,31 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import msgspec
 
+from okubsd import layout
 from okubsd.display.server import display_socket
 from okubsd.errors import DisplayGone, HostLacks, Problem, TimedOut
-from okubsd.guest.ssh import clock_command, disconnect_argv, power_off_argv, ssh_argv
-from okubsd.host import door, facts, gateway, locks, programs, running, vmd
-from okubsd.host.monitor import monitor
-from okubsd.host.perform import Run, Timing, perform, stop_children, when_it_ends
+from okubsd.host import door, facts, gateway, locks, programs
+from okubsd.host.perform import perform
+from okubsd.host.perform.display import when_it_ends
+from okubsd.host.performance import Performance, Timing
 from okubsd.host.places import Places
-from okubsd.host.sockets import listener_pid
-from okubsd.model import Backend, Recipe, Request, Vm, Wish
-from okubsd.plan.backend import choose_backend, reach
+from okubsd.host.session import Report, Session
+from okubsd.model import Request, Vm
 from okubsd.plan.facts import HostFacts, VmFacts
+from okubsd.plan.seats import choose_seat
+from okubsd.plan.seats.base import Boot, Seat
 from okubsd.plan.start import plan_start
-from okubsd.plan.steps import Plan, Slot, StartDisplay
-
-Report = Callable[[str], None]
-
-# How long each way of stopping is given, in seconds.
-_SSH_CALL, _POWER_OFF, _QUIT, _KILL = 10, 20, 5, 5
+from okubsd.plan.steps import CleanUp, Plan, Slot, StartDisplay
+from okubsd.plan.stop import PATIENCE, plan_stop
 
 # How long a forced stop waits to clean up, in seconds; what runs was ended before.
 _LOCK_SECONDS = 15.0
 
 _KEPT_TIMINGS = 100
-
-_GATEWAYS_LOCK = "gateways.lock"
-
-
-class Site(msgspec.Struct, frozen=True):
-    """What the user has written: the description, and the recipes by name."""
-
-    wish: Wish
-    recipes: dict[str, Recipe]
 
 
 class Started(msgspec.Struct, frozen=True):
@@ -56,6 +42,14 @@ class Started(msgspec.Struct, frozen=True):
     app_was_running: bool
 
 
+class Decided(msgspec.Struct, frozen=True):
+    """A plan, and what it was decided from."""
+
+    plan: Plan
+    boot: Boot
+    seat: Seat
+
+
 @contextlib.contextmanager
 def holding(places: Places, name: str, report: Report, seconds: float | None = None) -> Iterator[None]:
     """Hold the lock of the VM ``name``, after making its directories.
@@ -63,22 +57,26 @@ def holding(places: Places, name: str, report: Report, seconds: float | None = N
     Raises TimedOut where somebody else holds it for more than ``seconds`` (None: as long as it takes).
     """
     places.check_sockets(name)
-    for directory in (places.state, places.state / "vms", places.vm(name), places.run):
+    for directory in (places.state, places.state / layout.STATE_VMS, places.vm(name), places.run):
         door.make_private(directory)
     door.make_private(places.vm_run(name))
     waiting = f"{name}: waiting for another okubsd"
     try:
-        with locks.locked(places.vm(name) / "lock", lambda: report(waiting), seconds=seconds):
+        with locks.locked(places.vm(name) / layout.VM_LOCK, lambda: report(waiting), seconds=seconds):
             yield
     except locks.Busy:
         raise TimedOut(f"{name}: another okubsd is at work on it", "try again in a moment") from None
+
+
+def _interrupt(signum: int, _frame: object) -> None:
+    raise KeyboardInterrupt(signal.Signals(signum).name)
 
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
     """Let SIGTERM and SIGHUP end us the way Ctrl-C does: cleaning up."""
     signals = (signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, stop_children) for number in signals]
+    before = [signal.signal(number, _interrupt) for number in signals]
     try:
         yield
     finally:
@@ -86,58 +84,74 @@ def interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def decide(
-    places: Places, vm: Vm, site: Site, request: Request, *, stopped: bool = False, shown: bool = False
-) -> tuple[Plan, HostFacts, VmFacts]:
-    """Look at the host and return the plan of a start, with what it was decided from.
+# --- starting -----------------------------------------------------------------------------------
+
+
+def seat_of(places: Places, vm: Vm, host: HostFacts, state: VmFacts) -> Seat:
+    """Return where ``vm`` runs, or is to run.  Raises HostLacks or Problem where it cannot be here."""
+    return state.seat or chosen_seat(places, vm, host)
+
+
+def chosen_seat(places: Places, vm: Vm, host: HostFacts) -> Seat:
+    """Return where ``vm`` is to run.  Raises HostLacks or Problem where it cannot be here."""
+    record = None
+    if programs.has_vmd():
+        from okubsd.host.records import read_record
+
+        record = read_record(places, vm.name)
+    return choose_seat(vm, host, record)
+
+
+def decide_start(session: Session, vm: Vm, request: Request, *, stopped: bool = False, shown: bool = False) -> Decided:
+    """Look at the host and decide a start.
 
     ``stopped`` takes the VM for one that does not run; a plan that is only ``shown`` needs no display.
     """
-    recipes = site.recipes
-    state = facts.ask_vm(places, vm.name)
+    state = facts.ask_vm(session.places, vm.name)
     if stopped:
-        gone = {"qemu_pid": None, "display": None, "connected": False, "confined": False, "vmd": None, "stall": ""}
-        state = msgspec.structs.replace(state, **gone)
-    on_vmd = state.record is not None and vmd.has_vmd() and vm.backend is not Backend.QEMU
-    host = facts.ask_host(places, booting=not state.running, on_vmd=on_vmd)
-    links = gateway.ask_links(places, vm, site.wish, recipes)
-    host = msgspec.structs.replace(host, okubsd=(*host.okubsd, "-f", str(site.wish.path)))
+        state = msgspec.structs.replace(state, seat=None, pid=None, display=None, connected=False, stall="")
+    host = facts.ask_host(session.places, None if state.running else vm)
+    host = msgspec.structs.replace(host, okubsd=(*host.okubsd, "-f", str(session.description.path)))
     if shown and not host.display:
         host = msgspec.structs.replace(host, display=":0")
-    return plan_start(vm, recipes, host, state, request, links), host, state
+    seat = seat_of(session.places, vm, host, state)
+    links = gateway.ask_links(session.places, vm, session.description, session.recipes)
+    boot = Boot(vm=vm, recipes=session.recipes, host=host, state=state, links=links)
+    return Decided(plan_start(boot, seat, request), boot, seat)
 
 
-def start(places: Places, vm: Vm, site: Site, request: Request, report: Report) -> Started:
+def start(session: Session, vm: Vm, request: Request) -> Started:
     """Bring ``vm`` to what ``request`` asks for, its gateway first.
 
     Raises Problem where that fails; then nothing that this start began is left running.
     """
-    through = gateway.find_gateway(vm, site.wish)
+    through = gateway.find_gateway(vm, session.description)
     if through is None:
-        return _start_alone(places, vm, site, request, report)
-    with _needing(places, through, site.wish):
-        before = start(places, through, site, Request(windowless=True), report)
+        return _start_alone(session, vm, request)
+    with _needing(session, through):
+        before = start(session, through, Request(windowless=True))
         if not before.vm_was_running:
-            report(f"{vm.name}: its gateway {through.name} was started")
-        return _start_alone(places, vm, site, request, report)
+            session.report(f"{vm.name}: its gateway {through.name} was started")
+        return _start_alone(session, vm, request)
 
 
 @contextlib.contextmanager
-def _needing(places: Places, through: Vm, wish: Wish) -> Iterator[None]:
+def _needing(session: Session, through: Vm) -> Iterator[None]:
     """Have a gateway that okubsd makes by itself for the block; without a VM behind it, it ends with us.
 
     That holds however we end: a process waits for the end of a pipe that only we hold, and then looks.
     """
-    if through not in gateway.known_gateways(wish):
+    places = session.places
+    if through not in gateway.known_gateways(session.description):
         yield
         return
-    for directory in (places.state, places.state / "vms", places.vm(through.name)):
+    for directory in (places.state, places.state / layout.STATE_VMS, places.vm(through.name)):
         door.make_private(directory)
-    with locks.locked(places.state / _GATEWAYS_LOCK, shared=True):
+    with locks.locked(places.state / layout.GATEWAYS_LOCK, shared=True):
         read_end, write_end = os.pipe()
-        argv = programs.okubsd_argv("-f", str(wish.path), "stop", "--unused", through.name)
+        argv = programs.okubsd_argv("-f", str(session.description.path), "stop", "--unused", through.name)
         try:
-            door.spawn(when_it_ends(argv), places.vm(through.name) / "watch.log", stdin=read_end)
+            door.spawn(when_it_ends(argv), places.vm(through.name) / layout.WATCH_LOG, stdin=read_end)
         finally:
             os.close(read_end)
         try:
@@ -146,53 +160,47 @@ def _needing(places: Places, through: Vm, wish: Wish) -> Iterator[None]:
             os.close(write_end)
 
 
-def _start_alone(places: Places, vm: Vm, site: Site, request: Request, report: Report) -> Started:
-    with holding(places, vm.name, report), interruptible():
-        _end_half_started(places, vm)
+def _start_alone(session: Session, vm: Vm, request: Request) -> Started:
+    with holding(session.places, vm.name, session.report), interruptible():
+        _end_half_started(session, vm)
         try:
-            return _start(places, vm, site, request, report)
+            return _start(session, vm, request)
         except DisplayGone:
             # Whoever looked at the VM's display last was killed, and the display with him.
-            if not facts.ask_vm(places, vm.name).running:
+            if not facts.ask_vm(session.places, vm.name).running:
                 raise
-            return _start(places, vm, site, request, report)
+            return _start(session, vm, request)
 
 
-def stop_unused(places: Places, through: Vm, wish: Wish, report: Report) -> bool:
-    """Stop the gateway ``through`` if okubsd made it by itself and no VM behind it runs; return whether it did."""
-    if through not in gateway.known_gateways(wish):
-        return False
-    # Nobody who starts a VM behind one has it taken away meanwhile.
-    with locks.locked(places.state / _GATEWAYS_LOCK):
-        if gateway.clients_that_run(places, through, wish):
-            return False
-        return stop(places, through, report)
-
-
-def _start(places: Places, vm: Vm, site: Site, request: Request, report: Report) -> Started:
+def _start(session: Session, vm: Vm, request: Request) -> Started:
     """Decide and perform one start, or undo it."""
-    plan, host, state = decide(places, vm, site, request)
-    if any(isinstance(step, StartDisplay) and not step.headless for step in plan):
-        check_desktop(host.display)
+    decided = decide_start(session, vm, request)
+    state = decided.boot.state
+    if any(isinstance(step, StartDisplay) and not step.headless for step in decided.plan):
+        check_desktop(decided.boot.host.display)
     if not state.running:
-        _tell_backend(places, vm, host, state, report)
-        if not vm.disposable and vm.home < state.home_size:
-            report(f"{vm.name}: its home stays at {state.home_size >> 20}M: a home never shrinks")
-    run = Run(places, site.recipes, report)
-    if state.qemu_pid is not None:
-        run.slots[Slot.QEMU_PID] = str(state.qemu_pid)
-    if state.display is not None:
-        run.slots[Slot.DISPLAY_SOCKET] = str(display_socket(state.display))
+        _tell_seat(session, decided)
+    performance = _begin(session, state)
     try:
-        timing = perform(run, plan)
+        timing = perform(decided.plan, performance)
     except BaseException:
-        _undo(places, vm, run, state)
+        _undo(decided, performance)
         raise
-    _record(places, vm.name, timing)
-    if run.app_was_running and not request.headless and (state.run / "headless").exists():
+    _record(session.places, vm.name, timing)
+    if performance.app_was_running and not request.headless and (state.run / layout.HEADLESS).exists():
         sentence = f"{vm.name}: the app is shown already, on a display that nobody sees"
         raise Problem(sentence, f"okubsd restart {vm.name}  # shows it on this desktop")
-    return Started(timing, state.running, run.app_was_running)
+    return Started(timing, state.running, performance.app_was_running)
+
+
+def _begin(session: Session, state: VmFacts) -> Performance:
+    """Return a performance that knows what of the VM is there already."""
+    performance = Performance(session)
+    if state.pid is not None:
+        performance.slots[Slot.QEMU_PID] = str(state.pid)
+    if state.display is not None:
+        performance.slots[Slot.DISPLAY_SOCKET] = str(display_socket(state.display))
+    return performance
 
 
 def check_desktop(display: str) -> None:
@@ -210,40 +218,46 @@ def check_desktop(display: str) -> None:
     raise HostLacks(f"the X display {display} does not answer", "set DISPLAY to yours, or start it with --headless")
 
 
-def _tell_backend(places: Places, vm: Vm, host: HostFacts, state: VmFacts, report: Report) -> None:
+def _tell_seat(session: Session, decided: Decided) -> None:
     """Say what runs the VM and why, and where its walls are weaker than they could be."""
-    choice = choose_backend(vm, host, state)
-    if choice.backend is Backend.VMD:
-        report(f"{vm.name}: on vmd, since {choice.why}")
-        return
-    accelerator = f"; {host.accelerator.why}" if host.accelerator.name == "tcg" else ""
-    _tell_once(places, f"on QEMU, since {choice.why}{accelerator}", report, vm.name)
-    if host.weakness(vm.network):
-        report(f"{vm.name}: a weaker wall around its network: {host.weakness(vm.network)}")
+    vm, host, seat = decided.boot.vm, decided.boot.host, decided.seat
+    sentence = f"on {seat.title}, since {seat.why}"
+    if host.accelerator.name == "tcg":
+        sentence += f"; {host.accelerator.why}"
+    _tell_once(session, sentence, vm.name)
+    for line in seat.told(host, vm):
+        session.report(f"{vm.name}: {line}")
+    if not vm.disposable and vm.home < decided.boot.state.home_size:
+        kept = decided.boot.state.home_size >> 20
+        session.report(f"{vm.name}: its home stays at {kept}M: a home never shrinks")
 
 
-def _tell_once(places: Places, sentence: str, report: Report, name: str) -> None:
+def _tell_once(session: Session, sentence: str, name: str) -> None:
     """Tell what is the same at every start only when it is news; `status` and `doctor` always say it."""
-    told = places.vm(name) / "told"
+    told = session.places.vm(name) / layout.TOLD
     with contextlib.suppress(OSError, UnicodeDecodeError):
         if told.read_text() == sentence:
             return
-    report(f"{name}: {sentence}")
+    session.report(f"{name}: {sentence}")
     door.write(told, sentence.encode(), lasting=False)
 
 
-def _end_half_started(places: Places, vm: Vm) -> None:
+def _end_half_started(session: Session, vm: Vm) -> None:
     """End a VM whose start was killed before its guest was ready: nobody can tell what it lacks."""
-    run = places.vm_run(vm.name)
-    if not (run / "ssh_config").exists() and facts.ask_vm(places, vm.name).running:
-        end_hard(places, vm.name, None)
+    run = session.places.vm_run(vm.name)
+    if not (run / layout.SSH_CONFIG).exists():
+        state = facts.ask_vm(session.places, vm.name)
+        if state.seat is not None:
+            perform(state.seat.end(vm.name, run, state.pid), Performance(session))
 
 
-def _undo(places: Places, vm: Vm, run: Run, before: VmFacts) -> None:
+def _undo(decided: Decided, performance: Performance) -> None:
     """End what a failed start began, and only that."""
+    before = decided.boot.state
     if not before.running:
-        end_hard(places, vm.name, run.qemu)
-    for process in (run.server, run.qemu if not before.running else None):
+        performance.close()
+        perform(decided.seat.end(before.name, before.run, before.pid), performance)
+    for process in (performance.server, performance.qemu if not before.running else None):
         if process is not None and process.poll() is None:
             process.kill()
             process.wait()
@@ -251,7 +265,7 @@ def _undo(places: Places, vm: Vm, run: Run, before: VmFacts) -> None:
 
 def _record(places: Places, name: str, timing: Timing) -> None:
     """Keep the phases of the last starts, a JSON object a line."""
-    path = places.vm(name) / "starts.jsonl"
+    path = places.vm(name) / layout.TIMINGS
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     lines.append(msgspec.json.encode(timing) + b"\n")
     door.write(path, b"".join(lines[-_KEPT_TIMINGS:]))
@@ -260,146 +274,55 @@ def _record(places: Places, name: str, timing: Timing) -> None:
 def read_timings(places: Places, name: str) -> list[Timing]:
     """Return the recorded starts of the VM, oldest first."""
     try:
-        text = (places.vm(name) / "starts.jsonl").read_bytes()
+        text = (places.vm(name) / layout.TIMINGS).read_bytes()
         return msgspec.json.Decoder(Timing).decode_lines(text)
     except (OSError, msgspec.DecodeError):
         return []
 
 
-def stop(places: Places, vm: Vm, report: Report, *, force: bool = False, patience: int = _POWER_OFF) -> bool:
-    """Stop ``vm``: by its own power-off, then by QEMU's monitor, then by SIGKILL.
+# --- stopping -----------------------------------------------------------------------------------
+
+
+def stop_unused(session: Session, through: Vm) -> bool:
+    """Stop the gateway ``through`` if okubsd made it by itself and no VM behind it runs; return whether it did."""
+    description = session.description
+    if through not in gateway.known_gateways(description):
+        return False
+    # Nobody who starts a VM behind one has it taken away meanwhile.
+    with locks.locked(session.places.state / layout.GATEWAYS_LOCK):
+        if gateway.clients_that_run(session.places, through, description):
+            return False
+        return stop(session, through)
+
+
+def stop(session: Session, vm: Vm, *, force: bool = False, patience: int = PATIENCE) -> bool:
+    """Stop ``vm``: by its own power-off, then by what runs it, then by force.
 
     ``force`` leaves the first out, and waits for nobody; ``patience`` is how many seconds the guest gets.  Returns
-    whether the VM ran.  Raises Problem where it stands still, TimedOut where even SIGKILL does not end it.
+    whether the VM ran.  Raises Problem where it stands still, TimedOut where even force does not end it.
     """
     if force:
-        return _stop_now(places, vm, report)
-    with holding(places, vm.name, report):
-        state = facts.ask_vm(places, vm.name)
-        if not state.running:
-            _clean_up(places, vm.name)
-            return False
+        return _stop_now(session, vm)
+    with holding(session.places, vm.name, session.report):
+        state = facts.ask_vm(session.places, vm.name)
         if state.stall:
             raise Problem(f"{vm.name}: stands still: {state.stall}", f"okubsd stop -f {vm.name}  # a power cut")
-        if not _power_off(vm, state, patience):
-            report(f"{vm.name}: the guest does not power off by itself; its home is not unmounted cleanly")
-        end_hard(places, vm.name, None, report)
-        return True
+        plan = plan_stop(vm, state, patience=patience)
+        perform(plan or (CleanUp(name=vm.name),), Performance(session))
+        return state.running
 
 
-def _stop_now(places: Places, vm: Vm, report: Report) -> bool:
+def _stop_now(session: Session, vm: Vm) -> bool:
     """End the VM before its lock is asked for: whoever holds that may wait for the guest, and a guest for ever."""
-    ran = facts.ask_vm(places, vm.name).running
-    if ran:
-        end_hard(places, vm.name, None, report, clean=False)
+    state = facts.ask_vm(session.places, vm.name)
+    plan = plan_stop(vm, state, force=True)
+    perform(tuple(step for step in plan if not isinstance(step, CleanUp)), Performance(session))
     try:
-        with holding(places, vm.name, report, seconds=_LOCK_SECONDS):
-            end_hard(places, vm.name, None, report)
+        with holding(session.places, vm.name, session.report, seconds=_LOCK_SECONDS):
+            again = plan_stop(vm, facts.ask_vm(session.places, vm.name), force=True)
+            perform(again or (CleanUp(name=vm.name),), Performance(session))
     except TimedOut:
         # It is being started just now, or its start cleans up; nothing of it runs.
-        if not ran:
+        if not state.running:
             raise
-    return ran
-
-
-def _power_off(vm: Vm, state: VmFacts, patience: int) -> bool:
-    """Ask the guest to power off; return whether it did within ``patience`` seconds."""
-    argv = reach(state, power_off_argv(vm, state.run), root=facts.is_root())
-    if (state.run / "ssh_config").exists():
-        door.ask(argv, timeout=min(_SSH_CALL, patience))
-        return vmd.gone(vm.name, patience) if state.on_vmd else _gone(state.run / "qemu.life", patience)
-    return False
-
-
-def _gone(life: Path, seconds: float) -> bool:
-    end = time.monotonic() + seconds
-    while locks.is_alive(life):
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.02)
-    return True
-
-
-def _end_on_vmd(places: Places, name: str, report: Report, *, vmd_runs_it: bool) -> None:
-    """End a VM of vmd's, and shut its network whatever became of it."""
-    status = vmd.status_of(name) if vmd_runs_it else None
-    if status is not None and status.running and not vmd.end(name, _KILL):
-        raise TimedOut(f"{name}: vmd does not end it, not even by force", "doas rcctl check vmd")
-    vmd.close_network(places, name, root=facts.is_root(), report=report)
-
-
-def end_hard(
-    places: Places,
-    name: str,
-    child: subprocess.Popen[bytes] | None,
-    report: Report = lambda line: None,
-    *,
-    clean: bool = True,
-) -> None:
-    """End the VM without asking the guest, and everything that hangs on it.
-
-    ``child`` is the QEMU if it is ours to reap, ``clean`` whether its run directory is emptied.  Raises TimedOut where
-    it does not even end by force.
-    """
-    run = places.vm_run(name)
-    record = vmd.read_record(places, name) if vmd.has_vmd() else None
-    if record is not None:
-        _end_on_vmd(places, name, report, vmd_runs_it=record.backend == "vmd")
-    pid = running.live_qemu(run)
-    if pid is not None:
-        with contextlib.suppress(Problem), monitor(run / "qmp", timeout=2) as qemu:
-            qemu.execute("quit")
-        if not _ended(run / "qemu.life", child, _QUIT):
-            door.kill(pid, signal.SIGKILL)
-            if not _ended(run / "qemu.life", child, _KILL):
-                raise TimedOut(f"{name}: QEMU (pid {pid}) does not end, not even by SIGKILL")
-    if clean:
-        _clean_up(places, name)
-
-
-def _ended(life: Path, child: subprocess.Popen[bytes] | None, seconds: float) -> bool:
-    if child is not None:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(timeout=seconds)
-    return _gone(life, seconds)
-
-
-def _clean_up(places: Places, name: str) -> None:
-    """End the VM's ssh connections and X server, and empty its run directory."""
-    run = places.vm_run(name)
-    for who in ("user", "root"):
-        # Whoever listens there may have forked since it began to, so it is asked rather than killed by its pid.
-        if (run / f"ssh-{who}").exists() and listener_pid(run / f"ssh-{who}") is not None:
-            door.ask(disconnect_argv(Vm(name=name, image=""), run, user=who), timeout=_SSH_CALL)
-    pid = running.live_server(run)
-    if pid is not None:
-        door.kill(pid, signal.SIGTERM)
-        if not _gone(run / "display.life", _KILL):
-            door.kill(pid, signal.SIGKILL)
-    for path in run.iterdir() if run.is_dir() else ():
-        path.unlink(missing_ok=True)
-
-
-def shared_ssh(places: Places, vm: Vm, *options: str, user: str = "user") -> tuple[str, ...]:
-    """Return ssh to the running ``vm`` as far as the host name, entering its namespace if it has one.
-
-    Raises Problem where the VM does not run.
-    """
-    state = facts.ask_vm(places, vm.name)
-    if not state.running:
-        raise Problem(f"VM '{vm.name}' is not running", f"okubsd start {vm.name}")
-    if not (state.run / "ssh_config").exists():
-        raise Problem(f"VM '{vm.name}' is still starting", "try again in a moment")
-    if state.stall:
-        raise Problem(f"VM '{vm.name}' stands still: {state.stall}", f"okubsd status {vm.name}")
-    return reach(state, ssh_argv(vm, state.run, *options, user=user), root=facts.is_root())
-
-
-def set_clock(places: Places, vm: Vm) -> None:
-    """Set the guest's clock by the host's.  Raises Problem where the VM does not run or does not do it."""
-    argv = (*shared_ssh(places, vm, "-T", user="root"), clock_command(f"{time.time():.0f}"))
-    done = door.ask(argv, timeout=_SSH_CALL)
-    if done.code == door.GAVE_UP:
-        raise TimedOut(f"{vm.name}: the guest does not answer")
-    if done.code != 0:
-        raise Problem(f"{vm.name}: its clock was not set: {door.reason(done)}")
+    return state.running

@@ -27,3 +27,8 @@ def okubsd_argv(*args: str) -> Argv:
     """Return okubsd as a user calls it: the installed command, or else the module without a checkout in the way."""
     script = Path(sys.executable).with_name("okubsd")
     return (str(script), *args) if script.is_file() else (sys.executable, "-P", "-m", "okubsd", *args)
+
+
+def has_vmd() -> bool:
+    """Return whether this host has vmd(8), by the program that speaks to it."""
+    return find_program("vmctl") is not None

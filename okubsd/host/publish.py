@@ -7,13 +7,14 @@ to the host by it, and it ends with the VM.
 from __future__ import annotations
 
 import re
-import time
 from pathlib import Path
 
-from okubsd.errors import Problem, TimedOut
+from okubsd.errors import Problem, TimedOut, Unreachable
 from okubsd.guest.ssh import publish_argv, unpublish_argv
 from okubsd.host import door
+from okubsd.host.guest import Guest
 from okubsd.host.sockets import listener_pid
+from okubsd.host.waiting import wait_until
 from okubsd.model import Vm
 
 _SOCKET = re.compile(r"publish-(\d{1,5})-(\d{1,5})")
@@ -30,11 +31,15 @@ def published(run: Path) -> dict[int, int]:
     return dict(sorted(found.items()))
 
 
-def publish(vm: Vm, run: Path, port: int, host_port: int) -> None:
+def publish(guest: Guest, port: int, host_port: int) -> None:
     """Let the host's loopback reach ``port`` of the guest as its own ``host_port``.
 
     Raises Problem where that is taken, or the guest cannot be reached.
     """
+    vm, run = guest.vm, guest.run
+    if not guest.connected and guest.ask(("true",), timeout=_CALL).code != 0:
+        # It goes through the shared connection, which a first call opens.
+        raise Unreachable(f"{vm.name}: the guest cannot be reached by ssh", f"okubsd log {vm.name}")
     if host_port in published(run):
         raise Problem(
             f"{vm.name}: port {host_port} is published already", f"okubsd publish --stop {vm.name} {host_port}"
@@ -55,7 +60,5 @@ def unpublish(vm: Vm, run: Path, host_port: int) -> bool:
         return False
     socket = run / f"publish-{host_port}-{port}"
     door.ask(unpublish_argv(vm, run, socket), timeout=_CALL)
-    end = time.monotonic() + 5
-    while listener_pid(socket) is not None and time.monotonic() < end:
-        time.sleep(0.02)
+    wait_until(lambda: listener_pid(socket) is None, 5, pause=0.02)
     return True

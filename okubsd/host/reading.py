@@ -15,7 +15,7 @@ from okubsd.config.recipe import parse_recipe
 from okubsd.errors import BadDescription, Problem
 from okubsd.host.places import Places, description_candidates, xdg_directory
 from okubsd.host.trust import entry_mistake, opened_mistake, place_mistake
-from okubsd.model import Recipe, Wish
+from okubsd.model import Description, Recipe
 
 # Part of every recipe's digest: raise it when a change of the builder changes what comes out.
 _BUILDER = b"okubsd image 6\n"
@@ -90,7 +90,7 @@ def _read(path: Path, judge: Callable[[int], str]) -> str:
         os.close(descriptor)
 
 
-def read_wish(places: Places, given: str, recipes: dict[str, Recipe]) -> Wish:
+def read_description(places: Places, given: str, recipes: dict[str, Recipe]) -> Description:
     """Return the description this user means; ``given`` is what -f named, ``recipes`` what VMs can be made of."""
     path = find_description(places, given)
     texts = [(drop_in, read_trusted(drop_in)) for drop_in in drop_ins_of(path)]

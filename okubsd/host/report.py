@@ -12,8 +12,8 @@ from pathlib import Path
 from okubsd.errors import Problem
 from okubsd.host import door, programs
 from okubsd.host.places import Places
-from okubsd.host.system import System
-from okubsd.model import Argv, Wish
+from okubsd.host.system import HostRoot
+from okubsd.model import Argv, Description
 from okubsd.plan.report import LONGEST, Part
 
 _CALL = 20
@@ -33,7 +33,7 @@ _OPENBSD: tuple[Argv, ...] = (
 _LOGS = ("console.log", "qemu.log", "display.log", "names.log", "keeper.log", "uplink.log")
 
 
-def host_parts(system: System) -> Iterator[Part]:
+def host_parts(system: HostRoot) -> Iterator[Part]:
     """Yield what the programs of the host say of it."""
     yield _said(("uname", "-srm"))
     calls = _OPENBSD if programs.find_program("vmctl") else (("qemu-system-x86_64", "--version"),)
@@ -45,7 +45,7 @@ def host_parts(system: System) -> Iterator[Part]:
         yield Part("/var/log/daemon", "\n".join(lines))
 
 
-def file_parts(system: System, names: Iterable[str]) -> Iterator[Part]:
+def file_parts(system: HostRoot, names: Iterable[str]) -> Iterator[Part]:
     """Yield the files ``names`` as they lie on the host; what may not be read says so."""
     for name in names:
         try:
@@ -64,11 +64,11 @@ def log_parts(places: Places, name: str) -> Iterator[Part]:
             yield Part(f"{name}: {log}", _end_of(path))
 
 
-def names_of_hosts(wish: Wish | None) -> set[str]:
+def names_of_hosts(description: Description | None) -> set[str]:
     """Return the names of hosts that a report would tell: this one's, and those in rules."""
     own = socket.gethostname()
-    flows = [flow.target for vm in wish.vms for flow in vm.flows] if wish else []
-    return {own, own.partition(".")[0], *(target for target in flows if not target[0].isdigit() and target != "any")}
+    rules = [rule.target for vm in description.vms for rule in vm.rules] if description else []
+    return {own, own.partition(".")[0], *(target for target in rules if not target[0].isdigit() and target != "any")}
 
 
 def _said(argv: Argv) -> Part:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from okubsd import layout
 from okubsd.host import locks, programs
 from okubsd.host.places import Places
 from okubsd.model import Vm
@@ -20,8 +21,8 @@ _GRACE_SECONDS = 5.0
 
 def live_qemu(run: Path) -> int | None:
     """Return the pid of the VM's QEMU, or None; one that has just begun is given time to listen."""
-    life = run / "qemu.life"
-    return _while_alive(life, lambda: locks.living_pid(life) or _listener(run / "qmp"))
+    life = run / layout.QEMU_LIFE
+    return _while_alive(life, lambda: locks.living_pid(life) or _listener(run / layout.QMP))
 
 
 def _listener(path: Path) -> int | None:
@@ -33,7 +34,7 @@ def _listener(path: Path) -> int | None:
 
 def live_display(run: Path) -> int | None:
     """Return the number of the VM's X server, which the server itself wrote down, or None."""
-    return _while_alive(run / "display.life", lambda: display_number(run))
+    return _while_alive(run / layout.DISPLAY_LIFE, lambda: display_number(run))
 
 
 def live_server(run: Path) -> int | None:
@@ -44,9 +45,9 @@ def live_server(run: Path) -> int | None:
     def answer() -> int | None:
         number = display_number(run)
         listener = None if number is None else _listener(display_socket(number))
-        return locks.living_pid(run / "display.life") or listener
+        return locks.living_pid(run / layout.DISPLAY_LIFE) or listener
 
-    return _while_alive(run / "display.life", answer)
+    return _while_alive(run / layout.DISPLAY_LIFE, answer)
 
 
 def _while_alive(life: Path, answer: Callable[[], int | None]) -> int | None:
@@ -66,12 +67,9 @@ def display_number(run: Path) -> int | None:
     from okubsd.display.server import parse_display_number
 
     try:
-        return parse_display_number((run / "display").read_text())
+        return parse_display_number((run / layout.DISPLAY).read_text())
     except (OSError, UnicodeDecodeError):
         return None
-
-
-_STARTED = "started.json"
 
 
 def write_started(run: Path, vm: Vm) -> None:
@@ -80,7 +78,19 @@ def write_started(run: Path, vm: Vm) -> None:
 
     from okubsd.host import door
 
-    door.write(run / _STARTED, msgspec.json.encode(vm), lasting=False)
+    door.write(run / layout.STARTED, msgspec.json.encode(vm), lasting=False)
+
+
+def start_anew(run: Path, vm: Vm) -> None:
+    """Remove what an earlier boot left in the run directory, and write down what is started now.
+
+    A display that lives keeps what is its own.
+    """
+    kept = layout.OF_DISPLAY if live_display(run) is not None else frozenset()
+    for path in run.iterdir():
+        if path.name not in kept:
+            path.unlink()
+    write_started(run, vm)
 
 
 def read_started(places: Places, name: str) -> Vm | None:
@@ -88,7 +98,7 @@ def read_started(places: Places, name: str) -> Vm | None:
     import msgspec
 
     try:
-        vm = msgspec.json.decode((places.vm_run(name) / _STARTED).read_bytes(), type=Vm)
+        vm = msgspec.json.decode((places.vm_run(name) / layout.STARTED).read_bytes(), type=Vm)
     except (OSError, msgspec.DecodeError):
         return None
     return vm if vm.name == name else None
@@ -114,7 +124,7 @@ def why_it_stands_still(run: Path) -> str:
     if state in ("T", "t"):
         return f"stopped by a signal; kill -CONT {pid}"
     try:
-        return (run / "stall").read_text()[:100].strip()
+        return (run / layout.STALL).read_text()[:100].strip()
     except OSError:
         return ""
 
@@ -135,12 +145,17 @@ def ask_running(places: Places) -> set[str]:
 
 def ask_rows(places: Places) -> tuple[VmStatus, ...]:
     """Return what vmd says of all VMs in one answer; () where there is no vmd or nothing was applied."""
-    if programs.find_program("vmctl") is None or not (places.system / "etc/okubsd/vms").is_dir():
+    if not programs.has_vmd() or not (places.system / layout.RECORDS).is_dir():
         return ()
     # Only a host with vmd pays for it.
-    from okubsd.host.vmd import ask_status
+    from okubsd.host.records import ask_status
 
     return ask_status()
+
+
+def keeps_no_log(places: Places, name: str) -> bool:
+    """Return whether the VM ``name`` runs where nobody but vmd reads its console."""
+    return any(row.name == name and row.running for row in ask_rows(places))
 
 
 def known_vm_names(places: Places, vms: tuple[Vm, ...]) -> list[str]:

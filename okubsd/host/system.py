@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,14 +10,14 @@ import msgspec
 
 from okubsd.errors import Problem
 from okubsd.host import door
-from okubsd.model import Argv
-from okubsd.plan.changes import Stat
+from okubsd.host.trust import is_root
+from okubsd.model import Argv, FileState
 
 # Nothing that okubsd edits is larger; what is, is not what its name says.
 _LARGEST = 4 << 20
 
 
-class System(msgspec.Struct, frozen=True):
+class HostRoot(msgspec.Struct, frozen=True):
     """The tree below ``root``; paths within it are written without their leading slash."""
 
     root: Path
@@ -33,7 +32,7 @@ class System(msgspec.Struct, frozen=True):
             return ("sh", str(self.path(argv[1])), *argv[2:])
         return (str(self.path(argv[0])), *argv[1:]) if argv[0].startswith("/") else argv
 
-    def read(self, name: str) -> Stat | None:
+    def read(self, name: str) -> FileState | None:
         """Return the file ``name``, or None where there is none.
 
         Raises Problem where it is a link, no regular file, or no text.
@@ -51,17 +50,17 @@ class System(msgspec.Struct, frozen=True):
             raise Problem(f"{path} is not UTF-8 text", "put it right by hand") from None
         except PermissionError:
             raise Problem(f"{path} can only be read by root", "run it by doas") from None
-        return Stat(text, stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
+        return FileState(text, stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
 
-    def read_all(self, names: Iterable[str]) -> dict[str, Stat | None]:
+    def read_all(self, names: Iterable[str]) -> dict[str, FileState | None]:
         """Return the files ``names``."""
         return {name: self.read(name) for name in names}
 
-    def write(self, name: str, wanted: Stat, *, lasting: bool = True) -> None:
+    def write(self, name: str, wanted: FileState, *, lasting: bool = True) -> None:
         """Write the file ``name`` whole or not at all, with its owner and permissions (door.write)."""
         path = self.path(name)
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        owner = (wanted.uid, wanted.gid) if os.geteuid() == 0 else None
+        owner = (wanted.uid, wanted.gid) if is_root() else None
         door.write(path, wanted.text.encode(), wanted.mode, owner=owner, lasting=lasting)
 
     def remove(self, name: str) -> None:

@@ -11,6 +11,11 @@ from okubsd.config.names import quoted
 _MOST_LINKS = 40
 
 
+def is_root() -> bool:
+    """Return whether we are root."""
+    return os.geteuid() == 0
+
+
 def place_mistake(path: Path, uid: int | None = None, *, there: bool = False) -> str:
     """Return why others could decide what lies at ``path``, "" where only root and the user ``uid`` (we) can.
 

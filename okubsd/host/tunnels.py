@@ -9,7 +9,7 @@ from pathlib import Path
 
 from okubsd.errors import BadDescription
 from okubsd.host.reading import read_secret
-from okubsd.model import Network, Vm, Way, Wish
+from okubsd.model import Description, Network, NetworkKind, Vm
 from okubsd.plan.exits import Secrets
 from okubsd.vpn.openvpn import Client, parse_openvpn
 from okubsd.vpn.wg_quick import Tunnel, parse_wg_quick
@@ -47,7 +47,7 @@ def read_tunnels(networks: Iterable[Network], vms: Iterable[Vm]) -> dict[str, Tu
 
     Raises BadDescription with the mistakes of every file.
     """
-    files = {network.name: network.file for network in networks if network.way is Way.WIREGUARD}
+    files = {network.name: network.file for network in networks if network.kind is NetworkKind.WIREGUARD}
     files |= {vm.name: vm.tunnel for vm in vms if vm.tunnel}
     found: dict[str, Tunnel] = {}
     mistakes: list[str] = []
@@ -73,17 +73,17 @@ def _doubled(tunnels: dict[str, Tunnel]) -> list[str]:
     ]
 
 
-def read_secrets(wish: Wish) -> Secrets:
+def read_secrets(description: Description) -> Secrets:
     """Return what all files of tunnels say.  Raises BadDescription with the mistakes of every one."""
     mistakes: list[str] = []
     tunnels: dict[str, Tunnel] = {}
     clients: dict[str, Client] = {}
     try:
-        tunnels = read_tunnels(wish.networks, wish.vms)
+        tunnels = read_tunnels(description.networks, description.vms)
     except BadDescription as error:
         mistakes += error.mistakes
-    for network in wish.networks:
-        if network.way is Way.OPENVPN:
+    for network in description.networks:
+        if network.kind is NetworkKind.OPENVPN:
             path = Path(network.file)
             try:
                 clients[network.name] = parse_openvpn(path, read_secret(path), reader_beside(path))

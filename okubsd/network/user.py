@@ -11,21 +11,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from okubsd.guest.identity import Lease, Link
-from okubsd.model import Argv, Network, Way
+from okubsd.model import Argv, Network, NetworkKind
+from okubsd.rules import REFUSED
 
 # QEMU's defaults for -netdev user (qemu(1)).
-_GUEST, GATEWAY, _QEMU_RESOLVER = "10.0.2.15/24", "10.0.2.2", "10.0.2.3"
+_GUEST, GATEWAY, QEMU_RESOLVER = "10.0.2.15/24", "10.0.2.2", "10.0.2.3"
 # What slirp4netns gets inside the namespace; its resolver is the third address (slirp4netns(1), --cidr).
 _UPLINK, UPLINK_RESOLVER = "10.0.3.0/24", "10.0.3.3"
-
-# Private, shared, link-local and multicast ranges (RFC 1918, 6598, 3927, 5771), benchmarks (RFC 2544).
-REFUSED = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "169.254.0.0/16", "224.0.0.0/4")
 
 
 def netdev_option(network: Network) -> str:
     """Return the value of QEMU's -netdev for ``network``; the host's ssh port is left to the kernel."""
     # What goes through a gateway leaves by another device; this one is the host's way in, and leads nowhere.
-    restrict = "off" if network.way is Way.NAT else "on"
+    restrict = "off" if network.kind is NetworkKind.NAT else "on"
     return f"user,id=net0,ipv6=off,restrict={restrict},hostfwd=tcp:127.0.0.1:0-:22"
 
 
@@ -34,16 +32,16 @@ def tap_option(number: int) -> str:
     return f"tap,id=net0,ifname=tap{number},script=no,downscript=no"
 
 
-def lease_for(network: Network, *, confined: bool, link: Link | None = None) -> Lease:
-    """Return the guest's static addresses; ``confined`` says whether QEMU has its own namespace.
+def lease_for(network: Network, resolver: str, *, link: Link | None = None) -> Lease:
+    """Return the guest's static addresses; ``resolver`` is whom it asks for names on `nat`.
 
     A VM behind a gateway has a ``link`` to it, and asks it for names.
     """
     if link is not None:
         return Lease(address=_GUEST, resolver=link.gateway, link=link)
-    if network.way is not Way.NAT:
+    if network.kind is not NetworkKind.NAT:
         return Lease(address=_GUEST)
-    return Lease(address=_GUEST, gateway=GATEWAY, resolver=UPLINK_RESOLVER if confined else _QEMU_RESOLVER)
+    return Lease(address=_GUEST, gateway=GATEWAY, resolver=resolver)
 
 
 def confine_argv(argv: Argv, *, root: bool) -> Argv:
@@ -93,5 +91,5 @@ def namespace_batch(network: Network, host_addresses: Iterable[str], *, ruled: b
     On `nat` they refuse the host's own addresses and, unless it is ``ruled`` by rules of its own, the private ranges;
     the uplink's own network is more specific and stays.
     """
-    refused = () if network.way is not Way.NAT else (*(() if ruled else REFUSED), *sorted(set(host_addresses)))
+    refused = () if network.kind is not NetworkKind.NAT else (*(() if ruled else REFUSED), *sorted(set(host_addresses)))
     return "".join(f"{line}\n" for line in ("link set lo up", *(f"route add prohibit {net}" for net in refused)))

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 
 import msgspec
 
-from okubsd.config.flow import asks_names, effective_flows, is_name
-from okubsd.model import Bandwidth, Flow, Proxy
+from okubsd.model import Proxy
+from okubsd.rules import Bandwidth, NamedSet, Rule, asks_names, effective_rules, is_name, named_sets
 
 TABLE = "okubsd"
 
@@ -29,21 +29,8 @@ class Client(msgspec.Struct, frozen=True, kw_only=True):
     interface: str
     address: str
     dns: int = 53
-    flows: tuple[Flow, ...] = ()
+    rules: tuple[Rule, ...] = ()
     bandwidth: Bandwidth = Bandwidth()
-
-
-class NamedSet(msgspec.Struct, frozen=True):
-    """A host name of a rule, and the set that holds its addresses."""
-
-    host: str
-    set: str
-
-
-def named_sets(flows: Iterable[Flow]) -> tuple[NamedSet, ...]:
-    """Return the host names in ``flows``, each with a set of its own."""
-    names = dict.fromkeys(flow.target for flow in flows if is_name(flow))
-    return tuple(NamedSet(name, f"name{number}") for number, name in enumerate(names, 1))
 
 
 def render_names(sets: Iterable[NamedSet]) -> str:
@@ -67,7 +54,7 @@ def render_gateway(
     itself reaches by its ``uplink``, ``resolvers`` whom it asks for names by ``out``, ``proxy`` what takes the
     place of all that.
     """
-    sets = named_sets(flow for client in clients for flow in client.flows)
+    sets = named_sets(rule for client in clients for rule in client.rules)
     links = _set_of(client.interface for client in clients) if clients else '"none"'
     body = [*(f"set {entry.set} {{ type ipv4_addr; }}" for entry in sets)]
     for number in range(1, len(clients) + 1):
@@ -94,9 +81,9 @@ def _set_of(words: Iterable[str]) -> str:
     return "{ " + ", ".join(f'"{word}"' for word in words) + " }"
 
 
-def _chain(name: str, head: str, rules: Iterable[str]) -> list[str]:
+def _chain(name: str, head: str, lines: Iterable[str]) -> list[str]:
     inner = [head] if head else []
-    return [f"chain {name} {{", *(f"\t{line}" for line in (*inner, *rules)), "}"]
+    return [f"chain {name} {{", *(f"\t{line}" for line in (*inner, *lines)), "}"]
 
 
 def _table(body: Iterable[str]) -> str:
@@ -111,30 +98,30 @@ def _from(client: Client) -> str:
 
 def _divert(clients: tuple[Client, ...], proxy: Proxy | None, now: float) -> list[str]:
     """Return where DNS goes whatever resolver it was sent to, and with a ``proxy`` also TCP."""
-    rules = []
+    lines = []
     for number, client in enumerate(clients, 1):
         who = _from(client)
-        if asks_names(client.flows, now):
+        if asks_names(client.rules, now):
             port = proxy.dns if proxy else client.dns
             diverted = f"counter name asked{number} redirect to :{port}"
-            rules.append(f"{who} meta l4proto {{ tcp, udp }} th dport 53 {diverted}")
+            lines.append(f"{who} meta l4proto {{ tcp, udp }} th dport 53 {diverted}")
         if proxy:
-            rules.append(f"{who} meta l4proto tcp redirect to :{proxy.tcp}")
-    return rules
+            lines.append(f"{who} meta l4proto tcp redirect to :{proxy.tcp}")
+    return lines
 
 
 def _forward(clients: tuple[Client, ...], out: str, proxy: Proxy | None) -> list[str]:
     if proxy:
         return [f"{_from(client)} reject with icmpx admin-prohibited" for client in clients]
-    rules = ["meta nfproto != ipv4 drop"]
+    lines = ["meta nfproto != ipv4 drop"]
     for number, client in enumerate(clients, 1):
         down = _limit(client.bandwidth.down, f'oifname "{client.interface}"')
-        rules += down
-        rules.append(f'iifname "{out}" oifname "{client.interface}" ct state established,related accept')
-        rules.append(f'{_from(client)} oifname "{out}" jump client{number}')
+        lines += down
+        lines.append(f'iifname "{out}" oifname "{client.interface}" ct state established,related accept')
+        lines.append(f'{_from(client)} oifname "{out}" jump client{number}')
         # What has no way out, since there is no tunnel, is told so.
-        rules.append(f"{_from(client)} reject with icmpx no-route")
-    return rules
+        lines.append(f"{_from(client)} reject with icmpx no-route")
+    return lines
 
 
 def _limit(rate: int, match: str) -> list[str]:
@@ -147,31 +134,31 @@ def _limit(rate: int, match: str) -> list[str]:
 
 
 def _input(clients: tuple[Client, ...], ways: tuple[str, str], proxy: Proxy | None, now: float) -> list[str]:
-    rules = ['iifname "lo" accept', 'iifname "eth0" ip protocol tcp tcp dport 22 accept']
-    rules += [f'iifname "{way}" ct state established,related accept' for way in dict.fromkeys(ways)]
+    lines = ['iifname "lo" accept', 'iifname "eth0" ip protocol tcp tcp dport 22 accept']
+    lines += [f'iifname "{kind}" ct state established,related accept' for kind in dict.fromkeys(ways)]
     for number, client in enumerate(clients, 1):
         if proxy:
-            rules += _limit(client.bandwidth.up, _from(client))
-            rules.append(f"{_from(client)} tcp dport {proxy.tcp} jump client{number}")
-        if asks_names(client.flows, now):
+            lines += _limit(client.bandwidth.up, _from(client))
+            lines.append(f"{_from(client)} tcp dport {proxy.tcp} jump client{number}")
+        if asks_names(client.rules, now):
             port = proxy.dns if proxy else client.dns
-            rules.append(f"{_from(client)} meta l4proto {{ tcp, udp }} th dport {port} accept")
-    return rules
+            lines.append(f"{_from(client)} meta l4proto {{ tcp, udp }} th dport {port} accept")
+    return lines
 
 
 def _output(
     endpoints: Iterable[tuple[str, int]], links: str, uplink: str, proxy: Proxy | None, asked: Iterable[str]
 ) -> list[str]:
-    rules = ['oifname "lo" accept', 'oifname "eth0" tcp sport 22 ct state established accept']
-    rules += [f'oifname "{uplink}" ip daddr {address} udp dport {port} accept' for address, port in endpoints]
+    lines = ['oifname "lo" accept', 'oifname "eth0" tcp sport 22 ct state established accept']
+    lines += [f'oifname "{uplink}" ip daddr {address} udp dport {port} accept' for address, port in endpoints]
     if proxy:
-        rules.append(f'oifname "{uplink}" meta skuid "{proxy.user}" accept')
+        lines.append(f'oifname "{uplink}" meta skuid "{proxy.user}" accept')
     else:
-        rules += asked
-    rules.append(f"oifname {links} ct state established accept")
+        lines += asked
+    lines.append(f"oifname {links} ct state established accept")
     # What the kernel itself has to say of a packet that it refused.
-    rules.append(f"oifname {links} ip protocol {{ icmp, tcp }} accept")
-    return rules
+    lines.append(f"oifname {links} ip protocol {{ icmp, tcp }} accept")
+    return lines
 
 
 def _client_rules(
@@ -180,55 +167,55 @@ def _client_rules(
     if not proxied:
         yield "tcp flags syn tcp option maxseg size set rt mtu"
         yield from _limit(client.bandwidth.up, "")
-    for flow in effective_flows(client.flows, now):
-        verdict = f"counter name passed{number} accept" if flow.allow else _refusal(number)
-        yield f"{_match(flow, sets, proxied=proxied)} {verdict}".strip()
+    for rule in effective_rules(client.rules, now):
+        verdict = f"counter name passed{number} accept" if rule.allow else _refusal(number)
+        yield f"{_match(rule, sets, proxied=proxied)} {verdict}".strip()
 
 
 def _refusal(number: int) -> str:
     return f"counter name refused{number} reject with icmpx admin-prohibited"
 
 
-def _match(flow: Flow, sets: Iterable[NamedSet], *, proxied: bool) -> str:
-    """Return what a packet of ``flow`` has; one that a proxy takes is known by where it was sent at first."""
+def _match(rule: Rule, sets: Iterable[NamedSet], *, proxied: bool) -> str:
+    """Return what a packet of ``rule`` has; one that a proxy takes is known by where it was sent at first."""
     target, port = ("ct original ip daddr", "ct original proto-dst") if proxied else ("ip daddr", "th dport")
     # nft(8): a number is seconds since the epoch; so a rule ends by itself.
-    words = [f"meta time < {flow.until}"] if flow.until is not None else []
-    if is_name(flow):
-        words.append(f"{target} @{next(entry.set for entry in sets if entry.host == flow.target)}")
-    elif flow.target != "any":
-        words.append(f"{target} {flow.target}")
-    if flow.ports:
-        words.append(f"meta l4proto {flow.protocol or '{ tcp, udp }'} {port} {_ports(flow)}")
-    elif flow.protocol:
-        words.append(f"meta l4proto {flow.protocol}")
+    words = [f"meta time < {rule.until}"] if rule.until is not None else []
+    if is_name(rule):
+        words.append(f"{target} @{next(entry.set for entry in sets if entry.host == rule.target)}")
+    elif rule.target != "any":
+        words.append(f"{target} {rule.target}")
+    if rule.ports:
+        words.append(f"meta l4proto {rule.protocol or '{ tcp, udp }'} {port} {_ports(rule)}")
+    elif rule.protocol:
+        words.append(f"meta l4proto {rule.protocol}")
     return " ".join(words)
 
 
-def _ports(flow: Flow) -> str:
-    words = [str(first) if first == last else f"{first}-{last}" for first, last in flow.ports]
+def _ports(rule: Rule) -> str:
+    words = [str(first) if first == last else f"{first}-{last}" for first, last in rule.ports]
     return words[0] if len(words) == 1 else "{ " + ", ".join(words) + " }"
 
 
 def render_namespace(
-    flows: tuple[Flow, ...], bandwidth: Bandwidth, *, host: Iterable[str], asked: str, resolver: str, now: float
+    rules: tuple[Rule, ...], bandwidth: Bandwidth, *, host: Iterable[str], asked: str, resolver: str, now: float
 ) -> str:
     """Return the rules of a network namespace whose QEMU sends what its guest sends.
 
     ``host`` are the addresses of the host, which nobody is let to, ``asked`` the address that the guest asks for
     names ("" if there is none), ``resolver`` where that goes instead ("" leaves it).
     """
-    sets = named_sets(flows)
+    sets = named_sets(rules)
     body = [*(f"set {entry.set} {{ type ipv4_addr; }}" for entry in sets)]
     body += [f"counter {kind}1 {{ }}" for kind in ("passed", "refused", "asked")]
-    rules = ['oifname "lo" accept', "meta nfproto != ipv4 drop", *_limit(bandwidth.up, "")]
-    if asked and asks_names(flows, now):
-        rules.append(f"ip daddr {resolver or asked} meta l4proto {{ tcp, udp }} th dport 53 counter name asked1 accept")
-    rules += [f"ip daddr {address} {_refusal(1)}" for address in host]
-    for flow in effective_flows(flows, now):
-        verdict = "counter name passed1 accept" if flow.allow else _refusal(1)
-        rules.append(f"{_match(flow, sets, proxied=False)} {verdict}".strip())
-    body += _chain("output", "type filter hook output priority filter; policy drop;", rules)
+    lines = ['oifname "lo" accept', "meta nfproto != ipv4 drop", *_limit(bandwidth.up, "")]
+    if asked and asks_names(rules, now):
+        lines.append(f"ip daddr {resolver or asked} meta l4proto {{ tcp, udp }} th dport 53 counter name asked1 accept")
+    lines += [f"ip daddr {address} {_refusal(1)}" for address in host]
+    for rule in effective_rules(rules, now):
+        verdict = "counter name passed1 accept" if rule.allow else _refusal(1)
+        lines.append(f"{_match(rule, sets, proxied=False)} {verdict}".strip())
+    body += _chain("output", "type filter hook output priority filter; policy drop;", lines)
     body += _chain(
         "input",
         "type filter hook input priority filter; policy accept;",

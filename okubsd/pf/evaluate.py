@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from okubsd.pf.rules import On, Peer, Port, Rule, Ruleset
+from okubsd.pf.rules import On, PfAddress, PfRule, Port, Ruleset
 
 Addresses = Mapping[str, tuple[str, ...]]
 
@@ -44,7 +44,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """What became of a packet: whether it passes, by which rule (None: no rule matched, so it passes)."""
 
     passes: bool
-    rule: Rule | None = None
+    rule: PfRule | None = None
     rtable: int | None = None
     rdr_to: str = ""
     nat: bool = False
@@ -57,10 +57,10 @@ class _Walk:
         self.packet = packet
         self.anchors = anchors
         self.addresses = addresses
-        self.decided: Rule | None = None
-        self.tables: list[Mapping[str, tuple[Peer, ...]]] = []
+        self.decided: PfRule | None = None
+        self.tables: list[Mapping[str, tuple[PfAddress, ...]]] = []
 
-    def through(self, rules: tuple[Rule, ...]) -> bool:
+    def through(self, rules: tuple[PfRule, ...]) -> bool:
         """Go through ``rules``; return whether a quick rule ended it."""
         for rule in rules:
             if not self.matches(rule):
@@ -74,7 +74,7 @@ class _Walk:
                     return True
         return False
 
-    def _into(self, rule: Rule) -> bool:
+    def _into(self, rule: PfRule) -> bool:
         if rule.anchor is None:
             self.tables.append(rule.tables)
             ended = self.through(rule.children)
@@ -89,7 +89,7 @@ class _Walk:
                     return True
         return False
 
-    def matches(self, rule: Rule) -> bool:
+    def matches(self, rule: PfRule) -> bool:
         """Return whether ``rule`` matches the packet."""
         packet = self.packet
         return (
@@ -110,7 +110,7 @@ class _Walk:
         names = ("any", self.packet.interface, *self.packet.groups)
         return (on.interface in names) != on.negated
 
-    def _received_on(self, rule: Rule) -> bool:
+    def _received_on(self, rule: PfRule) -> bool:
         if not rule.received_on:
             return True
         if self.packet.direction == "in":
@@ -118,15 +118,15 @@ class _Walk:
         came = self.packet.received_on
         return (bool(came) and rule.received_on in ("any", *came)) != rule.not_received_on
 
-    def _end(self, peers: tuple[Peer, ...], ports: tuple[Port, ...], address: str, port: int) -> bool:
+    def _end(self, peers: tuple[PfAddress, ...], ports: tuple[Port, ...], address: str, port: int) -> bool:
         if ports and not any(range.first <= port <= range.last for range in ports):
             return False
         return not peers or any(self._peer(peer, address) for peer in peers)
 
-    def _peer(self, peer: Peer, address: str) -> bool:
+    def _peer(self, peer: PfAddress, address: str) -> bool:
         return self._is(peer, ipaddress.ip_address(address)) != peer.negated
 
-    def _is(self, peer: Peer, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    def _is(self, peer: PfAddress, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
         match peer.kind:
             case "any":
                 return True
@@ -143,7 +143,7 @@ class _Walk:
             case _:
                 return False
 
-    def _of(self, peer: Peer) -> tuple[str, ...]:
+    def _of(self, peer: PfAddress) -> tuple[str, ...]:
         return self.addresses.get(peer.value, ())
 
     def _in_table(self, name: str, address: str) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from okubsd.config.parse_y import ConfError, Lexer
 from okubsd.pf.rule_grammar import PfHost, RuleParser
-from okubsd.pf.rules import On, Peer, Rule, Ruleset
+from okubsd.pf.rules import On, PfAddress, PfRule, Ruleset
 
 _WORDS = """
 all anchor antispoof any block default divert-packet drop fingerprints flags flows from group in include inet inet6
@@ -37,7 +37,7 @@ class _Parser(RuleParser):
         super().__init__(Lexer(text, KEYWORDS, macros), host)
         self.file = file
         self.lines = text.split("\n")
-        self.tables: dict[str, tuple[Peer, ...]] = {}
+        self.tables: dict[str, tuple[PfAddress, ...]] = {}
         self.inline: set[str] = set()
         self.skipped: list[str] = []
         self.leaf_queues_have_default = True
@@ -48,8 +48,8 @@ class _Parser(RuleParser):
             raise ConfError(len(self.lines), "no default queue specified")
         return Ruleset(rules=tuple(rules), tables=self.tables, skipped=tuple(self.skipped), queues=tuple(self.queues))
 
-    def _rules(self, until: str) -> list[Rule]:
-        found: list[Rule] = []
+    def _rules(self, until: str) -> list[PfRule]:
+        found: list[PfRule] = []
         while True:
             while self.next.kind == "newline":
                 self.take()
@@ -59,7 +59,7 @@ class _Parser(RuleParser):
             if self.next.kind not in ("newline", "end"):
                 raise self.fail()
 
-    def _statement(self) -> list[Rule]:
+    def _statement(self) -> list[PfRule]:
         match self.need("set", "table", "queue", "include", "antispoof", "anchor", "block", "pass", "match"):
             case "set":
                 self._set()
@@ -110,7 +110,7 @@ class _Parser(RuleParser):
     def _table(self) -> None:
         name = self.table_name()
         line = self.next.line
-        found: list[Peer] = []
+        found: list[PfAddress] = []
         while self.next.kind not in ("newline", "end"):
             if self.accept("persist", "const", "counters"):
                 continue
@@ -145,7 +145,7 @@ class _Parser(RuleParser):
         self.queues.append(name)
         self.leaf_queues_have_default = self.leaf_queues_have_default or leaf_default
 
-    def _include(self) -> list[Rule]:
+    def _include(self) -> list[PfRule]:
         line, path = self.next.line, self.string()
         text = self.host.read(path)
         if text is None:
@@ -156,7 +156,7 @@ class _Parser(RuleParser):
         self.queues += inner.queues
         return list(inner.rules)
 
-    def _antispoof(self) -> list[Rule]:
+    def _antispoof(self) -> list[PfRule]:
         self.accept("log")
         quick = bool(self.accept("quick"))
         self.need("for")
@@ -168,10 +168,10 @@ class _Parser(RuleParser):
         # pfctl writes two rules for each: the interface's network elsewhere, and its own address coming in.
         return [self._antispoof_rule(name, af, line, quick=quick) for name in names]
 
-    def _antispoof_rule(self, name: str, af: str, line: int, *, quick: bool) -> Rule:
-        peer = Peer(kind="dynamic", value=name, modifier="network")
+    def _antispoof_rule(self, name: str, af: str, line: int, *, quick: bool) -> PfRule:
+        peer = PfAddress(kind="dynamic", value=name, modifier="network")
         on = On(interface=name, negated=True)
-        return Rule(
+        return PfRule(
             action="block", answer="drop", file=self.file, line=line, text=self._text(line), direction="in",
             quick=quick, on=(on,), af=af, source=(peer,),
         )  # fmt: skip
@@ -186,13 +186,13 @@ class _Parser(RuleParser):
 
     # --- rules --------------------------------------------------------------
 
-    def _anchor(self) -> Rule:
+    def _anchor(self) -> PfRule:
         line = self.tokens[self.at - 1].line
         name = self.string() if self.next.kind == "string" else ""
         given = self.filter(line)
-        children: tuple[Rule, ...] = ()
+        children: tuple[PfRule, ...] = ()
         inline = self.accept_mark("{")
-        tables: dict[str, tuple[Peer, ...]] = {}
+        tables: dict[str, tuple[PfAddress, ...]] = {}
         if inline:
             self.mark("newline")
             if name and name in self.inline:
@@ -212,14 +212,14 @@ class _Parser(RuleParser):
             raise self.fail()
         given |= self.options(line)
         self.check(given, "anchor", line)
-        return Rule(
+        return PfRule(
             action="anchor", anchor=None if inline else name, children=children, file=self.file, line=line,
             text=self._text(line), named=name if inline else "", tables=tables, **given,
         )  # fmt: skip
 
-    def _rule(self, action: str) -> Rule:
+    def _rule(self, action: str) -> PfRule:
         line = self.tokens[self.at - 1].line
         answer = self.answer() if action == "block" else ""
         given = {**self.filter(line), **self.options(line)}
         self.check(given, action, line)
-        return Rule(action=action, answer=answer, file=self.file, line=line, text=self._text(line), **given)
+        return PfRule(action=action, answer=answer, file=self.file, line=line, text=self._text(line), **given)

@@ -13,8 +13,9 @@ from itertools import groupby
 
 import msgspec
 
-from okubsd.config.flow import BUILT_IN, asks_names, effective_flows, is_name, render_flow
-from okubsd.model import Bandwidth, Flow, Way
+from okubsd.config.rule import render_rule
+from okubsd.model import NetworkKind
+from okubsd.rules import BUILT_IN, Bandwidth, Rule, asks_names, effective_rules, is_name
 
 GROUP = "okubsd"
 ANCHOR = "okubsd"
@@ -51,7 +52,7 @@ def _ending(end: int, part: int) -> str:
     return f"{UNTIL}{end}" if part == 1 else f"{UNTIL}{end}n{part}"
 
 
-class Exit(msgspec.Struct, frozen=True, kw_only=True):
+class Egress(msgspec.Struct, frozen=True, kw_only=True):
     """The way out of one VM: its tap's ``number``, the ``rdomain``, and the interface ``out`` of what leaves.
 
     ``out`` is "egress" for the host's uplink in rdomain 0, a tunnel in the VM's own rdomain, or "" for none;
@@ -61,11 +62,11 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     number: int
     rdomain: int
-    way: Way = Way.NAT
+    kind: NetworkKind = NetworkKind.NAT
     out: str = ""
     resolver: str = ""
     mtu: int = 0
-    flows: tuple[Flow, ...] = ()
+    rules: tuple[Rule, ...] = ()
     bandwidth: Bandwidth = Bandwidth()
 
     @property
@@ -103,7 +104,7 @@ def render_main(ports: Iterable[str] = ()) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def render_queues(exits: Iterable[Exit], uplink: str) -> dict[str, str]:
+def render_queues(exits: Iterable[Egress], uplink: str) -> dict[str, str]:
     """Return the queues of ``exits``, and the rules that fill them, by the interface that they are on.
 
     What a VM receives is limited on its tap, what it sends where that leaves; ``uplink`` is the interface that
@@ -139,7 +140,7 @@ def _rate(bits: int) -> str:
     return f"{bits // 1000}K"
 
 
-def render_anchor(vm: Exit, now: float = 0.0) -> str:
+def render_anchor(vm: Egress, now: float = 0.0) -> str:
     """Return the anchor of a VM, with the rules that are in force after ``now`` (seconds since the epoch).
 
     $G, the guest's address, is defined when it is loaded (pfctl -D G=ADDRESS).
@@ -152,7 +153,7 @@ def render_anchor(vm: Exit, now: float = 0.0) -> str:
     inner = _rules(vm, now) if vm.out else ()
     ssh = f'pass out quick inet proto tcp from (tap{vm.number}) to $G port 22 label "{vm.label}:ssh"'
     lines += [*(f"\t\t{line}" for line in (*inner, ssh)), "\t}", "\tblock drop quick", "}"]
-    if tunnelled and table_names(vm.flows):
+    if tunnelled and table_names(vm.rules):
         asked = f'to {vm.resolver} port 53 label "{vm.label}:names"'
         lines.append(f"pass out quick on {vm.out} inet proto {{ tcp udp }} from ({vm.out}) {asked}")
     if vm.out:
@@ -161,83 +162,83 @@ def render_anchor(vm: Exit, now: float = 0.0) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def table_names(flows: Iterable[Flow]) -> dict[str, str]:
-    """Return the host names in ``flows``, each with the table that holds its addresses."""
-    names = dict.fromkeys(flow.target for flow in flows if is_name(flow))
+def table_names(rules: Iterable[Rule]) -> dict[str, str]:
+    """Return the host names in ``rules``, each with the table that holds its addresses."""
+    names = dict.fromkeys(rule.target for rule in rules if is_name(rule))
     return {name: f"name{number}" for number, name in enumerate(names, 1)}
 
 
-def render_names(vm: Exit, now: float = 0.0) -> str:
+def render_names(vm: Egress, now: float = 0.0) -> str:
     """Return the file for the program `names`: a name, and an anchor and its table, a line.
 
     A rule that ends has its table beside it, in the anchor that ends with it.
     """
-    tables, inner = table_names(vm.flows), rules_path(vm.name)
+    tables, inner = table_names(vm.rules), rules_path(vm.name)
     places = (
-        (flow.target, f"{inner}/{ending}" if ending else inner)
-        for _, ending, flows in _groups(vm.flows, now)
-        for flow in flows
-        if is_name(flow)
+        (rule.target, f"{inner}/{ending}" if ending else inner)
+        for _, ending, rules in _groups(vm.rules, now)
+        for rule in rules
+        if is_name(rule)
     )
     return "".join(f"{name} {path}:{tables[name]}\n" for name, path in dict.fromkeys(places))
 
 
-def _groups(flows: Iterable[Flow], now: float) -> Iterator[tuple[bool, str, tuple[Flow, ...]]]:
+def _groups(rules: Iterable[Rule], now: float) -> Iterator[tuple[bool, str, tuple[Rule, ...]]]:
     """Return what is written together: whether it holds without being said, the anchor it ends with or "", the rules.
 
     What holds without being said is one rule as long as nothing of the user's comes between.
     """
     parts: dict[int, int] = {}
-    for (built_in, end), grouped in groupby(effective_flows(flows, now), _kind):
+    for (built_in, end), grouped in groupby(effective_rules(rules, now), _kind):
         if end is not None:
             parts[end] = parts.get(end, 0) + 1
         yield built_in, "" if end is None else _ending(end, parts[end]), tuple(grouped)
 
 
-def _rules(vm: Exit, now: float) -> Iterator[str]:
+def _rules(vm: Egress, now: float) -> Iterator[str]:
     yield "block drop in quick inet6"
     yield "block drop in quick inet from ! $G"
-    if asks_names(vm.flows, now):
+    if asks_names(vm.rules, now):
         diverted = f'rdr-to {vm.resolver}{vm.table} label "{vm.label}:dns"'
         yield f"pass in quick inet proto {{ tcp udp }} from $G to any port 53 {diverted}"
     yield f'block return in quick inet from $G to (self) label "{vm.label}:host"'
-    tables = table_names(vm.flows)
-    for built_in, ending, flows in _groups(vm.flows, now):
+    tables = table_names(vm.rules)
+    for built_in, ending, rules in _groups(vm.rules, now):
         if built_in:
-            refused = " ".join(flow.target for flow in flows)
+            refused = " ".join(rule.target for rule in rules)
             yield f'block return in quick inet from $G to {{ {refused} }} label "{vm.label}:private"'
             continue
-        lines = [line for flow in flows for line in _rule(vm, flow, tables)]
+        lines = [line for rule in rules for line in _rule(vm, rule, tables)]
         yield from [f'anchor "{ending}" {{', *(f"\t{line}" for line in lines), "}"] if ending else lines
 
 
-def _kind(flow: Flow) -> tuple[bool, int | None]:
+def _kind(rule: Rule) -> tuple[bool, int | None]:
     """Return what is written together: what is denied without being said, and what ends at the same time."""
-    return flow in BUILT_IN and not flow.allow, flow.until
+    return rule in BUILT_IN and not rule.allow, rule.until
 
 
-def _rule(vm: Exit, flow: Flow, tables: dict[str, str]) -> Iterator[str]:
-    action = "pass" if flow.allow else "block return"
-    protocol = flow.protocol or ("{ tcp udp }" if flow.ports else "")
-    target = f"<{tables[flow.target]}>" if is_name(flow) else flow.target
+def _rule(vm: Egress, rule: Rule, tables: dict[str, str]) -> Iterator[str]:
+    action = "pass" if rule.allow else "block return"
+    protocol = rule.protocol or ("{ tcp udp }" if rule.ports else "")
+    target = f"<{tables[rule.target]}>" if is_name(rule) else rule.target
     words = [f"{action} in quick inet", f"proto {protocol}" if protocol else "", "from $G"]
-    words += [f"to {target}" if target != "any" or flow.ports else "", f"port {_ports(flow)}" if flow.ports else ""]
-    rule = " ".join(word for word in words if word)
-    if flow.allow:
-        rule += f" tag {vm.tag}" if vm.bandwidth.up else ""
-        rule += vm.table
-    if flow.line:
-        yield f"# {comment(flow)}"
-    yield f'{rule} label "{vm.label}:{f"r{flow.line}" if flow.line else "in"}"'
+    words += [f"to {target}" if target != "any" or rule.ports else "", f"port {_ports(rule)}" if rule.ports else ""]
+    line = " ".join(word for word in words if word)
+    if rule.allow:
+        line += f" tag {vm.tag}" if vm.bandwidth.up else ""
+        line += vm.table
+    if rule.line:
+        yield f"# {comment(rule)}"
+    yield f'{line} label "{vm.label}:{f"r{rule.line}" if rule.line else "in"}"'
 
 
-def comment(flow: Flow) -> str:
+def comment(rule: Rule) -> str:
     """Return where a rule is written and what it says, as a comment in the anchor and as the words of `why`."""
-    words = f"{flow.file}:{flow.line}: {'allow' if flow.allow else 'deny'} {render_flow(flow)}"
+    words = f"{rule.file}:{rule.line}: {'allow' if rule.allow else 'deny'} {render_rule(rule)}"
     # A backslash at its end would take the next line into the comment.
-    return (f"{words} ({flow.comment})" if flow.comment else words).replace("\\", "/")
+    return (f"{words} ({rule.comment})" if rule.comment else words).replace("\\", "/")
 
 
-def _ports(flow: Flow) -> str:
-    words = [str(first) if first == last else f"{first}:{last}" for first, last in flow.ports]
+def _ports(rule: Rule) -> str:
+    words = [str(first) if first == last else f"{first}:{last}" for first, last in rule.ports]
     return words[0] if len(words) == 1 else "{ " + " ".join(words) + " }"

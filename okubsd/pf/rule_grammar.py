@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from okubsd.config.parse_y import Cursor, Lexer
-from okubsd.pf.rules import On, Peer, Port
+from okubsd.pf.rules import On, PfAddress, Port
 
 LONGEST_LABEL = 63  # PF_RULE_LABEL_SIZE less its NUL
 LONGEST_TABLE = 31  # PF_TABLE_NAME_SIZE less its NUL
@@ -154,8 +154,8 @@ class RuleParser(Cursor):
 
     # --- ends ---------------------------------------------------------------
 
-    def _end(self, line: int) -> tuple[tuple[Peer, ...], tuple[Port, ...]]:
-        peers: list[Peer] = []
+    def _end(self, line: int) -> tuple[tuple[PfAddress, ...], tuple[Port, ...]]:
+        peers: list[PfAddress] = []
         ports: list[Port] = []
         if not self.is_text("port"):
             self.listed(lambda: peers.append(self.peer(line)))
@@ -163,19 +163,21 @@ class RuleParser(Cursor):
             self.listed(lambda: ports.extend(self._ports()))
         return tuple(peers), tuple(ports)
 
-    def peer(self, line: int) -> Peer:
+    def peer(self, line: int) -> PfAddress:
         negated = self.accept_mark("!")
         if self.accept("any"):
-            return Peer(kind="any", negated=negated)
+            return PfAddress(kind="any", negated=negated)
         if self.next.kind == "<":
-            return Peer(kind="table", value=self.table_name(), negated=negated)
+            return PfAddress(kind="table", value=self.table_name(), negated=negated)
         if self.accept_mark("("):
             name, _, modifier = self._dynamic().partition(":")
             self.mark(")")
-            return Peer(kind="self" if name == "self" else "dynamic", value=name, negated=negated, modifier=modifier)
+            return PfAddress(
+                kind="self" if name == "self" else "dynamic", value=name, negated=negated, modifier=modifier
+            )
         word = self.take().text if self.next.kind == "number" else self.string()
         if word in ("no-route", "urpf-failed", "self"):
-            return Peer(kind=word, negated=negated)
+            return PfAddress(kind=word, negated=negated)
         return self._address(word, negated, line)
 
     def _dynamic(self) -> str:
@@ -184,7 +186,7 @@ class RuleParser(Cursor):
             word += self.take().text
         return word
 
-    def _address(self, word: str, negated: bool, line: int) -> Peer:
+    def _address(self, word: str, negated: bool, line: int) -> PfAddress:
         host, slash, length = word.partition("/")
         if slash and ":" not in host and (not length.isdigit() or int(length) > 32):
             raise self.fail(f"netmask {length} invalid for IPv4 address", line)
@@ -194,8 +196,8 @@ class RuleParser(Cursor):
             addresses = self.host.interfaces.get(word, ())
             if not addresses:
                 raise self.fail("could not parse host specification", line) from None
-            return Peer(kind="address", value=str(ipaddress.ip_interface(addresses[0]).ip), negated=negated)
-        return Peer(kind="address", value=str(network), negated=negated)
+            return PfAddress(kind="address", value=str(ipaddress.ip_interface(addresses[0]).ip), negated=negated)
+        return PfAddress(kind="address", value=str(network), negated=negated)
 
     def _ports(self) -> list[Port]:
         operator = ""
@@ -318,8 +320,8 @@ class RuleParser(Cursor):
             raise self.fail(f"rtable {number} does not exist", line)
         return number
 
-    def _translation(self, line: int) -> tuple[Peer, ...]:
-        found: list[Peer] = []
+    def _translation(self, line: int) -> tuple[PfAddress, ...]:
+        found: list[PfAddress] = []
         self.listed(lambda: found.append(self.peer(line)))
         return tuple(found)
 

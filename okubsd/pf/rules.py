@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 
-class Peer(msgspec.Struct, frozen=True, kw_only=True):
+class PfAddress(msgspec.Struct, frozen=True, kw_only=True):
     """One end of a packet as a rule names it.
 
     ``kind`` is "any", "address" (``value`` a network), "dynamic" (an interface or group in parentheses),
@@ -35,7 +35,7 @@ class On(msgspec.Struct, frozen=True, kw_only=True):
     negated: bool = False
 
 
-class Rule(msgspec.Struct, frozen=True, kw_only=True):
+class PfRule(msgspec.Struct, frozen=True, kw_only=True):
     """One rule, and where it stands; lists mean "one of"; an empty list means "whatever".
 
     ``action`` is "pass", "block", "match" or "anchor"; ``children`` are the rules of an inline anchor, ``named`` its
@@ -53,30 +53,30 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     on: tuple[On, ...] = ()
     af: str = ""
     protocols: tuple[str, ...] = ()
-    source: tuple[Peer, ...] = ()
+    source: tuple[PfAddress, ...] = ()
     source_ports: tuple[Port, ...] = ()
-    target: tuple[Peer, ...] = ()
+    target: tuple[PfAddress, ...] = ()
     target_ports: tuple[Port, ...] = ()
     received_on: str = ""
     not_received_on: bool = False
     label: str = ""
     rtable: int | None = None
-    nat_to: tuple[Peer, ...] = ()
-    rdr_to: tuple[Peer, ...] = ()
+    nat_to: tuple[PfAddress, ...] = ()
+    rdr_to: tuple[PfAddress, ...] = ()
     rdr_port: int | None = None
     tag: str = ""
     tagged: str = ""
     anchor: str | None = None
-    children: tuple[Rule, ...] = ()
+    children: tuple[PfRule, ...] = ()
     named: str = ""
-    tables: Mapping[str, tuple[Peer, ...]] = {}
+    tables: Mapping[str, tuple[PfAddress, ...]] = {}
 
 
 class Ruleset(msgspec.Struct, frozen=True, kw_only=True):
     """A whole file: its rules in order, its tables, the interfaces that pf skips, and its queues."""
 
-    rules: tuple[Rule, ...] = ()
-    tables: Mapping[str, tuple[Peer, ...]] = {}
+    rules: tuple[PfRule, ...] = ()
+    tables: Mapping[str, tuple[PfAddress, ...]] = {}
     skipped: tuple[str, ...] = ()
     queues: tuple[str, ...] = ()
 
@@ -86,12 +86,12 @@ def traps(ruleset: Ruleset) -> list[str]:
     return [f"{rule.line}: {sentence}" for rule in walk(ruleset.rules) for sentence in _traps_of(rule)]
 
 
-def walk(rules: tuple[Rule, ...]) -> list[Rule]:
+def walk(rules: tuple[PfRule, ...]) -> list[PfRule]:
     """Return ``rules`` and those of their inline anchors, in order."""
     return [found for rule in rules for found in (rule, *walk(rule.children))]
 
 
-def _traps_of(rule: Rule) -> list[str]:
+def _traps_of(rule: PfRule) -> list[str]:
     found = []
     if any(on.negated and on.rdomain is not None for on in rule.on):
         found.append("`on ! rdomain` never matches; say it positively, with nested anchors")

@@ -7,25 +7,22 @@ and its flows ended; then files change and are read anew; what may pass is opene
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 
 import msgspec
 
+from okubsd import layout
 from okubsd.errors import Problem
-from okubsd.model import Argv
-from okubsd.pf.render import anchor_path
-from okubsd.plan.changes import INTERFACE, Change, Stat, changes_to, is_ours, wanted_files
-from okubsd.plan.compile import ANCHORS, LEASES, NUMBERS, PF_CONF, QUEUES, VM_CONF, Compiled, CompiledVm, HostFile
-from okubsd.vmd.helper import RECORDS, Verb, helper_argv, opening, parse_record
-
-# Where candidates are judged and old files wait until the last step is done.
-STAGE = "var/okubsd/apply/new"
-JOURNAL = "var/okubsd/apply/journal"
+from okubsd.model import FileState, HostFile
+from okubsd.plan.changes import INTERFACE, Change, changes_to, is_ours, wanted_files
+from okubsd.plan.compile import Compiled, CompiledVm
+from okubsd.plan.judge import is_anchor, judge_argv, judge_staged, judge_vms
+from okubsd.plan.steps import Call, Finish, Journal, Plan, Remove, Replace, Step
+from okubsd.vmd.helper import Verb, helper_argv, opening, parse_record
 
 # The interfaces of networks are made anew when their files change.
-_OF_NETWORKS = ("wg", "tun", "veb", "vport")
+_KINDS_OF_NETWORKS = ("wg", "tun", "veb", "vport")
 
 
 class ApplyFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,7 +34,7 @@ class ApplyFacts(msgspec.Struct, frozen=True, kw_only=True):
     ``services`` the daemons that start at boot.
     """
 
-    files: Mapping[str, Stat | None]
+    files: Mapping[str, FileState | None]
     running: Mapping[str, int]
     drives: frozenset[str] = frozenset()
     taps: frozenset[int] = frozenset()
@@ -49,60 +46,7 @@ class ApplyFacts(msgspec.Struct, frozen=True, kw_only=True):
     pf_enabled: bool = True
 
 
-class ApplyStep(msgspec.Struct, frozen=True, kw_only=True):
-    """One step; ``what`` is the sentence that names it when it fails."""
-
-    what: str
-
-    def show(self) -> str:
-        """Return the step as a line of shell, or as a comment."""
-        return f"# {self.what}"
-
-
-class Call(ApplyStep, frozen=True, kw_only=True):
-    """Run a program that has to end with 0 within ``timeout`` seconds, unless it ``may_fail``."""
-
-    argv: Argv
-    timeout: int = 60
-    may_fail: bool = False
-
-    def show(self) -> str:
-        return shlex.join(self.argv)
-
-
-class Stage(ApplyStep, frozen=True, kw_only=True):
-    """Write candidates, so that the real parsers can judge them."""
-
-    files: tuple[tuple[str, str], ...]
-
-
-class Journal(ApplyStep, frozen=True, kw_only=True):
-    """Keep the old files until the last step is done."""
-
-    files: tuple[tuple[str, Stat | None], ...]
-
-
-class Replace(ApplyStep, frozen=True, kw_only=True):
-    """Replace a file: aside, fsync, rename."""
-
-    path: str
-    stat: Stat
-
-
-class Remove(ApplyStep, frozen=True, kw_only=True):
-    """Remove a file that is okubsd's."""
-
-    path: str
-
-
-class Finish(ApplyStep, frozen=True, kw_only=True):
-    """Drop the journal and the candidates: what was begun is done."""
-
-
-ApplyPlan = tuple[ApplyStep, ...]
-
-
-def plan_apply(compiled: Compiled, facts: ApplyFacts) -> tuple[ApplyPlan, tuple[Change, ...]]:
+def plan_apply(compiled: Compiled, facts: ApplyFacts) -> tuple[Plan, tuple[Change, ...]]:
     """Return the steps from ``facts`` to ``compiled``, () where nothing is to be done, and the changed files.
 
     Raises Problem where a running VM would lose its number or its description, or an image is missing.
@@ -115,57 +59,60 @@ def plan_apply(compiled: Compiled, facts: ApplyFacts) -> tuple[ApplyPlan, tuple[
         raise Problem("pf is not enabled, so nothing would keep a guest from this host", "rcctl enable pf && pfctl -e")
     services = [name for name in ("vmd", "okubsd") if name not in facts.services]
     creations = [vm.vm.name for vm in compiled.vms if _lacks_devices(vm, facts)]
-    needs_forwarding = not facts.forwarding and any(change.path == "etc/sysctl.conf" for change in changes)
+    needs_forwarding = not facts.forwarding and any(change.path == layout.SITE_SYSCTL_CONF for change in changes)
     if not (changes or services or creations or needs_forwarding):
         return (), ()
     by_path = {change.path: change for change in changes}
     shut = [name for name in facts.running if _opens_otherwise(name, by_path)]
-    steps: list[ApplyStep] = []
+    steps: list[Step] = []
     staged = _staged(changes, facts)
     if changes:
-        steps += _judge(staged)
+        steps += judge_staged(staged)
         steps.append(Journal(what="keep the old files until all is done", files=_old(changes)))
         steps += [_helper(Verb.CLOSE, name, "shut") for name in shut]
         steps += _records_first(changes)
     steps += [_helper(Verb.CREATE, name, "make the drives of") for name in creations]
-    steps += _judge_vms(staged)
+    steps += judge_vms(staged)
     steps += [_replace(change) for change in changes if not _is_record(change)]
     steps += _reread(changes, services, vmd_runs=facts.vmd_runs, forwarding=needs_forwarding)
     steps += [_helper(Verb.REMOVE, name, "forget the anchor of") for name in _removed(changes)]
     steps += [_helper(Verb.OPEN, name, "open") for name in shut if compiled.find(name)]
-    if any(change.path in ("etc/pf.conf", PF_CONF) or change.path.startswith(f"{QUEUES}/") for change in changes):
+    if any(
+        change.path in (layout.SITE_PF_CONF, layout.PF_CONF) or change.path.startswith(f"{layout.QUEUES}/")
+        for change in changes
+    ):
         steps += _shape(compiled, facts)
     if changes:
         steps.append(Finish(what="drop the old files"))
     return tuple(steps), changes
 
 
-def _shape(compiled: Compiled, facts: ApplyFacts) -> list[ApplyStep]:
+def _shape(compiled: Compiled, facts: ApplyFacts) -> list[Step]:
     """Return what loads the queues again: the main rules that were read have none; () where there are none to load."""
-    queued = any(file.path.startswith(f"{QUEUES}/") for file in compiled.files)
-    had = any(path.startswith(f"{QUEUES}/") and stat is not None for path, stat in facts.files.items())
+    queued = any(file.path.startswith(f"{layout.QUEUES}/") for file in compiled.files)
+    had = any(path.startswith(f"{layout.QUEUES}/") and stat is not None for path, stat in facts.files.items())
     names = [vm.vm.name for vm in compiled.vms]
     return [_helper(Verb.SHAPE, names[0], "load the queues by the way of")] if (queued or had) and names else []
 
 
 def plan_rules(
-    name: str, files: Iterable[HostFile], now: Mapping[str, Stat | None], *, runs: bool
-) -> tuple[ApplyPlan, tuple[Change, ...]]:
+    name: str, files: Iterable[HostFile], now: Mapping[str, FileState | None], *, runs: bool
+) -> tuple[Plan, tuple[Change, ...]]:
     """Return the steps that put the rules of one VM in force, () where they are, and the changed files.
 
     ``now`` are its ``files`` as they are, the one of its names among them also where there is none; every other VM,
     and every other file, is left alone.
     """
-    wanted: dict[str, Stat | None] = dict.fromkeys(now)
-    wanted |= {file.path: Stat(file.text, file.mode) for file in files}
+    wanted: dict[str, FileState | None] = dict.fromkeys(now)
+    wanted |= {file.path: FileState(file.text, file.mode) for file in files}
     changes = changes_to(wanted, now)
     if not changes:
         return (), ()
-    staged = {change.path: change.new.text for change in changes if change.new and _is_anchor(change.path)}
+    staged = {change.path: change.new.text for change in changes if change.new and is_anchor(change.path)}
     shut = [_helper(Verb.CLOSE, name, "shut")] if runs else []
     opened = [_helper(Verb.OPEN, name, "open")] if runs else []
     return (
-        *_judge(staged),
+        *judge_staged(staged),
         Journal(what="keep the old files until all is done", files=_old(changes)),
         *shut,
         *(_replace(change) for change in changes),
@@ -174,7 +121,7 @@ def plan_rules(
     ), changes
 
 
-def plan_unapply(facts: ApplyFacts) -> tuple[ApplyPlan, tuple[Change, ...]]:
+def plan_unapply(facts: ApplyFacts) -> tuple[Plan, tuple[Change, ...]]:
     """Return the steps that take every file and block of okubsd's away; drives, images and homes stay.
 
     Raises Problem while one of the VMs runs.
@@ -189,9 +136,9 @@ def plan_unapply(facts: ApplyFacts) -> tuple[ApplyPlan, tuple[Change, ...]]:
     staged = _staged(changes, facts)
     # The administrator's files let go of ours before ours are removed.
     ordered = sorted(changes, key=lambda change: is_ours(change.path))
-    steps: list[ApplyStep] = [
-        *_judge(staged),
-        *_judge_vms(staged),
+    steps: list[Step] = [
+        *judge_staged(staged),
+        *judge_vms(staged),
         Journal(what="keep the old files until all is done", files=_old(changes)),
         *(_helper(Verb.REMOVE, name, "forget the anchor of") for name in _removed(changes)),
         *(_replace(change) for change in ordered),
@@ -204,22 +151,22 @@ def plan_unapply(facts: ApplyFacts) -> tuple[ApplyPlan, tuple[Change, ...]]:
     return tuple(steps), changes
 
 
-def _stop_forwarding(changes: tuple[Change, ...], facts: ApplyFacts) -> list[ApplyStep]:
+def _stop_forwarding(changes: tuple[Change, ...], facts: ApplyFacts) -> list[Step]:
     """Return what has the host forward no packets any more, where only okubsd's block in sysctl.conf had it do so."""
     for change in changes:
-        if change.path == "etc/sysctl.conf" and facts.forwarding:
+        if change.path == layout.SITE_SYSCTL_CONF and facts.forwarding:
             left = change.new.text if change.new else ""
             if not re.search(r"(?m)^\s*net\.inet\.ip\.forwarding\s*=\s*1", left):
                 return [Call(what="forward packets no more", argv=("sysctl", "net.inet.ip.forwarding=0"))]
     return []
 
 
-def plan_restore(journal: Mapping[str, Stat | None], running: Iterable[str], *, vmd_runs: bool) -> ApplyPlan:
+def plan_restore(journal: Mapping[str, FileState | None], running: Iterable[str], *, vmd_runs: bool) -> Plan:
     """Return the steps back to the files of ``journal``, from whatever point an apply was cut short at.
 
     What runs is shut first and opened last, by the rules of before.
     """
-    running = [name for name in running if journal.get(f"{ANCHORS}/{name}.conf") is not None]
+    running = [name for name in running if journal.get(f"{layout.ANCHORS}/{name}.conf") is not None]
     changes = tuple(Change(path, None, stat) for path, stat in sorted(journal.items()))
     return (
         *(_helper(Verb.CLOSE, name, "shut") for name in running),
@@ -229,7 +176,7 @@ def plan_restore(journal: Mapping[str, Stat | None], running: Iterable[str], *, 
         # An apply that was the first had okubsd started at boot; where it is undone, nothing of it is to be.
         *(
             [Call(what="take okubsd from the boot", argv=("rcctl", "disable", "okubsd"), may_fail=True)]
-            if NUMBERS in journal and journal[NUMBERS] is None
+            if layout.NUMBERS in journal and journal[layout.NUMBERS] is None
             else []
         ),
         Finish(what="drop the old files"),
@@ -238,7 +185,7 @@ def plan_restore(journal: Mapping[str, Stat | None], running: Iterable[str], *, 
 
 def _lacks_devices(vm: CompiledVm, facts: ApplyFacts) -> bool:
     taps = {vm.number, *(nic.tap for nic in vm.nics)}
-    return not taps <= facts.taps or (vm.on_vmd and vm.vm.name not in facts.drives)
+    return not taps <= facts.taps or (vm.by_vmd and vm.vm.name not in facts.drives)
 
 
 def _refuse_what_runs(compiled: Compiled, facts: ApplyFacts) -> None:
@@ -248,7 +195,7 @@ def _refuse_what_runs(compiled: Compiled, facts: ApplyFacts) -> None:
             raise Problem(f"VM '{name}' runs, and is described no more", f"okubsd stop {name}")
         if vm.number != number:
             raise Problem(f"VM '{name}' runs with the number {number} and would get {vm.number}", f"okubsd stop {name}")
-        old = facts.files.get(f"{RECORDS[1:]}/{name}")
+        old = facts.files.get(f"{layout.RECORDS}/{name}")
         record = parse_record(old.text) if old else None
         if record is not None and (record.table, record.taps) != (vm.rdomain, " ".join(str(n.tap) for n in vm.nics)):
             raise Problem(f"VM '{name}' runs on another network than '{vm.vm.network.name}'", f"okubsd stop {name}")
@@ -259,7 +206,7 @@ def _refuse_foreign_files(compiled: Compiled, facts: ApplyFacts) -> None:
     hint = "give the VM another 'number', or 'numbers' below 'host' another range"
     for vm in compiled.vms:
         for kind in ("lo", "tap"):
-            path = f"etc/hostname.{kind}{vm.number}"
+            path = layout.hostname_if(f"{kind}{vm.number}")
             if vm.number not in facts.numbers and facts.files.get(path) is not None:
                 raise Problem(f"/{path} is not okubsd's, and VM '{vm.vm.name}' would get the number {vm.number}", hint)
     for file in compiled.files:
@@ -281,31 +228,26 @@ def _helper(verb: Verb, name: str, what: str) -> Call:
     return Call(what=f"{what} {name}", argv=helper_argv(verb, name, root=True), timeout=120)
 
 
-def _old(changes: tuple[Change, ...]) -> tuple[tuple[str, Stat | None], ...]:
+def _old(changes: tuple[Change, ...]) -> tuple[tuple[str, FileState | None], ...]:
     return tuple((change.path, change.old) for change in changes)
 
 
 def _opens_otherwise(name: str, changes: Mapping[str, Change]) -> bool:
     """Return whether the network of the VM called ``name`` is another one now, so that it is opened anew."""
-    if f"{ANCHORS}/{name}.conf" in changes:
+    if f"{layout.ANCHORS}/{name}.conf" in changes:
         return True
-    record = changes.get(f"{RECORDS[1:]}/{name}")
+    record = changes.get(f"{layout.RECORDS}/{name}")
     if record is None or record.old is None or record.new is None:
         return False
     old, new = parse_record(record.old.text), parse_record(record.new.text)
     return old is None or new is None or opening(old) != opening(new)
 
 
-def _is_anchor(path: str) -> bool:
-    """Return whether the file at ``path`` is the anchor of a VM: not okubsd's part of the main rules beside them."""
-    return path.startswith(f"{ANCHORS}/")
-
-
 def _is_record(change: Change) -> bool:
-    return f"/{change.path}".startswith(f"{RECORDS}/")
+    return change.path.startswith(f"{layout.RECORDS}/")
 
 
-def _records_first(changes: tuple[Change, ...]) -> list[ApplyStep]:
+def _records_first(changes: tuple[Change, ...]) -> list[Step]:
     """Return the replacing of the records, which the helper needs before it can make drives."""
     return [_replace(change) for change in changes if _is_record(change)]
 
@@ -314,13 +256,13 @@ def _removed(changes: tuple[Change, ...]) -> list[str]:
     return [PurePosixPath(change.path).name for change in changes if _is_record(change) and change.new is None]
 
 
-def _replace(change: Change) -> ApplyStep:
+def _replace(change: Change) -> Step:
     if change.new is None:
         return Remove(what=f"remove /{change.path}", path=change.path)
-    return Replace(what=f"write /{change.path}", path=change.path, stat=change.new)
+    return Replace(what=f"write /{change.path}", path=change.path, file=change.new)
 
 
-def _interfaces(changes: tuple[Change, ...]) -> list[ApplyStep]:
+def _interfaces(changes: tuple[Change, ...]) -> list[Step]:
     """Return what makes the interfaces of networks anew whose files changed, and leaves all others as they are.
 
     Destroying one and making it again is what wg(4) takes without fail (observed); what goes through it has no way
@@ -329,7 +271,7 @@ def _interfaces(changes: tuple[Change, ...]) -> list[ApplyStep]:
     down, up = _switches(changes)
     for change in changes:
         match = INTERFACE.fullmatch(change.path)
-        if match is None or match[2] not in _OF_NETWORKS or _of_switch(change):
+        if match is None or match[2] not in _KINDS_OF_NETWORKS or _of_switch(change):
             continue
         name, number = match[1], match[1].removeprefix(match[2])
         if match[2] == "tun":
@@ -343,15 +285,15 @@ def _interfaces(changes: tuple[Change, ...]) -> list[ApplyStep]:
     return [*down, *up]
 
 
-def _switches(changes: tuple[Change, ...]) -> tuple[list[ApplyStep], list[ApplyStep]]:
+def _switches(changes: tuple[Change, ...]) -> tuple[list[Step], list[Step]]:
     """Return what takes down, and what brings up, the switches of which a file changed.
 
     A switch and the host's port on it are one: it takes no port that is not there, and netstart(8) says nothing then
     (observed: destroying both, then one call for both, works).
     """
     changed = {match[1]: change.new for change in changes if (match := _of_switch(change))}
-    down: list[ApplyStep] = []
-    up: list[ApplyStep] = []
+    down: list[Step] = []
+    up: list[Step] = []
     for number in sorted({int(re.sub(r"\D", "", name)) for name in changed}):
         veb, port = f"veb{number}", f"vport{number}"
         down += [
@@ -371,19 +313,19 @@ def _of_switch(change: Change) -> re.Match[str] | None:
     return match if match is not None and match[2] in ("veb", "vport") else None
 
 
-def _reread(changes: tuple[Change, ...], services: list[str], *, vmd_runs: bool, forwarding: bool) -> list[ApplyStep]:
+def _reread(changes: tuple[Change, ...], services: list[str], *, vmd_runs: bool, forwarding: bool) -> list[Step]:
     """Return what makes the host read what changed, and only that; vmd is started where it does not run."""
     paths = {change.path for change in changes}
     # A switch has to be there before vmd reads of it (observed: vmd ends otherwise).
-    steps: list[ApplyStep] = _interfaces(changes)
-    if paths & {"etc/pf.conf", PF_CONF}:
+    steps: list[Step] = _interfaces(changes)
+    if paths & {layout.SITE_PF_CONF, layout.PF_CONF}:
         steps.append(Call(what="read the pf rules", argv=("pfctl", "-f", "/etc/pf.conf")))
     if forwarding:
         steps.append(Call(what="forward packets", argv=("sysctl", "net.inet.ip.forwarding=1")))
     steps += [Call(what=f"start {name} at boot", argv=("rcctl", "enable", name)) for name in services]
     if "vmd" in services and not vmd_runs:
         steps.append(Call(what="start vmd", argv=("rcctl", "start", "vmd")))
-    elif vmd_runs and paths & {"etc/vm.conf", VM_CONF}:
+    elif vmd_runs and paths & {layout.SITE_VM_CONF, layout.VM_CONF}:
         # vmd forgets every VM that does not run before it reads: the candidate was judged above.
         steps.append(Call(what="let vmd read its configuration", argv=("vmctl", "reload")))
     return steps
@@ -393,50 +335,15 @@ def _staged(changes: tuple[Change, ...], facts: ApplyFacts) -> dict[str, str]:
     """Return the candidates by path: changed files, and with one of a pair also the other that reads it or is read."""
     texts = {change.path: change.new.text for change in changes if change.new is not None}
     gone = {change.path for change in changes if change.new is None}
-    mains = ("etc/pf.conf", "etc/vm.conf")
+    mains = (layout.SITE_PF_CONF, layout.SITE_VM_CONF)
     staged = {path: text for path, text in texts.items() if path not in mains and judge_argv(path, path)}
-    for main, part in (("etc/pf.conf", PF_CONF), ("etc/vm.conf", VM_CONF)):
+    for main, part in ((layout.SITE_PF_CONF, layout.PF_CONF), (layout.SITE_VM_CONF, layout.VM_CONF)):
         if main not in gone and {main, part} & {change.path for change in changes}:
             # The candidate reads the candidate, not the file that is in force.
             text = texts.get(main, _text(facts, main))
-            staged[main] = text.replace(f'"/{part}"', f'"/{STAGE}/{part}"')
+            staged[main] = text.replace(f'"/{part}"', f'"/{layout.STAGE}/{part}"')
             staged[part] = texts.get(part, _text(facts, part))
     return staged
-
-
-def _judge(staged: Mapping[str, str]) -> list[ApplyStep]:
-    """Return the staging of candidates, and their judging by the parsers that need no drives."""
-    steps: list[ApplyStep] = [Stage(what="write the candidates", files=tuple(sorted(staged.items())))]
-    judged = ((path, judge_argv(path, f"/{STAGE}/{path}")) for path in sorted(staged))
-    return steps + [_check(f"/{path}", argv) for path, argv in judged if argv]
-
-
-def judge_argv(path: str, candidate: str) -> Argv:
-    """Return the call of OpenBSD's parser that judges the file ``candidate``, which is to be at ``path``; () for none.
-
-    pfctl(8), doas(1) and dhcpd(8) have a way to read a file and to do nothing; vm.conf(5) needs its drives, too.
-    """
-    if path == "etc/pf.conf":
-        return ("pfctl", "-n", "-f", candidate)
-    if _is_anchor(path):
-        # Any address stands for the guest's.
-        return ("pfctl", "-n", "-D", "G=100.64.0.3", "-a", anchor_path(PurePosixPath(path).stem), "-f", candidate)
-    if path == "etc/doas.conf":
-        return ("doas", "-C", candidate)
-    if path.startswith(f"{LEASES}/"):
-        return ("dhcpd", "-n", "-c", candidate)
-    return ()
-
-
-def _judge_vms(staged: Mapping[str, str]) -> list[ApplyStep]:
-    """Return the judging of vm.conf: vmd wants every drive to be there when it reads its path."""
-    if "etc/vm.conf" not in staged:
-        return []
-    return [_check("/etc/vm.conf", ("/usr/sbin/vmd", "-n", "-f", f"/{STAGE}/etc/vm.conf"))]
-
-
-def _check(what: str, argv: Argv) -> Call:
-    return Call(what=f"let OpenBSD judge the new {what}", argv=argv)
 
 
 def _text(facts: ApplyFacts, path: str) -> str:

@@ -9,28 +9,20 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from okubsd.config.marked import with_block, without_block
-from okubsd.plan.compile import Compiled, HostFile, How
+from okubsd.model import FileState, HostFile, How
+from okubsd.plan.compile import Compiled
 from okubsd.vpn.wg import without_keys
 
 # The interfaces of VMs and of networks, by the paths of their files.
 INTERFACE = re.compile(r"etc/hostname\.((lo|tap|wg|tun|veb|vport)\d{1,3})")
 
 
-class Stat(msgspec.Struct, frozen=True):
-    """A file as it is now: its text, its permissions, its owner and group by number."""
-
-    text: str
-    mode: int
-    uid: int = 0
-    gid: int = 0
-
-
 class Change(msgspec.Struct, frozen=True):
     """One file that changes: what it is and what it is to be (None: not there)."""
 
     path: str
-    old: Stat | None
-    new: Stat | None
+    old: FileState | None
+    new: FileState | None
 
     def diff(self) -> str:
         """Return a unified diff without keys."""
@@ -41,7 +33,7 @@ class Change(msgspec.Struct, frozen=True):
         return told or f"/{self.path}: what changes is not shown, for it holds keys\n"
 
 
-def _shown(stat: Stat | None, *, secret: bool) -> str:
+def _shown(stat: FileState | None, *, secret: bool) -> str:
     text = stat.text if stat else ""
     return without_keys(text) if secret else text
 
@@ -55,9 +47,9 @@ def _with_ends(lines: Iterable[str]) -> Iterable[str]:
     return (line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
 
 
-def wanted_files(compiled: Compiled, files: Mapping[str, Stat | None]) -> dict[str, Stat | None]:
+def wanted_files(compiled: Compiled, files: Mapping[str, FileState | None]) -> dict[str, FileState | None]:
     """Return every file as it is to be; a file of okubsd's that is described no more is None."""
-    wanted: dict[str, Stat | None] = {}
+    wanted: dict[str, FileState | None] = {}
     for file in compiled.files:
         if file.how is not How.RCCTL:
             wanted[file.path] = _wanted(file, files.get(file.path))
@@ -72,19 +64,19 @@ def is_ours(path: str) -> bool:
     return path.startswith("etc/okubsd/") or INTERFACE.fullmatch(path) is not None
 
 
-def _wanted(file: HostFile, now: Stat | None) -> Stat:
+def _wanted(file: HostFile, now: FileState | None) -> FileState:
     if file.how is How.WHOLE:
-        return Stat(file.text, file.mode)
+        return FileState(file.text, file.mode)
     text = with_block(now.text if now else None, file.text, before_rules=file.how is How.BEFORE_RULES)
-    return Stat(text, now.mode, now.uid, now.gid) if now else Stat(text, file.mode)
+    return FileState(text, now.mode, now.uid, now.gid) if now else FileState(text, file.mode)
 
 
-def _unmarked(stat: Stat) -> Stat | None:
+def _unmarked(stat: FileState) -> FileState | None:
     text = without_block(stat.text)
-    return None if text is None else Stat(text, stat.mode, stat.uid, stat.gid)
+    return None if text is None else FileState(text, stat.mode, stat.uid, stat.gid)
 
 
-def changes_to(wanted: Mapping[str, Stat | None], files: Mapping[str, Stat | None]) -> tuple[Change, ...]:
+def changes_to(wanted: Mapping[str, FileState | None], files: Mapping[str, FileState | None]) -> tuple[Change, ...]:
     """Return the files that differ, by path."""
     pairs = ((path, files.get(path), wanted[path]) for path in sorted(wanted))
     return tuple(Change(path, old, new) for path, old, new in pairs if old != new)

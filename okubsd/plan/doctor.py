@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
+from okubsd import layout
 from okubsd.config.marked import BEGIN
 from okubsd.config.parse_y import ConfError
 from okubsd.config.sizes import render_size
 from okubsd.model import Finding
 from okubsd.pf.rules import Ruleset
 from okubsd.pf.site import defeats
-from okubsd.plan.compile import PF_CONF
 
 # rdomain(4) knows the tables 0 to 255; 0 is the host's own.
 _RDOMAINS = range(1, 256)
@@ -161,7 +161,7 @@ def _rules(facts: OpenBsdFacts) -> Iterable[Finding]:
         yield Finding(state="weak", what=f"/etc/pf.conf:{rules}", command="doas pfctl -n -f /etc/pf.conf")
         return
     yield from (Finding(state="weak", what=f"pf.conf: {trap}", command=_EDIT) for trap in defeats(rules))
-    ours = [index for index, rule in enumerate(rules.rules) if rule.file == f"/{PF_CONF}"]
+    ours = [index for index, rule in enumerate(rules.rules) if rule.file == f"/{layout.PF_CONF}"]
     if not ours:
         sentence = "pf.conf: okubsd's rules are not in it"
         yield Finding(state="lacks", what=sentence, command=_APPLY, vital=True)

@@ -6,54 +6,43 @@ from pathlib import Path
 
 import msgspec
 
-from okubsd.model import Accelerator, Argv, Image, Network, Way
-from okubsd.vmd.control import VmStatus
-from okubsd.vmd.helper import Record
+from okubsd.model import Accelerator, Argv, Backend, Image, Network, NetworkKind
+from okubsd.plan.seats.base import Seat
 
 
 class VmFacts(msgspec.Struct, frozen=True, kw_only=True):
     """The state of one VM.
 
-    ``qemu_pid`` is None where it does not run, ``display`` the number of its live X server,
-    ``connected`` whether the shared ssh connection is open, ``confined`` whether the QEMU that
-    runs has a network namespace of its own.  ``record`` is what root wrote down of a VM of vmd's, ``vmd`` what
-    vmd says of it; ``home_size`` is that of its home drive in bytes, ``stall`` why a running guest stands still, ""
-    where it does not.
+    ``seat`` is where it runs, None where it does not, ``pid`` what the host has for it; ``display`` the number of its
+    live X server, ``connected`` whether the shared ssh connection is open; ``home_size`` is that of its home drive in
+    bytes, ``stall`` why a running guest stands still, "" where it does not.
     """
 
     name: str
     directory: Path
     run: Path
-    qemu_pid: int | None = None
+    seat: Seat | None = None
+    pid: int | None = None
     display: int | None = None
     connected: bool = False
-    confined: bool = False
     has_keys: bool = False
     has_home: bool = False
     home_size: int = 0
-    record: Record | None = None
-    vmd: VmStatus | None = None
     stall: str = ""
-
-    @property
-    def on_vmd(self) -> bool:
-        """Return whether vmd runs it."""
-        return self.vmd is not None and self.vmd.running
 
     @property
     def running(self) -> bool:
         """Return whether it runs."""
-        return self.qemu_pid is not None or self.on_vmd
+        return self.seat is not None
 
 
 class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     """The state of the host.
 
-    ``images`` are the current ones by name, ``image_files`` the directory they lie in, ``wall`` is
-    "" where VMs can have network namespaces, otherwise why not, and ``uplink`` the same of a way out of them.
-    ``vmd`` says whether the host has one, ``seccomp`` whether QEMU can filter its system calls, ``usable_memory``
-    how many bytes there are for programs (0: not known), ``taken_memory`` how many of them the VMs of vmd that run
-    may take.
+    ``images`` are the current ones by name, ``image_files`` the directory they lie in, ``backends`` what could run a
+    VM here.  ``wall`` is "" where VMs can have network namespaces, otherwise why not, and ``uplink`` the same of a way
+    out of them.  ``seccomp`` says whether QEMU can filter its system calls, ``usable_memory`` how many bytes there are
+    for programs (0: not known), ``taken_memory`` how many of them the VMs of vmd that run may take.
     ``missing`` maps a program that is not there to the command that installs it, ``now`` is seconds since the epoch,
     ``okubsd`` how we are called again, and ``names_program`` what keeps the addresses of names.
     """
@@ -66,7 +55,7 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     wall: str
     uplink: str = ""
     addresses: tuple[str, ...] = ()
-    vmd: bool = False
+    backends: frozenset[Backend] = frozenset({Backend.QEMU})
     seccomp: bool = True
     usable_memory: int = 0
     taken_memory: int = 0
@@ -77,4 +66,4 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     def weakness(self, network: Network) -> str:
         """Return "" where a VM of ``network`` has a network namespace as its wall, otherwise why not."""
-        return self.wall or (self.uplink if network.way is Way.NAT else "")
+        return self.wall or (self.uplink if network.kind is NetworkKind.NAT else "")

@@ -9,17 +9,16 @@ from pathlib import Path
 
 import msgspec
 
-from okubsd.config.description import GATEWAY_SUFFIX
+from okubsd import layout
+from okubsd.config.names import GATEWAY_SUFFIX
 from okubsd.errors import HostLacks, Problem
 from okubsd.guest.cpio import Entry, directory, file
 from okubsd.guest.identity import Link
-from okubsd.model import NAT, Flow, Network, Proxy, Recipe, Vm, Way, Wish
-from okubsd.nft.render import Client, named_sets, render_gateway, render_names
+from okubsd.model import NAT, Description, Network, NetworkKind, Proxy, Recipe, Vm
+from okubsd.nft.render import Client, render_gateway, render_names
 from okubsd.qemu.argv import Wire
+from okubsd.rules import Rule, named_sets
 from okubsd.vpn.wg_quick import Tunnel, render_setconf
-
-# Where both ends of a link have their sockets, each in its own VM's run directory.
-CLIENTS, LINK = "clients.json", "link"
 
 # The links are numbered networks of two addresses, out of the shared range (RFC 6598) that rules refuse anyway.
 _LINKS = "100.126"
@@ -71,11 +70,11 @@ class Links(msgspec.Struct, frozen=True, kw_only=True):
     through: Through | None = None
     clients: Clients | None = None
     passed: tuple[Vm, ...] = ()
-    own: tuple[Flow, ...] = ()
+    own: tuple[Rule, ...] = ()
     resolver: str = ""
 
 
-class Passing(msgspec.Struct, frozen=True, kw_only=True):
+class GatewayConf(msgspec.Struct, frozen=True, kw_only=True):
     """What a gateway is told at its start: the VMs that go through it, its links, and its own next hop."""
 
     vms: tuple[Vm, ...]
@@ -97,38 +96,38 @@ def implied_gateway(network: Network) -> Vm:
     )
 
 
-def implied_gateways(wish: Wish) -> tuple[Vm, ...]:
-    """Return the gateways of all tunnels of ``wish``."""
-    return tuple(implied_gateway(network) for network in wish.networks if network.way is Way.WIREGUARD)
+def implied_gateways(description: Description) -> tuple[Vm, ...]:
+    """Return the gateways of all tunnels of ``description``."""
+    return tuple(implied_gateway(network) for network in description.networks if network.kind is NetworkKind.WIREGUARD)
 
 
-def gateway_of(vm: Vm, wish: Wish) -> Vm | None:
+def gateway_of(vm: Vm, description: Description) -> Vm | None:
     """Return the VM that the packets of ``vm`` go through on a host without vmd, or None.
 
     Raises HostLacks for a way that only OpenBSD has.
     """
-    match vm.network.way:
-        case Way.GATEWAY:
-            return wish.find(vm.network.gateway)
-        case Way.WIREGUARD:
+    match vm.network.kind:
+        case NetworkKind.GATEWAY:
+            return description.find(vm.network.gateway)
+        case NetworkKind.WIREGUARD:
             return implied_gateway(vm.network)
-        case Way.OPENVPN | Way.SWITCH:
-            sentence = f"VM '{vm.name}': a network of kind '{vm.network.way}' needs the interfaces of OpenBSD"
+        case NetworkKind.OPENVPN | NetworkKind.SWITCH:
+            sentence = f"VM '{vm.name}': a network of kind '{vm.network.kind}' needs the interfaces of OpenBSD"
             raise HostLacks(sentence, "name another network: okubsd.yaml(5), NETWORKS")
         case _:
             return None
 
 
-def clients_of(gateway: Vm, wish: Wish) -> tuple[Vm, ...]:
-    """Return the VMs of ``wish`` whose packets go through ``gateway``, in their order."""
-    return tuple(vm for vm in wish.vms if _goes_through(vm, gateway.name))
+def clients_of(gateway: Vm, description: Description) -> tuple[Vm, ...]:
+    """Return the VMs of ``description`` whose packets go through ``gateway``, in their order."""
+    return tuple(vm for vm in description.vms if _goes_through(vm, gateway.name))
 
 
 def _goes_through(vm: Vm, name: str) -> bool:
     network = vm.network
-    if network.way is Way.GATEWAY:
+    if network.kind is NetworkKind.GATEWAY:
         return network.gateway == name
-    return network.way is Way.WIREGUARD and f"{network.name}{GATEWAY_SUFFIX}" == name
+    return network.kind is NetworkKind.WIREGUARD and f"{network.name}{GATEWAY_SUFFIX}" == name
 
 
 def link_addresses(number: int) -> tuple[str, str]:
@@ -144,13 +143,17 @@ def client_link(number: int, mtu: int) -> Link:
 
 def client_wire(name: str, run: Path, gateway_run: Path) -> Wire:
     """Return the VM's end of the link; the directories are those of its and of its gateway's sockets."""
-    return Wire(here=run / LINK, there=gateway_run / f"{LINK}-{name}", mac="52:54:00:6b:00:01")
+    return Wire(here=run / layout.LINK, there=gateway_run / f"{layout.LINK}-{name}", mac="52:54:00:6b:00:01")
 
 
 def gateway_wires(clients: Clients, run: Path) -> tuple[Wire, ...]:
     """Return the gateway's ends of all its links; ``run`` is the directory of its sockets, beside those of others."""
     return tuple(
-        Wire(here=run / f"{LINK}-{name}", there=run.parent / name / LINK, mac=f"52:54:00:6b:01:{number:02x}")
+        Wire(
+            here=run / f"{layout.LINK}-{name}",
+            there=run.parent / name / layout.LINK,
+            mac=f"52:54:00:6b:01:{number:02x}",
+        )
         for number, name in enumerate(clients.names, 1)
     )
 
@@ -167,11 +170,11 @@ def need_link(vm: Vm, gateway: Vm, clients: Clients | None) -> int:
     return number
 
 
-def endpoint_flows(tunnel: Tunnel) -> tuple[Flow, ...]:
+def endpoint_rules(tunnel: Tunnel) -> tuple[Rule, ...]:
     """Return the rules of a gateway itself: the endpoints of its tunnel, and nothing else."""
     ends = [peer.endpoint for peer in tunnel.peers if peer.endpoint]
-    reach = (Flow(allow=True, target=f"{host}/32", ports=((port, port),), protocol="udp") for host, port in ends)
-    return (*reach, Flow(allow=False, target="any"))
+    reach = (Rule(allow=True, target=f"{host}/32", ports=((port, port),), protocol="udp") for host, port in ends)
+    return (*reach, Rule(allow=False, target="any"))
 
 
 def need_tunnel(vm: Vm, recipe: Recipe, tunnel: Tunnel | None) -> None:
@@ -208,7 +211,7 @@ def gateway_texts(
     )
     return {
         "rules": rules,
-        "names": render_names(named_sets(flow for vm in known for flow in vm.flows)),
+        "names": render_names(named_sets(rule for vm in known for rule in vm.rules)),
         "resolvers": "".join(f"{port} {' '.join(addresses)}\n" for addresses, port in ports.items()),
     }
 
@@ -219,7 +222,7 @@ def _nft_client(vm: Vm, number: int, clients: Clients, ports: Mapping[tuple[str,
         interface=clients.interface(number),
         address=link_addresses(number)[1],
         dns=ports.get((vm.network.resolver,), _DNS),
-        flows=vm.flows,
+        rules=vm.rules,
         bandwidth=vm.bandwidth,
     )
 
@@ -236,10 +239,10 @@ def _resolver_ports(vms: Iterable[Vm], tunnel: Tunnel | None, own: str) -> dict[
     }
 
 
-def passing_of(vm: Vm, recipe: Recipe, links: Links, uplink: str, resolver: str) -> Passing:
+def conf_of(vm: Vm, recipe: Recipe, links: Links, uplink: str, resolver: str) -> GatewayConf:
     """Return what the gateway ``vm`` is told: ``uplink`` is its next hop, ``resolver`` the one of its own network."""
     clients = links.clients or Clients(names=())
-    return Passing(
+    return GatewayConf(
         vms=links.passed,
         clients=msgspec.structs.replace(clients, resolver=vm.network.resolver or resolver),
         uplink=uplink,
@@ -247,14 +250,14 @@ def passing_of(vm: Vm, recipe: Recipe, links: Links, uplink: str, resolver: str)
     )
 
 
-def gateway_entries(passing: Passing, tunnel: Tunnel | None, now: float) -> tuple[Entry, ...]:
+def gateway_entries(conf: GatewayConf, tunnel: Tunnel | None, now: float) -> tuple[Entry, ...]:
     """Return the files that tell a gateway what it passes on; ``now`` is in seconds since the epoch."""
     below = "run/okubsd/gateway"
-    clients = passing.clients
-    texts = gateway_texts(passing.vms, clients, tunnel, passing.proxy, now)
+    clients = conf.clients
+    texts = gateway_texts(conf.vms, clients, tunnel, conf.proxy, now)
     numbers = range(1, len(clients.names) + 1)
     texts["links"] = "".join(f"{clients.interface(i)} {link_addresses(i)[0]}/31\n" for i in numbers)
-    texts["settings"] = _settings(tunnel, clients, passing.uplink)
+    texts["settings"] = _settings(tunnel, clients, conf.uplink)
     if tunnel:
         texts["tunnel"] = render_setconf(tunnel)
     return (directory(below, 0o700), *(file(f"{below}/{name}", text.encode()) for name, text in texts.items()))

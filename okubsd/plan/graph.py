@@ -8,8 +8,8 @@ from itertools import pairwise
 
 import msgspec
 
-from okubsd.config.flow import render_flow
-from okubsd.model import Vm, Way, Wish
+from okubsd.config.rule import render_rule
+from okubsd.model import Description, NetworkKind, Vm
 
 WORLD = "the Internet"
 
@@ -51,35 +51,35 @@ class Graph(msgspec.Struct, frozen=True, kw_only=True):
     arrows: tuple[Arrow, ...]
 
 
-def hops_of(vm: Vm, wish: Wish) -> tuple[str, ...]:
+def hops_of(vm: Vm, description: Description) -> tuple[str, ...]:
     """Return what the packets of ``vm`` go through, the last being the world; () where they go nowhere."""
     network = vm.network
     # What a gateway passes on goes into its tunnel, and that to where its own network leads.
     inside = (f"tunnel of {vm.name}",) if vm.tunnel else ()
-    match network.way:
-        case Way.NONE:
+    match network.kind:
+        case NetworkKind.NONE:
             return ()
-        case Way.NAT:
+        case NetworkKind.NAT:
             return (*inside, WORLD)
-        case Way.SWITCH:
+        case NetworkKind.SWITCH:
             return (f"switch {network.name}",)
-        case Way.GATEWAY:
-            gateway = wish.find(network.gateway)
-            return (*inside, network.gateway, *(hops_of(gateway, wish) if gateway else ()))
+        case NetworkKind.GATEWAY:
+            gateway = description.find(network.gateway)
+            return (*inside, network.gateway, *(hops_of(gateway, description) if gateway else ()))
         case _:
             return (*inside, f"tunnel {network.name}", WORLD)
 
 
-def draw(wish: Wish) -> Graph:
-    """Return the picture of ``wish``: each VM, left of all that its packets go through."""
-    paths = {vm.name: (vm.name, *hops_of(vm, wish)) for vm in wish.vms}
+def draw(description: Description) -> Graph:
+    """Return the picture of ``description``: each VM, left of all that its packets go through."""
+    paths = {vm.name: (vm.name, *hops_of(vm, description)) for vm in description.vms}
     depth = max((len(path) for path in paths.values()), default=1)
     columns: dict[str, int] = {WORLD: depth - 1}
     for path in sorted(paths.values(), key=len, reverse=True):
         last = depth - 1 if path[-1] == WORLD else len(path) - 1
         for distance, name in enumerate(reversed(path)):
             columns.setdefault(name, last - distance)
-    vms = {vm.name: vm for vm in wish.vms}
+    vms = {vm.name: vm for vm in description.vms}
     boxes = tuple(_box(name, vms.get(name), column) for name, column in columns.items())
     arrows = dict.fromkeys(pair for path in paths.values() for pair in pairwise(path))
     return Graph(
@@ -91,24 +91,24 @@ def draw(wish: Wish) -> Graph:
 def _box(name: str, vm: Vm | None, column: int) -> Box:
     if vm is None:
         return Box(name=name, column=column, of_vm=False)
-    words = vm.image if vm.network.way is not Way.NONE else f"{vm.image}, no network"
+    words = vm.image if vm.network.kind is not NetworkKind.NONE else f"{vm.image}, no network"
     rules = tuple(rules_in_words(vm))
     return Box(name=name, words=words, rules=rules, column=column, color=_FILL.get(vm.color, "#ffffff"))
 
 
 def _terms(vm: Vm | None) -> str:
     """Return the rules of a VM in a few words."""
-    if vm is None or not vm.flows:
+    if vm is None or not vm.rules:
         return ""
-    first = "; ".join(f"{'allow' if flow.allow else 'deny'} {render_flow(flow)}" for flow in vm.flows[:2])
-    return f"{first}; {len(vm.flows) - 2} more" if len(vm.flows) > 2 else first
+    first = "; ".join(f"{'allow' if rule.allow else 'deny'} {render_rule(rule)}" for rule in vm.rules[:2])
+    return f"{first}; {len(vm.rules) - 2} more" if len(vm.rules) > 2 else first
 
 
-def render_text(wish: Wish) -> str:
+def render_text(description: Description) -> str:
     """Return a line for each VM with all that its packets go through, and a line for each of its rules."""
     lines: list[str] = []
-    for vm in wish.vms:
-        path = (vm.name, *hops_of(vm, wish))
+    for vm in description.vms:
+        path = (vm.name, *hops_of(vm, description))
         lines.append(" -> ".join(path) if len(path) > 1 else f"{vm.name} (no network)")
         lines += [f"    {rule}" for rule in rules_in_words(vm)]
     return "".join(f"{line}\n" for line in lines)
@@ -116,9 +116,9 @@ def render_text(wish: Wish) -> str:
 
 def rules_in_words(vm: Vm) -> Iterable[str]:
     """Yield the rules of ``vm`` as they are written, and its limits."""
-    for flow in vm.flows:
-        yield f"{'allow' if flow.allow else 'deny'} {render_flow(flow)}" + (
-            f"  # {flow.comment}" if flow.comment else ""
+    for rule in vm.rules:
+        yield f"{'allow' if rule.allow else 'deny'} {render_rule(rule)}" + (
+            f"  # {rule.comment}" if rule.comment else ""
         )
     for word, bits in (("receives", vm.bandwidth.down), ("sends", vm.bandwidth.up)):
         if bits:

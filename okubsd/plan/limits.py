@@ -1,39 +1,113 @@
-"""What a host without vmd cannot do of a description: each with its place, before anything is begun."""
+"""What a host cannot do of a description: every limit, with its path in the file, before anything is begun.
+
+`check` asks for all of them, `apply` and `start` before they do something.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
-from okubsd.config.description import GATEWAY_SUFFIX, MOST_CLIENTS
-from okubsd.model import Backend, Way, Wish
+from okubsd.config.description import MOST_CLIENTS
+from okubsd.config.names import GATEWAY_SUFFIX
+from okubsd.model import Backend, Description, NetworkKind
+from okubsd.plan.gateway import clients_of
 
-_OPENBSD_ONLY = {Way.OPENVPN: "OpenVPN", Way.SWITCH: "a switch"}
+# The two kinds of host that a description can be for.
+OPENBSD, QEMU = "openbsd", "qemu"
+
+# What OpenBSD and its desktop keep for themselves beside the guests, in bytes.
+HOST_MEMORY = 1536 << 20
+
+# Source: usr.sbin/vmd/vmd.h, VM_MAX_NICS_PER_VM.
+MOST_NICS = 4
+
+_OPENBSD_ONLY = {NetworkKind.OPENVPN: "OpenVPN", NetworkKind.SWITCH: "a switch"}
 
 
-def qemu_limits(wish: Wish) -> list[str]:
-    """Return what a host whose VMs all run on QEMU cannot do of ``wish``, a sentence each."""
+def limits(
+    description: Description, host: str, *, sizes: Mapping[str, int] | None = None, usable: int = 0
+) -> list[str]:
+    """Return what a ``host``, OPENBSD or QEMU, cannot do of ``description``, a sentence each with its path.
+
+    ``sizes`` are those of the homes that are there, in bytes by the names of their VMs, ``usable`` the bytes of
+    memory that the host has (0: not known).
+    """
+    found = _homes(description, sizes or {})
+    if host == QEMU:
+        return found + _qemu(description)
+    return found + _switches(description) + _bandwidths(description) + _memory(description, usable)
+
+
+def _qemu(description: Description) -> list[str]:
+    """Return what a host whose VMs all run on QEMU cannot do of ``description``, a sentence each."""
     found = []
-    for vm in wish.vms:
-        what = _OPENBSD_ONLY.get(vm.network.way)
+    for vm in description.vms:
+        what = _OPENBSD_ONLY.get(vm.network.kind)
         if what is not None:
             found.append(
-                f"{wish.path}: vms.{vm.name}.network: '{vm.network.name}' is {what}, which takes OpenBSD's vmd"
+                f"{description.path}: vms.{vm.name}.network: '{vm.network.name}' is {what}, which takes OpenBSD's vmd"
             )
         if vm.backend is Backend.VMD:
-            found.append(f"{wish.path}: vms.{vm.name}.backend: it is for vmd, and this host has none")
-    through = Counter(vm.network.name for vm in wish.vms if vm.network.way is Way.WIREGUARD)
+            found.append(f"{description.path}: vms.{vm.name}.backend: it is for vmd, and this host has none")
+    through = Counter(vm.network.name for vm in description.vms if vm.network.kind is NetworkKind.WIREGUARD)
     return found + [
-        f"{wish.path}: networks.{name}: {count} VMs go through '{name}{GATEWAY_SUFFIX}', "
+        f"{description.path}: networks.{name}: {count} VMs go through '{name}{GATEWAY_SUFFIX}', "
         f"and a gateway takes {MOST_CLIENTS}"
         for name, count in through.items()
         if count > MOST_CLIENTS
     ]
 
 
-def home_limits(wish: Wish, sizes: dict[str, int]) -> list[str]:
+def _homes(description: Description, sizes: Mapping[str, int]) -> list[str]:
     """Return the homes that are wished smaller than the drives that there are; ``sizes`` are theirs in bytes."""
     return [
-        f"{wish.path}: vms.{vm.name}.home: it has {sizes[vm.name] >> 20}M now, and a home never shrinks"
-        for vm in wish.vms
+        f"{description.path}: vms.{vm.name}.home: it has {sizes[vm.name] >> 20}M now, and a home never shrinks"
+        for vm in description.vms
         if not vm.disposable and vm.home < sizes.get(vm.name, 0)
     ]
+
+
+def _switches(description: Description) -> list[str]:
+    """Return what vmd has not enough NICs for, and what a VM of QEMU's beside it cannot have."""
+    found = []
+    for vm in description.vms:
+        clients = len(clients_of(vm, description)) if vm.network.kind is not NetworkKind.WIREGUARD else 0
+        nics = 1 + clients + (vm.network.kind in (NetworkKind.GATEWAY, NetworkKind.SWITCH))
+        if nics > MOST_NICS:
+            sentence = f"VM '{vm.name}' needs {nics} NICs, one for each VM behind it, and vmd gives {MOST_NICS}"
+            found.append(f"{description.path}: {sentence}")
+        if nics > 1 and vm.backend is Backend.QEMU:
+            found.append(
+                f"{description.path}: VM '{vm.name}' is on a switch or a gateway, which beside vmd takes 'vmd'"
+            )
+    return found
+
+
+def _bandwidths(description: Description) -> list[str]:
+    """Return the limits whose queue would have no interface to be on."""
+    return [
+        f"{description.path}: VM '{vm.name}' has a limit of what it sends; "
+        "write 'uplink', the host's interface, below 'host'"
+        for vm in description.vms
+        if vm.bandwidth.up and vm.network.kind is NetworkKind.NAT and not description.host.uplink
+    ]
+
+
+def _memory(description: Description, usable: int) -> list[str]:
+    """Return where the VMs want more memory than the host's ``usable`` bytes leave them (0: not known)."""
+    if not usable:
+        return []
+    found = [
+        f"{description.path}: VM '{vm.name}' wants {vm.memory >> 20} MB, "
+        f"and this host has {usable >> 20} MB for everything"
+        for vm in description.vms
+        if vm.memory + HOST_MEMORY > usable
+    ]
+    at_boot = sum(vm.memory for vm in description.vms if vm.autostart)
+    if not found and at_boot + HOST_MEMORY > usable:
+        found.append(
+            f"{description.path}: the VMs that start at boot want {at_boot >> 20} MB together, "
+            f"and this host has {usable >> 20} MB, of which {HOST_MEMORY >> 20} are its own"
+        )
+    return found

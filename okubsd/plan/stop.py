@@ -1,30 +1,23 @@
-"""Tell how a VM would be stopped."""
+"""Decide how a VM is stopped: its guest is asked, then what runs it is ended, then what hung on it is cleaned up."""
 
 from __future__ import annotations
 
-import shlex
-
 from okubsd.guest.ssh import power_off_argv
-from okubsd.model import Argv, Vm
-from okubsd.plan.backend import reach
+from okubsd.model import Vm
 from okubsd.plan.facts import VmFacts
-from okubsd.vmd.control import stop_argv
-from okubsd.vmd.helper import Verb, helper_argv
+from okubsd.plan.steps import Plan, PowerOff
+
+# How many seconds a guest gets to power off.
+PATIENCE = 20
 
 
-def plan_stop(vm: Vm, state: VmFacts, *, force: bool, root: bool) -> str:
-    """Return the ways of stopping ``vm``, in the order they are tried, as lines of shell."""
-    if not state.running:
-        return f"# {vm.name} is not running\n"
-    lines = [] if force else [shlex.join(reach(state, power_off_argv(vm, state.run), root=root))]
-    if state.on_vmd:
-        lines += [shlex.join(argv) for argv in stop_argvs(vm.name)]
-        lines.append(shlex.join(helper_argv(Verb.CLOSE, vm.name, root=root)))
-    else:
-        lines += [f"# then 'quit' on {state.run / 'qmp'}", f"kill -KILL {state.qemu_pid}  # if that does not end it"]
-    return "".join(f"{line}\n" for line in lines)
+def plan_stop(vm: Vm, state: VmFacts, *, force: bool = False, patience: int = PATIENCE) -> Plan:
+    """Return the steps that stop a running ``vm``, () where it does not run.
 
-
-def stop_argvs(name: str) -> tuple[Argv, Argv]:
-    """Return the calls of vmctl that end a VM which does not power off by itself: asked, then forced."""
-    return stop_argv(name, force=False), stop_argv(name, force=True)
+    ``force`` leaves out to ask its guest, which gets ``patience`` seconds otherwise.
+    """
+    if state.seat is None:
+        return ()
+    argv = state.seat.reach(power_off_argv(vm, state.run))
+    asked = PowerOff(name=vm.name, run=state.run, argv=argv, patience=patience, engine=state.seat.engine)
+    return (*(() if force else (asked,)), *state.seat.end(vm.name, state.run, state.pid))

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 
 import msgspec
 
-from okubsd.config.flow import asks_names, effective_flows
-from okubsd.model import TUNNELS, Flow, Recipe, Vm, Way, Wish
+from okubsd.model import TUNNELS, Description, NetworkKind, Recipe, Vm
 from okubsd.pf.evaluate import Packet, Verdict, evaluate
 from okubsd.pf.render import GROUP, UPLINK, comment
-from okubsd.pf.rules import Rule, Ruleset
+from okubsd.pf.rules import PfRule, Ruleset
 from okubsd.plan.compile import CompiledVm
+from okubsd.rules import Rule, asks_names, effective_rules
 
 
 class Hop(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,7 +22,7 @@ class Hop(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Verdict
 
     @property
-    def rule(self) -> Rule | None:
+    def rule(self) -> PfRule | None:
         """Return the rule that decided, or None where none matched."""
         return self.verdict.rule
 
@@ -52,14 +52,14 @@ def explain(vm: CompiledVm, state: PfState, packet: Packet) -> Why:
     target = first.rdr_to or packet.target
     if any(target == text.partition("/")[0] for texts in state.addresses.values() for text in texts):
         return Why(leaves=True, sentence=f"{vm.vm.name}: reaches the host itself", hops=tuple(hops))
-    if first.rtable is None and vm.vm.network.way not in TUNNELS:
+    if first.rtable is None and vm.vm.network.kind not in TUNNELS:
         return Why(leaves=False, sentence=f"{vm.vm.name}: its routing table has no way out", hops=tuple(hops))
     out = leaving_packet(vm, packet, first.rtable, target)
     second = evaluate(state.main, state.anchors, out, state.addresses)
-    hops.append(Hop(where=f"out on {UPLINK if first.rtable is not None else vm.exit.out}", verdict=second))
+    hops.append(Hop(where=f"out on {UPLINK if first.rtable is not None else vm.egress.out}", verdict=second))
     leaves = second.passes
-    way = "the uplink" if first.rtable is not None else f"the tunnel of network '{vm.vm.network.name}'"
-    word = f"leaves by {way}" if leaves else "blocked where it would leave the host"
+    kind = "the uplink" if first.rtable is not None else f"the tunnel of network '{vm.vm.network.name}'"
+    word = f"leaves by {kind}" if leaves else "blocked where it would leave the host"
     redirected = f", sent to {target} instead" if first.rdr_to and leaves else ""
     return Why(leaves=leaves, sentence=f"{vm.vm.name}: {word}{redirected}", hops=tuple(hops))
 
@@ -70,8 +70,8 @@ def leaving_packet(vm: CompiledVm, packet: Packet, rtable: int | None, target: s
     return msgspec.structs.replace(
         packet,
         direction="out",
-        interface=vm.exit.out if tunnelled else "uplink",
-        groups=(vm.exit.out.rstrip("0123456789"), GROUP) if tunnelled else (UPLINK,),
+        interface=vm.egress.out if tunnelled else "uplink",
+        groups=(vm.egress.out.rstrip("0123456789"), GROUP) if tunnelled else (UPLINK,),
         rdomain=packet.rdomain if rtable is None else rtable,
         target=target,
         received_on=(packet.interface, *packet.groups),
@@ -82,7 +82,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """What a VM's own rules say of a destination, and the rule (None: nothing is let out of its network at all)."""
 
     passes: bool
-    flow: Flow | None
+    rule: Rule | None
     sentence: str
 
 
@@ -93,14 +93,14 @@ class Passer(msgspec.Struct, frozen=True, kw_only=True):
     proxied: bool
 
 
-def passers_of(vm: Vm, wish: Wish, recipes: Mapping[str, Recipe]) -> tuple[Passer, ...]:
+def passers_of(vm: Vm, description: Description, recipes: Mapping[str, Recipe]) -> tuple[Passer, ...]:
     """Return the gateways that the packets of ``vm`` go through, the nearest first."""
-    gateway = wish.find(vm.network.gateway) if vm.network.way is Way.GATEWAY else None
+    gateway = description.find(vm.network.gateway) if vm.network.kind is NetworkKind.GATEWAY else None
     if gateway is None:
         return ()
     recipe = recipes.get(gateway.image)
     nearest = Passer(vm=gateway, proxied=recipe is not None and recipe.proxy is not None)
-    return (nearest, *passers_of(gateway, wish, recipes))
+    return (nearest, *passers_of(gateway, description, recipes))
 
 
 def decide(vm: Vm, target: str, protocol: str, port: int, now: float, passers: tuple[Passer, ...] = ()) -> Decision:
@@ -109,41 +109,41 @@ def decide(vm: Vm, target: str, protocol: str, port: int, now: float, passers: t
     ``passers`` are the gateways on its way, which have rules of their own.
     """
     own = _decide_alone(vm, target, protocol, port, now)
-    if not own.passes or own.flow is None:
+    if not own.passes or own.rule is None:
         return own
     for passer in passers:
         if passer.proxied and protocol != "tcp":
             sentence = (
                 f"{vm.name}: does not reach it: the VM '{passer.vm.name}' passes on TCP and names, and nothing else"
             )
-            return Decision(passes=False, flow=None, sentence=sentence)
+            return Decision(passes=False, rule=None, sentence=sentence)
         # What leaves a proxy or a tunnel goes to another address, of which the rules here say nothing.
         if passer.proxied or passer.vm.tunnel:
             return own
         there = _decide_alone(passer.vm, target, protocol, port, now)
         if not there.passes:
             sentence = f"{vm.name}: does not reach it: on its way, {there.sentence}"
-            return Decision(passes=False, flow=there.flow, sentence=sentence)
+            return Decision(passes=False, rule=there.rule, sentence=sentence)
     return own
 
 
 def _decide_alone(vm: Vm, target: str, protocol: str, port: int, now: float) -> Decision:
     name, network = vm.name, vm.network
-    if network.way is Way.NONE:
-        return Decision(passes=False, flow=None, sentence=f"{name}: its network is 'none', which leads nowhere")
-    if network.way is Way.SWITCH:
+    if network.kind is NetworkKind.NONE:
+        return Decision(passes=False, rule=None, sentence=f"{name}: its network is 'none', which leads nowhere")
+    if network.kind is NetworkKind.SWITCH:
         met = "meets the VMs on it" if network.meet else "meets nobody but the host's end of it"
         return Decision(
-            passes=False, flow=None, sentence=f"{name}: the switch '{network.name}' leads nowhere; it {met}"
+            passes=False, rule=None, sentence=f"{name}: the switch '{network.name}' leads nowhere; it {met}"
         )
     if ":" in target:
-        return Decision(passes=False, flow=None, sentence=f"{name}: no network of okubsd carries IPv6")
-    if port == 53 and protocol in ("tcp", "udp") and asks_names(vm.flows, now):
-        return Decision(passes=True, flow=None, sentence=f"{name}: names are asked of the resolver of its own network")
-    flow = next(flow for flow in effective_flows(vm.flows, now) if _meets(flow, target, protocol, port))
-    word = "reaches it" if flow.allow else "does not reach it"
-    written = comment(flow) if flow.line else _BY_ITSELF[flow.allow]
-    return Decision(passes=flow.allow, flow=flow, sentence=f"{name}: {word}{_way_of(vm, flow)}: {written}")
+        return Decision(passes=False, rule=None, sentence=f"{name}: no network of okubsd carries IPv6")
+    if port == 53 and protocol in ("tcp", "udp") and asks_names(vm.rules, now):
+        return Decision(passes=True, rule=None, sentence=f"{name}: names are asked of the resolver of its own network")
+    rule = next(rule for rule in effective_rules(vm.rules, now) if _meets(rule, target, protocol, port))
+    word = "reaches it" if rule.allow else "does not reach it"
+    written = comment(rule) if rule.line else _BY_ITSELF[rule.allow]
+    return Decision(passes=rule.allow, rule=rule, sentence=f"{name}: {word}{_way_of(vm, rule)}: {written}")
 
 
 _BY_ITSELF = {
@@ -152,27 +152,27 @@ _BY_ITSELF = {
 }
 
 
-def _way_of(vm: Vm, flow: Flow) -> str:
-    if not flow.allow:
+def _way_of(vm: Vm, rule: Rule) -> str:
+    if not rule.allow:
         return ""
-    match vm.network.way:
-        case Way.NAT:
+    match vm.network.kind:
+        case NetworkKind.NAT:
             return " by the host's uplink"
-        case Way.GATEWAY:
+        case NetworkKind.GATEWAY:
             return f" through the VM '{vm.network.gateway}'"
         case _:
             return f" through the tunnel of network '{vm.network.name}'"
 
 
-def _meets(flow: Flow, target: str, protocol: str, port: int) -> bool:
-    if flow.protocol and flow.protocol != protocol:
+def _meets(rule: Rule, target: str, protocol: str, port: int) -> bool:
+    if rule.protocol and rule.protocol != protocol:
         return False
-    if flow.ports and not (protocol in ("tcp", "udp") and any(first <= port <= last for first, last in flow.ports)):
+    if rule.ports and not (protocol in ("tcp", "udp") and any(first <= port <= last for first, last in rule.ports)):
         return False
-    if flow.target in ("any", target):
+    if rule.target in ("any", target):
         return True
     try:
-        return "/" in flow.target and ipaddress.IPv4Address(target) in ipaddress.IPv4Network(flow.target)
+        return "/" in rule.target and ipaddress.IPv4Address(target) in ipaddress.IPv4Network(rule.target)
     except ValueError:
         # A name may have any address of the Internet, and none of a private range (images/base/.../names).
         return False

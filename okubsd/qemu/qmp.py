@@ -14,7 +14,7 @@ import msgspec
 LARGEST_LINE = 1 << 20
 
 
-class Answer(msgspec.Struct, frozen=True):
+class QmpAnswer(msgspec.Struct, frozen=True):
     """One line from QEMU: a greeting, an answer, an error or an event."""
 
     greeting: Any = msgspec.field(default=None, name="QMP")
@@ -36,9 +36,9 @@ def render_command(name: str, **arguments: object) -> bytes:
     return msgspec.json.encode(message) + b"\r\n"
 
 
-def parse_answer(line: bytes) -> Answer:
-    """Return the Answer of one line.  Raises msgspec.DecodeError where it is none."""
-    return msgspec.json.decode(line, type=Answer)
+def parse_answer(line: bytes) -> QmpAnswer:
+    """Return the QmpAnswer of one line.  Raises msgspec.DecodeError where it is none."""
+    return msgspec.json.decode(line, type=QmpAnswer)
 
 
 # "  TCP[HOST_FORWARD]  12       127.0.0.1 37671       10.0.2.15    22     0     0"

@@ -57,7 +57,7 @@ _MEANINGS = (
 )  # fmt: skip
 
 
-class Answer(msgspec.Struct, frozen=True):
+class VmctlAnswer(msgspec.Struct, frozen=True):
     """An outcome, vmctl's own words for it, and what to do next ("" for nothing)."""
 
     outcome: Outcome
@@ -70,15 +70,15 @@ class Answer(msgspec.Struct, frozen=True):
         return self.outcome in (Outcome.DONE, Outcome.ALREADY)
 
 
-def parse_answer(code: int, stderr: str) -> Answer:
+def parse_answer(code: int, stderr: str) -> VmctlAnswer:
     """Return what a call of vmctl that exited with ``code`` came to; words that nobody knows are kept whole."""
     words = "; ".join(line.removeprefix("vmctl: ").strip() for line in stderr.splitlines() if line.strip())
     if code == 0:
-        return Answer(Outcome.DONE, words)
+        return VmctlAnswer(Outcome.DONE, words)
     for text, outcome, hint in _MEANINGS:
         if text in stderr:
-            return Answer(outcome, words, hint)
-    return Answer(Outcome.OTHER, words or f"vmctl ended with exit code {code}", "its log is /var/log/daemon")
+            return VmctlAnswer(outcome, words, hint)
+    return VmctlAnswer(Outcome.OTHER, words or f"vmctl ended with exit code {code}", "its log is /var/log/daemon")
 
 
 class VmStatus(msgspec.Struct, frozen=True, kw_only=True):

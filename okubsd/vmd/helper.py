@@ -10,14 +10,11 @@ import enum
 
 import msgspec
 
+from okubsd import layout
 from okubsd.model import Argv
 
-HELPER = "/usr/local/libexec/okubsd-helper"
-
-# The per-VM files that the helper looks things up in (okubsd(8), FILES).
-RECORDS = "/etc/okubsd/vms"
-DRIVES = "/var/okubsd/vms"
-IMAGES = "/var/okubsd/images"
+# The per-VM files that the helper looks things up in (okubsd(8), FILES), as the host's own programs call them.
+RECORDS, DRIVES, IMAGES = f"/{layout.RECORDS}", f"/{layout.DRIVES}", f"/{layout.SYSTEM_IMAGES}"
 
 
 class Verb(enum.StrEnum):
@@ -34,13 +31,13 @@ class Verb(enum.StrEnum):
 
 def helper_argv(verb: Verb, name: str, *, root: bool) -> Argv:
     """Return the call of the helper: by doas(1), which fails rather than asks, unless we are ``root``."""
-    call = (HELPER, verb.value, name)
+    call = (layout.HELPER, verb.value, name)
     return call if root else ("doas", "-n", *call)
 
 
 def doas_line(group: str) -> str:
     """Return the line of doas.conf(5) that lets the members of ``group`` call the helper."""
-    return f"permit nopass :{group} as root cmd {HELPER}\n"
+    return f"permit nopass :{group} as root cmd {layout.HELPER}\n"
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):

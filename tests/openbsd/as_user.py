@@ -2,8 +2,11 @@
 
 import sys
 
-from okubsd.cli.main import call
-from okubsd.host import facts
+from okubsd.host import trust
 
-facts.is_root = lambda: False
+# Before anybody else has it by name.
+trust.is_root = lambda: False
+
+from okubsd.cli.main import call  # noqa: E402
+
 sys.exit(call(sys.argv[1:]))

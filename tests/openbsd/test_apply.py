@@ -10,11 +10,15 @@ import pytest
 
 from okubsd.errors import Problem
 from okubsd.host import apply as applying
-from okubsd.host.system import System
-from okubsd.plan import apply as steps
-from okubsd.plan.apply import plan_apply, plan_unapply
-from okubsd.plan.changes import Stat
+from okubsd.host import perform
+from okubsd.host.performance import Performance
+from okubsd.host.session import Session
+from okubsd.host.system import HostRoot
+from okubsd.model import FileState
+from okubsd.plan import steps
+from okubsd.plan.apply import ApplyFacts, plan_apply, plan_unapply
 from okubsd.plan.compile import compile_host
+from okubsd.plan.steps import Plan
 from tests.openbsd.test_compile import RECIPES, wish_of
 from tests.openbsd.world import DESCRIPTION, World
 
@@ -173,17 +177,17 @@ def test_a_vmd_that_is_down_is_no_reason_to_fail(fault: str, world: World) -> No
 # --- the plan, by value ------------------------------------------------------------------------
 
 
-def facts_of(**values: object) -> steps.ApplyFacts:
-    given: dict[str, object] = {"files": {"etc/pf.conf": Stat("pass\n", 0o600)}, "running": {}, "vmd_runs": True}
+def facts_of(**values: object) -> ApplyFacts:
+    given: dict[str, object] = {"files": {"etc/pf.conf": FileState("pass\n", 0o600)}, "running": {}, "vmd_runs": True}
     given |= {"images": frozenset({"boot", "base", "term"})} | values
-    return steps.ApplyFacts(**given)  # type: ignore[arg-type]
+    return ApplyFacts(**given)  # type: ignore[arg-type]
 
 
 def compiled(text: str = DESCRIPTION) -> object:
     return compile_host(wish_of(text), RECIPES, {"term": 100, "vault": 101}, "alice")
 
 
-def names(plan: steps.ApplyPlan) -> list[str]:
+def names(plan: Plan) -> list[str]:
     return [step.what for step in plan]
 
 
@@ -226,31 +230,29 @@ def test_vmd_is_never_restarted() -> None:
 # --- a power cut between any two steps -------------------------------------------------------------
 
 
-def cut_after(
-    world: World, count: int, plan: Callable[[System], steps.ApplyPlan], monkeypatch: pytest.MonkeyPatch
-) -> int:
+def cut_after(world: World, count: int, plan: Callable[[HostRoot], Plan], monkeypatch: pytest.MonkeyPatch) -> int:
     """Perform the first ``count`` steps of a plan and nothing more, as a power cut would; return how many there are."""
-    system = System(world.root)
+    system = HostRoot(world.root)
     for name, value in world.env().items():
         monkeypatch.setenv(name, value)
     made = plan(system)
     for step in made[:count]:
-        applying.perform_step(system, step)
+        perform.perform_step(step, Performance(Session()))
     return len(made)
 
 
-def second_apply(system: System) -> steps.ApplyPlan:
+def second_apply(system: HostRoot) -> Plan:
     result = compile_host(wish_of(OTHER), RECIPES, applying.kept_numbers(system), "alice")
     return plan_apply(result, applying.ask_apply(system, result))[0]
 
 
-def unapply(system: System) -> steps.ApplyPlan:
+def unapply(system: HostRoot) -> Plan:
     return plan_unapply(applying.ask_apply(system, compile_host(wish_of("vms: {}"), RECIPES, {}, "alice")))[0]
 
 
 @pytest.mark.parametrize("plan", [second_apply, unapply], ids=["apply", "unapply"])
 def test_from_every_prefix_the_host_is_old_or_new(
-    plan: Callable[[System], steps.ApplyPlan], world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    plan: Callable[[HostRoot], Plan], world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     world.must("apply", "-y")
     kept = tmp_path / "kept"
@@ -264,7 +266,7 @@ def test_from_every_prefix_the_host_is_old_or_new(
             shutil.copytree(kept / name, world.root / name, symlinks=True)
         total = cut_after(world, count, plan, monkeypatch)
         new = world.tree("etc")
-        applying.restore(System(world.root), lambda line: None)
+        applying.restore(Session())
         after = world.tree("etc")
         ends.append(after == old)
         assert after == (new if count == total else old), f"cut after step {count} of {total}"

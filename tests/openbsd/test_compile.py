@@ -14,14 +14,15 @@ from hypothesis import strategies as st
 from okubsd.config.description import parse_description
 from okubsd.config.recipe import parse_recipe
 from okubsd.errors import BadDescription
-from okubsd.model import Recipe, Wish
+from okubsd.model import Description, How, Recipe
 from okubsd.netif.numbers import give_numbers, parse_numbers, render_numbers
 from okubsd.pf.grammar import parse_pf
-from okubsd.pf.rules import Rule
+from okubsd.pf.rules import PfRule
 from okubsd.plan.changes import wanted_files
-from okubsd.plan.check import compiled_mistakes
-from okubsd.plan.compile import Compiled, How, compile_host, memory_mistakes
+from okubsd.plan.compile import Compiled, compile_host
 from okubsd.plan.exits import Secrets
+from okubsd.plan.judge import compiled_mistakes
+from okubsd.plan.limits import OPENBSD, limits
 from okubsd.vmd.grammar import parse_conf
 from okubsd.vpn.openvpn import parse_openvpn
 from okubsd.vpn.wg_quick import parse_wg_quick
@@ -56,7 +57,7 @@ SECRETS = Secrets(
 NOW = 1795600000.0
 
 
-def wish_of(text: str) -> Wish:
+def wish_of(text: str) -> Description:
     return parse_description(Path("/etc/okubsd/okubsd.yaml"), text, [], RECIPES)
 
 
@@ -141,13 +142,13 @@ def test_what_is_rendered_is_taken(name: str) -> None:
     assert compiled_mistakes(result, wanted_files(result, {})) == []
 
 
-def unnamed(rules: Iterable[Rule]) -> list[str]:
+def unnamed(rules: Iterable[PfRule]) -> list[str]:
     """Return the inline anchors without a name, which nobody can change from outside."""
     found = [rule.text for rule in rules if rule.action == "anchor" and rule.anchor is None and not rule.named]
     return found + [text for rule in rules for text in unnamed(rule.children)]
 
 
-def tables_of(path: str, rules: Iterable[Rule]) -> set[str]:
+def tables_of(path: str, rules: Iterable[PfRule]) -> set[str]:
     """Return the tables that rules name, as "ANCHOR:TABLE": pf looks beside a rule."""
     found = set()
     for rule in rules:
@@ -286,8 +287,10 @@ def test_somebody_owns_every_vm() -> None:
     ],
 )
 def test_memory_is_summed_against_the_host(usable: int, words: list[str]) -> None:
-    wish = wish_of("vms: {a: {image: term, memory: 2G, autostart: yes}, b: {image: term, memory: 2G, autostart: yes}}")
-    found = memory_mistakes(wish, usable)
+    description = wish_of(
+        "vms: {a: {image: term, memory: 2G, autostart: yes}, b: {image: term, memory: 2G, autostart: yes}}"
+    )
+    found = limits(description, OPENBSD, usable=usable)
     assert all(any(word in mistake for mistake in found) for word in words) and bool(found) is bool(words)
 
 

@@ -83,7 +83,7 @@ def test_pf_refuses_it(path: Path) -> None:
         assert f"{path.name}:{error.value}" in path.with_suffix(".err").read_text()
 
 
-def expanded(rule: pf_rules.Rule) -> int:
+def expanded(rule: pf_rules.PfRule) -> int:
     """Return how many rules pfctl writes for ``rule``: one for each combination of its lists."""
     count = 1
     for values in (rule.on, rule.protocols, rule.source, rule.source_ports, rule.target, rule.target_ports):

@@ -10,15 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from okubsd.config.flow import effective_flows, is_name, narrowness
 from okubsd.errors import BadDescription
-from okubsd.model import TUNNELS, Way
+from okubsd.layout import ANCHORS
+from okubsd.model import TUNNELS, NetworkKind
 from okubsd.pf.evaluate import Packet, evaluate
 from okubsd.pf.rules import Ruleset
 from okubsd.plan.changes import wanted_files
-from okubsd.plan.check import compiled_mistakes, read_rules
-from okubsd.plan.compile import ANCHORS, Compiled, CompiledVm
+from okubsd.plan.compile import Compiled, CompiledVm
+from okubsd.plan.judge import compiled_mistakes, read_rules
 from okubsd.plan.why import PfState, decide, explain, guest_packet, leaving_packet
+from okubsd.rules import effective_rules, is_name, narrowness
 from tests.openbsd.test_compile import NOW, PRIVATE, PUBLIC, SHARED, compiled, wish_of
 
 NETWORKS = (
@@ -80,8 +81,8 @@ def state_of(result: Compiled) -> PfState:
     for vm in result.vms:
         anchors[f"okubsd/{vm.vm.name}"] = read_rules(f"{ANCHORS}/{vm.vm.name}.conf", files, guest_of(vm))
         addresses[f"tap{vm.number}"] = (f"100.64.{vm.number}.2/31",)
-        if vm.vm.network.way in TUNNELS:
-            addresses[vm.exit.out] = ("10.66.0.2/32",)
+        if vm.vm.network.kind in TUNNELS:
+            addresses[vm.egress.out] = ("10.66.0.2/32",)
     main = parse_pf(f"set skip on lo\n{pf_conf.text}pass\n")
     return PfState(main=main, anchors=anchors, addresses=addresses)
 
@@ -117,11 +118,11 @@ def test_any_packet_leaves_by_its_own_network_or_not_at_all(
         here = vm.rdomain if honest else rdomain
         packet = msgspec.structs.replace(guest_packet(vm, sender, target, protocol, port), rdomain=here)
         first = evaluate(state.main, state.anchors, packet, state.addresses)
-        way = vm.vm.network.way
+        kind = vm.vm.network.kind
         if first.passes:
             assert sender == guest_of(vm) and here == vm.rdomain, "only its own address, only in its own rdomain"
-            assert way in (Way.NAT, *TUNNELS), "a VM that has no way out"
-            assert (first.rtable == 0) is (way is Way.NAT), "only a VM of nat gets into the host's own table"
+            assert kind in (NetworkKind.NAT, *TUNNELS), "a VM that has no way out"
+            assert (first.rtable == 0) is (kind is NetworkKind.NAT), "only a VM of nat gets into the host's own table"
             to = first.rdr_to or target
             assert all(to != text.partition("/")[0] for texts in state.addresses.values() for text in texts)
         if first.passes:
@@ -129,11 +130,11 @@ def test_any_packet_leaves_by_its_own_network_or_not_at_all(
             second = evaluate(state.main, state.anchors, out, state.addresses)
             assert second.passes and second.nat, "what was let in has the way out that it was let in for"
         # Whatever the routes are: by the uplink only what pf itself put there, and by no tunnel of others.
-        if way is not Way.NAT:
+        if kind is not NetworkKind.NAT:
             assert not evaluate(state.main, state.anchors, by_uplink(vm, sender, target), state.addresses).passes
         for other in result.vms:
-            if other.vm.network.way in TUNNELS and other.exit.out != vm.exit.out:
-                stray = msgspec.structs.replace(by_uplink(vm, sender, target), interface=other.exit.out,
+            if other.vm.network.kind in TUNNELS and other.egress.out != vm.egress.out:
+                stray = msgspec.structs.replace(by_uplink(vm, sender, target), interface=other.egress.out,
                                                 groups=("wg", "okubsd"), rdomain=other.rdomain)  # fmt: skip
                 assert not evaluate(state.main, state.anchors, stray, state.addresses).passes
 
@@ -156,7 +157,7 @@ def test_why_and_the_rules_agree(vms: list[dict[str, Any]], target: str, protoco
     result = compiled(describe(vms))
     state = state_of(result)
     for vm in result.vms:
-        if vm.vm.network.way is Way.GATEWAY:
+        if vm.vm.network.kind is NetworkKind.GATEWAY:
             continue
         said = decide(vm.vm, target, protocol, port, NOW)
         found = explain(vm, state, guest_packet(vm, guest_of(vm), target, protocol, port))
@@ -179,7 +180,7 @@ def test_nothing_comes_out_of_a_tunnel_unasked(network: str) -> None:
     state = state_of(result)
     vm = result.vms[1]
     for target in (guest_of(vm), "10.66.0.2", f"100.64.{vm.number}.2", "192.0.2.10"):
-        packet = Packet(direction="in", interface=vm.exit.out, groups=("okubsd",), rdomain=vm.rdomain,
+        packet = Packet(direction="in", interface=vm.egress.out, groups=("okubsd",), rdomain=vm.rdomain,
                         source="10.64.0.1", target=target, target_port=22)  # fmt: skip
         assert not evaluate(state.main, state.anchors, packet, state.addresses).passes
 
@@ -188,7 +189,7 @@ def test_vms_that_share_a_tunnel_do_not_see_each_other() -> None:
     result = compiled(describe([{"network": "proton", "allow": ["100.64.0.0/10"]}, {"network": "proton"}]))
     state = state_of(result)
     first, second = result.vms[1:]
-    assert first.rdomain == second.rdomain and first.exit.out == second.exit.out
+    assert first.rdomain == second.rdomain and first.egress.out == second.egress.out
     packet = guest_packet(first, guest_of(first), guest_of(second), "tcp", 22)
     # Even where the user allows it on the way in, the other VM's tap lets nothing out to it.
     there = msgspec.structs.replace(packet, direction="out", interface=f"tap{second.number}", groups=("tap", "okubsd"),
@@ -215,18 +216,18 @@ def test_no_key_is_shown_or_readable() -> None:
 
 
 def test_the_narrowest_rule_comes_first() -> None:
-    wish = wish_of(
+    description = wish_of(
         "vms: {a: {image: term, deny: [any, 198.51.100.0/24, 'tcp 198.51.100.7'],"
         " allow: [198.51.100.7, any:443, 198.51.100.0/24, example.org]}}"
     )
-    flows = effective_flows(wish.vms[0].flows, NOW)
-    assert [narrowness(flow)[0] for flow in flows] == sorted(narrowness(flow)[0] for flow in flows)
-    words = [(flow.allow, flow.target, flow.ports) for flow in flows if flow.line]
+    rules = effective_rules(description.vms[0].rules, NOW)
+    assert [narrowness(rule)[0] for rule in rules] == sorted(narrowness(rule)[0] for rule in rules)
+    words = [(rule.allow, rule.target, rule.ports) for rule in rules if rule.line]
     assert words == [
         (False, "198.51.100.7/32", ()), (True, "198.51.100.7/32", ()), (True, "example.org", ()),
         (False, "198.51.100.0/24", ()), (True, "198.51.100.0/24", ()), (True, "any", ((443, 443),)), (False, "any", ()),
     ]  # fmt: skip
-    assert sum(is_name(flow) for flow in flows) == 1
+    assert sum(is_name(rule) for rule in rules) == 1
 
 
 def test_a_gateway_has_as_many_nics_as_vmd_gives() -> None:

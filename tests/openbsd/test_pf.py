@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from okubsd.config.flow import REFUSED
 from okubsd.config.parse_y import ConfError
 from okubsd.model import NAT, NONE, Network
 from okubsd.pf.evaluate import Packet, Verdict, evaluate
 from okubsd.pf.grammar import parse_pf
-from okubsd.pf.render import Exit, render_anchor, render_main
+from okubsd.pf.render import Egress, render_anchor, render_main
 from okubsd.pf.rule_grammar import PfHost
 from okubsd.pf.rules import Ruleset
+from okubsd.rules import REFUSED
 from tests.conftest import CHECKOUT
 
 # A careless site: everything passes that okubsd does not stop.
@@ -37,11 +37,11 @@ def rules(text: str, **macros: str) -> Ruleset:
     return parse_pf(text, "pf.conf", None, macros)
 
 
-def way_out(network: Network, **values: Any) -> Exit:
+def way_out(network: Network, **values: Any) -> Egress:
     """Return the way out of `work`."""
     out = "egress" if network is NAT else ""
     given = {"name": "work", "number": 101, "rdomain": 101, "out": out, "resolver": "9.9.9.9"}
-    return Exit(**(given | values))
+    return Egress(**(given | values))
 
 
 def anchors(network: Network) -> dict[str, Ruleset]:

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from okubsd import __version__
-from okubsd.vmd.helper import HELPER, doas_line
+from okubsd.layout import HELPER
+from okubsd.vmd.helper import doas_line
 from tests.conftest import CHECKOUT
 
 PORT = CHECKOUT / "etc/port"

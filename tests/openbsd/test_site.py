@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from okubsd.config.marked import BEGIN, END, with_block
 from okubsd.config.parse_y import ConfError
+from okubsd.model import FileState
 from okubsd.pf.site import defeats, parse_site
-from okubsd.plan.changes import Stat
-from okubsd.plan.check import read_rules, unread_lines
+from okubsd.plan.judge import read_rules, unread_lines
 
 # What administrators write, each line of which pf.conf(5) knows.
 SITE = """\
@@ -66,7 +66,7 @@ def test_what_keeps_pf_from_looking_is_told(skipped: str) -> None:
 
 
 def test_check_and_why_read_a_site_that_is_not_known() -> None:
-    files = {"etc/pf.conf": Stat(with_block(SITE, OURS, before_rules=True), 0o600, 0, 0)}
+    files = {"etc/pf.conf": FileState(with_block(SITE, OURS, before_rules=True), 0o600, 0, 0)}
     assert read_rules("etc/pf.conf", files).rules
     assert unread_lines(files)
 

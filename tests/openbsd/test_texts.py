@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from okubsd.config.marked import BEGIN, END, with_block, without_block
 from okubsd.errors import Problem
 from okubsd.images import bootdrive
-from okubsd.vmd.helper import HELPER, Record, Verb, doas_line, helper_argv, parse_record, render_record
+from okubsd.layout import HELPER
+from okubsd.vmd.helper import Record, Verb, doas_line, helper_argv, parse_record, render_record
 from okubsd.vmd.qcow2 import chain_mistakes, header_mistakes, parse_header
 
 LINES = st.lists(

@@ -10,9 +10,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from okubsd.cli.compile import hidden_file
-from okubsd.host.system import System
-from okubsd.model import Network, Vm, Way
+from okubsd.cli.why import hidden_file
+from okubsd.host.system import HostRoot
+from okubsd.model import Network, NetworkKind, Vm
 from tests.conftest import CHECKOUT
 from tests.openbsd.test_compile import OVPN, PRIVATE, SHARED, WG
 from tests.openbsd.test_helper import SHELLS, helper
@@ -135,9 +135,9 @@ def test_why_needs_no_key_of_another_network(world: World) -> None:
 
 def test_why_says_what_this_user_may_not_read(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on OpenBSD, where the rules of the site are root's."""
-    system, key = System(world.root), world.description.parent / "vpn.conf"
+    system, key = HostRoot(world.root), world.description.parent / "vpn.conf"
     plain = Vm(name="plain", image="term")
-    tunneled = msgspec.structs.replace(plain, network=Network(name="proton", way=Way.WIREGUARD, file=str(key)))
+    tunneled = msgspec.structs.replace(plain, network=Network(name="proton", kind=NetworkKind.WIREGUARD, file=str(key)))
     hidden = {str(key)}
     monkeypatch.setattr("os.access", lambda path, mode: str(path) not in hidden)
     assert (hidden_file(system, plain), hidden_file(system, tunneled)) == (None, key)

@@ -125,15 +125,15 @@ class World:
         from okubsd.config.description import parse_description
         from okubsd.host.places import find_places
         from okubsd.host.reading import read_recipes
-        from okubsd.host.system import System
+        from okubsd.host.system import HostRoot
         from okubsd.host.tunnels import read_secrets
         from okubsd.plan.changes import wanted_files
         from okubsd.plan.compile import compile_host
 
         recipes = read_recipes(find_places(self.env()))
-        wish = parse_description(self.description, self.description.read_text(), [], recipes)
-        system = System(self.root)
-        compiled = compile_host(wish, recipes, {}, "alice", read_secrets(wish), time.time())
+        description = parse_description(self.description, self.description.read_text(), [], recipes)
+        system = HostRoot(self.root)
+        compiled = compile_host(description, recipes, {}, "alice", read_secrets(description), time.time())
         for name, stat in wanted_files(compiled, {"etc/pf.conf": system.read("etc/pf.conf")}).items():
             if stat is not None:
                 system.write(name, stat)

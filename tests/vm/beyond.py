@@ -8,7 +8,7 @@ import threading
 import time
 from pathlib import Path
 
-from okubsd.host.far_end import FAR, INSIDE, NEAR, OUTSIDE, PAGE, PORT, FarEnd, far_end, new_key
+from okubsd.bench.far_end import FAR, INSIDE, NEAR, OUTSIDE, PAGE, PORT, FarEnd, far_end, new_key
 
 __all__ = [
     "INSIDE", "OTHER_PAGE", "OUTSIDE", "PAGE", "PEER_RECIPE", "RESOLVER", "Beyond", "far_end", "new_key",

@@ -358,13 +358,13 @@ def test_the_ways_from_the_users_side(net: Inside) -> None:
 def test_a_rule_takes_effect_at_once_and_keeps_the_comments(net: Inside) -> None:
     with up(net, "app"):
         assert net.fetch("app", PAGE) == "10.66.0.2"
-        flow = net.begin("run", "app", "--", "bash", "-c", f"exec 3<>/dev/tcp/{PAGE}/80; sleep 6; "
+        rule = net.begin("run", "app", "--", "bash", "-c", f"exec 3<>/dev/tcp/{PAGE}/80; sleep 6; "
                          "printf 'GET /cgi-bin/ip HTTP/1.0\\r\\n\\r\\n' >&3; timeout 3 cat <&3 || true")  # fmt: skip
         time.sleep(2)
         done = net.call("net", "deny", "app", "any", "--comment", "for a moment")
         assert done.code == 0 and "it is in force in proton.gw" in done.err
         assert net.reaches_nothing("app", PAGE), "new connections are refused"
-        out, _ = flow.communicate(timeout=60)
+        out, _ = rule.communicate(timeout=60)
         assert b"10.66.0.2" not in out, "a connection that was there does not go on"
         assert net.call("why", "app", PAGE).code == 1
         assert "deny any (for a moment)" in net.call("why", "app", PAGE).out

@@ -11,24 +11,25 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
+from okubsd import layout
+from okubsd.bench import stock as stock_vms
 from okubsd.errors import Problem, TimedOut
-from okubsd.guest.ssh import remote_command
 from okubsd.host import builder, door, facts, keys, lifecycle, programs, store, window
-from okubsd.host import stock as stock_vms
+from okubsd.host.engine.qemu import memory_of
+from okubsd.host.guest import ROOT, Guest
 from okubsd.host.monitor import monitor
-from okubsd.host.perform import Run, perform_step
-from okubsd.host.places import Places
-from okubsd.model import Argv, Recipe, Request, Vm, Wish
-from okubsd.network.user import enter_argv
+from okubsd.host.perform import perform, perform_step
+from okubsd.host.performance import Performance
+from okubsd.host.session import Session, silent
+from okubsd.host.trust import is_root
+from okubsd.model import Argv, Description, Request, Vm
 from okubsd.plan import steps
 
 Rows = dict[str, list[float]]
-Report = Callable[[str], None]
 
 _IMPORTS = "import msgspec, yaml, click"
 _OPENSSH_PORT = 2222
@@ -39,42 +40,44 @@ def describe_host() -> str:
     return f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores, {platform.system()} {platform.release()}, TCG"
 
 
-def measure(places: Places, vm: Vm, recipes: dict[str, Recipe], rounds: int, report: Report, *, stock: bool) -> Rows:
+def measure(session: Session, vm: Vm, rounds: int, *, stock: bool) -> Rows:
     """Return figures by name, a value a round; with ``stock`` also those of a stock VM.
 
     Raises Problem where the VM runs already: a start of a running VM measures nothing.
     """
-    if facts.ask_vm(places, vm.name).running:
+    if facts.ask_vm(session.places, vm.name).running:
         raise Problem(f"VM '{vm.name}' is running", f"okubsd stop {vm.name}")
     rows: Rows = defaultdict(list)
-    if stock and facts.is_root():
-        _first_build(places, vm, recipes, rows, report)
+    if stock and is_root():
+        _first_build(session, vm, rows)
     for name in ("boot", "base", vm.image, "bench"):
-        builder.build(places, recipes[name], report)
-    stock_directory = stock_vms.build_stock(places, recipes[vm.image], report) if stock else None
+        builder.build(session.places, session.recipes[name], session.report)
+    stock_directory = (
+        stock_vms.build_stock(session.places, session.recipes[vm.image], session.report) if stock else None
+    )
     for number in range(rounds):
-        report(f"round {number + 1} of {rounds}")
-        _round_of_starts(places, vm, recipes, rows)
+        session.report(f"round {number + 1} of {rounds}")
+        _round_of_starts(session, vm, rows)
         if stock_directory is not None:
             with stock_vms.stock_vm(stock_directory) as (seconds, resident):
                 rows["stock: cold start to window (s)"].append(seconds)
                 time.sleep(5)
                 rows["stock: QEMU resident, idle (MB)"].append(resident / 1e6)
         _round_of_commands(rows)
-    _second_app(places, vm, recipes, rows, rounds)
-    _sizes(places, vm, rows)
+    _second_app(session, vm, rows, rounds)
+    _sizes(session, vm, rows)
     return _with_ratios(dict(rows))
 
 
-def _first_build(places: Places, vm: Vm, recipes: dict[str, Recipe], rows: Rows, report: Report) -> None:
+def _first_build(session: Session, vm: Vm, rows: Rows) -> None:
     """Build the VM's images from nothing in a state directory of their own; what mmdebstrap fetches counts apart."""
     with tempfile.TemporaryDirectory(prefix="okubsd-bench-") as name:
-        empty = msgspec.structs.replace(places, state=Path(name))
-        report(f"building {vm.image} and what it stands on, from nothing")
+        empty = msgspec.structs.replace(session.places, state=Path(name))
+        session.report(f"building {vm.image} and what it stands on, from nothing")
         lines: list[tuple[float, str]] = []
         start = time.monotonic()
-        for image in ("boot", recipes[vm.image].base, vm.image):
-            builder.build(empty, recipes[image], lambda line: lines.append((time.monotonic(), line)))
+        for image in ("boot", session.recipes[vm.image].base, vm.image):
+            builder.build(empty, session.recipes[image], lambda line: lines.append((time.monotonic(), line)))
         total = time.monotonic() - start
     # mmdebstrap updates its lists before it downloads, and downloads before it extracts.
     fetching = 0.0
@@ -94,51 +97,53 @@ def _seconds(argv: Argv, *, code: int = 0) -> float:
     return time.monotonic() - start
 
 
-def _round_of_starts(places: Places, vm: Vm, recipes: dict[str, Recipe], rows: Rows) -> None:
+def _round_of_starts(session: Session, vm: Vm, rows: Rows) -> None:
     """Start the VM by okubsd, then by its very commands without okubsd."""
     asked = time.time()
     rows["okubsd start, until it returns (s)"].append(
         _seconds(programs.okubsd_argv("-q", "start", vm.name, "--headless"))
     )
-    timing = lifecycle.read_timings(places, vm.name)[-1]
+    timing = lifecycle.read_timings(session.places, vm.name)[-1]
     # Until the window is mapped, as the stock VM is measured: interpreter and imports count, the cleaning up does not.
     rows["cold start to window (s)"].append(timing.began + timing.total - asked)
     for phase, spent in timing.phases.items():
         rows[f"  of that: {phase} (s)"].append(spent)
     time.sleep(5)
-    pid = facts.ask_vm(places, vm.name).qemu_pid
-    rows["QEMU resident, idle (MB)"].append(facts.memory_of(pid or 0) / 1e6)
-    rows["guest's own memory, idle (MB)"].append(_guest_memory(places, vm))
-    lifecycle.stop(places, vm, lambda line: None)
-    rows["the same by hand (s)"].append(_by_hand(places, vm, recipes))
+    pid = facts.ask_vm(session.places, vm.name).pid
+    rows["QEMU resident, idle (MB)"].append(memory_of(pid or 0) / 1e6)
+    rows["guest's own memory, idle (MB)"].append(_guest_memory(session, vm))
+    lifecycle.stop(_alone(session, vm), vm)
+    rows["the same by hand (s)"].append(_by_hand(session, vm))
 
 
-def _guest_memory(places: Places, vm: Vm) -> float:
-    argv = (*lifecycle.shared_ssh(places, vm, "-T"), "cat /proc/meminfo")
-    found = dict(re.findall(r"(?m)^(\w+):\s+(\d+) kB", door.run(argv, timeout=60).out.decode(errors="replace")))
+def _guest_memory(session: Session, vm: Vm) -> float:
+    done = Guest.find(session.places, vm).ask(("cat", "/proc/meminfo"), timeout=60)
+    found = dict(re.findall(r"(?m)^(\w+):\s+(\d+) kB", done.out.decode(errors="replace")))
     return (int(found["MemTotal"]) - int(found["MemAvailable"])) * 1024 / 1e6
 
 
-def _by_hand(places: Places, vm: Vm, recipes: dict[str, Recipe]) -> float:
+def _by_hand(session: Session, vm: Vm) -> float:
     """Return the seconds of the plan's own programs, one after the other, with nothing in between."""
-    with lifecycle.holding(places, vm.name, lambda line: None):
-        plan, _, _ = lifecycle.decide(places, vm, _site(vm, recipes), Request(headless=True))
-        run = Run(places, recipes, lambda line: None)
-        prepared = (steps.BuildImages, steps.VerifyImages, steps.MakeKeys, steps.MakeHome, steps.WriteInitrd)
-        for step in plan:
-            if isinstance(step, prepared):
-                perform_step(step, run)
+    alone = _alone(session, vm)
+    with lifecycle.holding(session.places, vm.name, silent):
+        decided = lifecycle.decide_start(alone, vm, Request(headless=True))
+        performance = Performance(alone)
+        kept = (steps.BuildImages, steps.VerifyImages, steps.MakeKeys, steps.MakeHome, steps.WriteInitrd)
+        for step in decided.plan:
+            if isinstance(step, kept):
+                perform_step(step, performance)
         start = time.monotonic()
         try:
-            for step in plan:
-                if not isinstance(step, prepared):
-                    perform_step(step, run)
+            for step in decided.plan:
+                if not isinstance(step, kept):
+                    perform_step(step, performance)
             return time.monotonic() - start
         finally:
-            run.close()
-            lifecycle.end_hard(places, vm.name, run.qemu)
-            if run.server is not None:
-                run.server.wait()
+            performance.close()
+            state = decided.boot.state
+            perform(decided.seat.end(vm.name, state.run, state.pid), performance)
+            if performance.server is not None:
+                performance.server.wait()
 
 
 def _round_of_commands(rows: Rows) -> None:
@@ -149,37 +154,37 @@ def _round_of_commands(rows: Rows) -> None:
     rows["okubsd image build, nothing to do (s)"].append(_seconds(programs.okubsd_argv("image", "build", "term")))
 
 
-def _second_app(places: Places, vm: Vm, recipes: dict[str, Recipe], rows: Rows, rounds: int) -> None:
+def _second_app(session: Session, vm: Vm, rows: Rows, rounds: int) -> None:
     """Show another window in a VM that runs: by okubsd, and by a new `ssh -Y` to OpenSSH in the same guest."""
     other = msgspec.structs.replace(vm, name="bench-ssh", image="bench", apps=("term",), keep=True)
-    quiet: Report = lambda line: None  # noqa: E731
-    lifecycle.start(places, other, _site(other, recipes), Request(headless=True), quiet)
+    alone = _alone(session, other)
+    lifecycle.start(alone, other, Request(headless=True))
     try:
-        port = _start_openssh(places, other)
+        port = _start_openssh(session, other)
         for _ in range(rounds):
             start = time.monotonic()
-            lifecycle.start(places, other, _site(other, recipes), Request(another=True), quiet)
+            lifecycle.start(alone, other, Request(another=True))
             rows["second app, running VM (s)"].append(time.monotonic() - start)
-            _close_newest(places, other)
-            rows["the same by a new ssh -Y (s)"].append(_new_ssh(places, other, port))
-            _close_newest(places, other)
+            _close_newest(session, other)
+            rows["the same by a new ssh -Y (s)"].append(_new_ssh(session, other, port))
+            _close_newest(session, other)
     finally:
-        lifecycle.stop(places, other, quiet, force=True)
+        lifecycle.stop(alone, other, force=True)
 
 
-def _site(vm: Vm, recipes: dict[str, Recipe]) -> lifecycle.Site:
-    return lifecycle.Site(Wish(Path("bench"), (vm,)), recipes)
+def _alone(session: Session, vm: Vm) -> Session:
+    """Return a session that describes ``vm`` alone, and tells nobody."""
+    return Session.of(session.places, Description(Path("bench"), (vm,)), session.recipes, silent)
 
 
-def _close_newest(places: Places, vm: Vm) -> None:
+def _close_newest(session: Session, vm: Vm) -> None:
     """Close the newest app, so that every round finds a guest with one; what ends has a moment to end."""
     newest = "kill $(busybox pidof xterm | cut -d' ' -f1)"
-    argv = (*lifecycle.shared_ssh(places, vm, "-T"), remote_command(("sh", "-c", newest)))
-    door.run(argv, timeout=60)
+    Guest.find(session.places, vm).ask(("sh", "-c", newest), timeout=60)
     time.sleep(1)
 
 
-def _start_openssh(places: Places, vm: Vm) -> int:
+def _start_openssh(session: Session, vm: Vm) -> int:
     """Start OpenSSH's server in the guest, and return the port that leads to it."""
     script = (
         "mkdir -p /run/sshd; cp /run/okubsd/ssh/authorized_keys /run/keys; chmod 644 /run/keys; "
@@ -187,25 +192,27 @@ def _start_openssh(places: Places, vm: Vm) -> int:
         f"/usr/sbin/sshd -p {_OPENSSH_PORT} -h /run/sshd-key -o X11Forwarding=yes -o StrictModes=no "
         "-o AuthorizedKeysFile=/run/keys -o UsePAM=no >&2; cat /run/sshd-key.pub"
     )
-    argv = (*lifecycle.shared_ssh(places, vm, "-T", user="root"), remote_command(("sh", "-c", script)))
-    key = door.must(argv, "starting OpenSSH in the guest", timeout=120).out
-    door.write(places.vm(vm.name) / "stock_hosts", b"stock " + key)
-    with monitor(places.vm_run(vm.name) / "qmp") as qemu:
+    done = Guest.find(session.places, vm).ask(("sh", "-c", script), user=ROOT, timeout=120)
+    if done.code != 0:
+        raise Problem(f"starting OpenSSH in the guest: {door.reason(done)}")
+    key = done.out
+    door.write(session.places.vm(vm.name) / "stock_hosts", b"stock " + key)
+    with monitor(session.places.vm_run(vm.name) / layout.QMP) as qemu:
         qemu.human(f"hostfwd_add net0 tcp:127.0.0.1:0-:{_OPENSSH_PORT}")
         ports = re.findall(rf"127\.0\.0\.1\s+(\d+)\s+\S+\s+{_OPENSSH_PORT}\s", qemu.human("info usernet"))
     return int(ports[0])
 
 
-def _new_ssh(places: Places, vm: Vm, port: int) -> float:
+def _new_ssh(session: Session, vm: Vm, port: int) -> float:
     """Return the seconds that a new `ssh -Y` with the same app takes to its window, on the VM's own display."""
-    state = facts.ask_vm(places, vm.name)
+    state = facts.ask_vm(session.places, vm.name)
     cookie = keys.read_cookie(state.run)
     if state.display is None or cookie is None:
         raise Problem(f"{vm.name}: its display is gone")
     argv: Argv = (*stock_vms.stock_ssh(state.directory, port), "-Y", "user@127.0.0.1", *stock_vms.SHOWN)
-    if state.confined:
-        argv = enter_argv(str(state.qemu_pid), argv, root=facts.is_root())
-    env = (f"DISPLAY=:{state.display}", f"XAUTHORITY={state.run / 'Xauthority'}")
+    if state.seat is not None:
+        argv = state.seat.reach(argv)
+    env = (f"DISPLAY=:{state.display}", f"XAUTHORITY={state.run / layout.XAUTHORITY}")
     with window.watching(vm.name, state.display, cookie) as watcher:
         start = time.monotonic()
         process = door.spawn_measured(("env", *env, *argv), state.directory / "bench.log")
@@ -219,9 +226,9 @@ def _new_ssh(places: Places, vm: Vm, port: int) -> float:
     return spent
 
 
-def _sizes(places: Places, vm: Vm, rows: Rows) -> None:
+def _sizes(session: Session, vm: Vm, rows: Rows) -> None:
     for name in ("base", vm.image, "firefox"):
-        image = store.current_image(places, name)
+        image = store.current_image(session.places, name)
         if image is not None:
             rows[f"size of {name} (MB)"] = [image.parts[0].size / 1e6]
 

@@ -7,19 +7,18 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
+from okubsd import layout
+from okubsd.bench.far_end import OUTSIDE, PAGE, WEB_PORT, FarEnd, far_end
 from okubsd.errors import HostLacks, Problem
 from okubsd.guest.ssh import remote_command
-from okubsd.host import builder, door, facts, programs
-from okubsd.host.far_end import OUTSIDE, PAGE, WEB_PORT, FarEnd, far_end
-from okubsd.host.places import Places
-from okubsd.model import Recipe
+from okubsd.host import builder, door, programs
+from okubsd.host.session import Report, Session
+from okubsd.host.trust import is_root
 from okubsd.vpn.wg_quick import render_setconf
 
 Rows = dict[str, list[float]]
-Report = Callable[[str], None]
 
 _DESCRIPTION = """\
 defaults: {memory: 192M, disposable: yes, keep: yes}
@@ -49,18 +48,18 @@ echo "small $((end - begin))"
 """
 
 
-def measure(places: Places, recipes: dict[str, Recipe], rounds: int, report: Report) -> Rows:
+def measure(session: Session, rounds: int) -> Rows:
     """Return the figures, a value a round.  Raises HostLacks where we are not root of a Linux."""
-    if not (sys.platform == "linux" and facts.is_root()):
+    if not (sys.platform == "linux" and is_root()):
         raise HostLacks("'bench net' makes network namespaces, and so needs root of a Linux", "sudo okubsd bench net")
     for name in ("boot", "base", "term", "vpn-gateway"):
-        builder.build(places, recipes[name], report)
+        builder.build(session.places, session.recipes[name], session.report)
     rows: Rows = {}
     with tempfile.TemporaryDirectory(prefix="okubsd-bench-") as scratch:
         top = Path(scratch)
-        made = FarEnd(places.images, top, more=_WEB)
+        made = FarEnd(session.places.images, top, more=_WEB)
         with far_end(made):
-            _measure_ways(made, top, rounds, rows, report)
+            _measure_ways(made, top, rounds, rows, session.report)
         _measure_rules(top, rounds, rows)
     _add_ratios(rows)
     return rows
@@ -77,10 +76,10 @@ def _measure_ways(made: FarEnd, top: Path, rounds: int, rows: Rows, report: Repo
             _must(made, top, "start", vm, "--no-app")
         for number in range(rounds):
             report(f"round {number + 1} of {rounds}")
-            for way, (vm, address, port) in ways.items():
+            for kind, (vm, address, port) in ways.items():
                 speed, delay = _fetch(made, top, vm, address, port)
-                rows.setdefault(f"{_WAYS[way]}: throughput (MB/s)", []).append(speed)
-                rows.setdefault(f"{_WAYS[way]}: time of a connection (ms)", []).append(delay)
+                rows.setdefault(f"{_WAYS[kind]}: throughput (MB/s)", []).append(speed)
+                rows.setdefault(f"{_WAYS[kind]}: time of a connection (ms)", []).append(delay)
     finally:
         for vm, _, _ in ways.values():
             door.run(_okubsd(made, top, "stop", vm), timeout=60)
@@ -130,22 +129,25 @@ def _measure_rules(top: Path, rounds: int, rows: Rows) -> None:
     from okubsd.host.reading import read_recipes
     from okubsd.plan.apply import plan_rules
     from okubsd.plan.changes import wanted_files
-    from okubsd.plan.compile import ANCHORS, NAMES, compile_host, compile_rules
+    from okubsd.plan.compile import compile_host, compile_rules
     from okubsd.plan.exits import Secrets
 
     recipes = read_recipes(find_places())
     path, text = top / "many.yaml", describe_rules(200, 20)
     for _ in range(rounds):
         start = time.perf_counter()
-        wish = parse_description(path, text, [], recipes)
-        compiled = compile_host(wish, recipes, {}, "alice")
+        description = parse_description(path, text, [], recipes)
+        compiled = compile_host(description, recipes, {}, "alice")
         wanted = wanted_files(compiled, {})
         rows.setdefault("200 VMs with 20 rules each, rendered (ms)", []).append(_since(start))
         kept = {vm.vm.name: vm.number for vm in compiled.vms}
         start = time.perf_counter()
         changed = parse_description(path, add_rule(text, _ONE, "allow", "192.168.1.5:631"), [], recipes)
         files = compile_rules(changed, _ONE, kept, Secrets(), 0.0)
-        now = {f"{ANCHORS}/{_ONE}.conf": wanted[f"{ANCHORS}/{_ONE}.conf"], f"{NAMES}/{_ONE}": None}
+        now = {
+            f"{layout.ANCHORS}/{_ONE}.conf": wanted[f"{layout.ANCHORS}/{_ONE}.conf"],
+            f"{layout.NAMES_OF_RULES}/{_ONE}": None,
+        }
         _, changes = plan_rules(_ONE, files, now, runs=True)
         rows.setdefault("one rule of one VM among 200, applied (ms)", []).append(_since(start))
         rows.setdefault("  files that it touches", []).append(len(changes))
@@ -157,7 +159,7 @@ def _since(start: float) -> float:
 
 def _add_ratios(rows: Rows) -> None:
     for what in ("throughput (MB/s)", "time of a connection (ms)"):
-        straight, through = (rows[f"{way}: {what}"] for way in _WAYS.values())
+        straight, through = (rows[f"{kind}: {what}"] for kind in _WAYS.values())
         name = f"RATIO through a gateway to straight: {what.split(' (')[0]}"
         rows[name] = [a / b for a, b in zip(through, straight, strict=True)]
 

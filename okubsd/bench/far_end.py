@@ -20,7 +20,7 @@ from okubsd.errors import Problem, TimedOut
 from okubsd.guest.cpio import directory, file
 from okubsd.guest.identity import Lease, Secrets, render_identity
 from okubsd.host import door
-from okubsd.host.perform import READY
+from okubsd.host.perform.display import READY
 from okubsd.model import Argv, Vm
 from okubsd.qemu.argv import Machine, render_argv
 from okubsd.vpn.wg_quick import Peer, Tunnel, render_setconf

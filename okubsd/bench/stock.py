@@ -13,7 +13,8 @@ from pathlib import Path
 from okubsd.display.server import parse_display_number, server_argv
 from okubsd.errors import HostLacks, Problem, TimedOut
 from okubsd.guest.identity import render_xauthority
-from okubsd.host import builder, door, facts, keys, window
+from okubsd.host import builder, door, keys, window
+from okubsd.host.engine.qemu import memory_of
 from okubsd.host.places import Places
 from okubsd.images import commands
 from okubsd.model import Argv, Recipe, Vm
@@ -36,7 +37,7 @@ def build_stock(places: Places, app: Recipe, report: Callable[[str], None]) -> P
     target = places.state / "stock" / app.digest[:12]
     if (target / "disk.img").exists():
         return target
-    if not facts.is_root():
+    if not os.geteuid() == 0:
         raise HostLacks("the stock VM can only be built by root", "sudo okubsd bench --against stock")
     target.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=".making-", dir=target.parent))
@@ -133,7 +134,7 @@ def stock_vm(directory: Path) -> Iterator[tuple[float, int]]:
                 )
                 if not seen.wait(b"mapped", 300, lambda: None):
                     raise TimedOut("the stock VM showed no window within 300 seconds")
-                yield time.monotonic() - start, facts.memory_of(qemu.pid)
+                yield time.monotonic() - start, memory_of(qemu.pid)
                 shown.kill()
                 shown.wait()
         finally:

@@ -1,0 +1,155 @@
+"""From the host to the guest: one file, whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shlex
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from okubsd.config.names import quoted
+from okubsd.errors import Problem
+from okubsd.host.copying.files import (
+    CHUNK,
+    Files,
+    Progress,
+    digest_of,
+    digest_there,
+    forget,
+    guest_errors,
+    join,
+    part_name,
+    relative,
+    said,
+)
+
+# A file that says it has no size, as those of proc(5), is read to its end, but not for ever.
+_MOST_UNSIZED = 64 << 20
+
+# Up to this size the guest is asked what it really has; more would take it seconds.
+_CHEAP_TO_DIGEST = 64 << 20
+
+
+def send(guest: Files, source: Path, target: bytes, step: Progress, name: bytes = b"") -> None:
+    """Copy the host's regular file ``source`` to ``target`` in the guest, "" or a directory meaning below it.
+
+    There it is called ``name``, or as it is here.  Raises Problem where that fails; then what was at the target before
+    is still there.
+    """
+    path = place_in_guest(guest, target, name or os.fsencode(source.name))
+    give_name(guest, send_part(guest, source, path, step), path, durable=True)
+
+
+def place_in_guest(guest: Files, target: bytes, name: bytes) -> bytes:
+    """Return the guest's path for a file called ``name``: ``target``, or in it if it is a directory."""
+    if guest.is_directory(target):
+        return join(target, name)
+    if not target or target.endswith(b"/"):
+        words = shlex.join(("okubsd", "run", guest.vm.name, "--", "mkdir", os.fsdecode(target)))
+        raise Problem(f"there is no directory {said(target)} in the guest", words if words.isprintable() else "")
+    return target
+
+
+def _beside(path: bytes, origin: bytes, size: int, changed: int) -> bytes:
+    head, slash, name = path.rpartition(b"/")
+    return head + slash + part_name(name, origin, size, changed)
+
+
+@contextlib.contextmanager
+def _regular(source: Path) -> Iterator[tuple[Any, os.stat_result]]:
+    """Open the host's regular file ``source``; nothing is waited for that is none."""
+    try:
+        descriptor = os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise Problem(f"{quoted(source, 200)}: {error.strerror}") from None
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        what = "a directory" if stat.S_ISDIR(status.st_mode) else "no regular file"
+        raise Problem(
+            f"{quoted(source, 200)} is {what}",
+            "okubsd cp -r SOURCE TARGET  # copies directories" if what[0] == "a" else "",
+        )
+    with os.fdopen(descriptor, "rb", buffering=0) as stream:
+        yield stream, status
+
+
+def send_part(guest: Files, source: Path, path: bytes, step: Progress) -> bytes:
+    """Copy ``source`` to the hidden name beside ``path``, whole, and return that name."""
+    with _regular(source) as (stream, status):
+        size, changed = status.st_size, max(0, int(status.st_mtime))
+        part = _beside(path, os.fsencode(source.absolute()), size, changed)
+        found = guest.status(part)
+        done = int(found.st_size or 0) if found is not None and stat.S_ISREG(found.st_mode or 0) else 0
+        done = done if done <= size else 0
+        resumed = done > 0
+        with guest_errors(guest, path, part), guest.client.open(part, "r+b" if resumed else "wb") as remote:
+            written = _pump_out(guest, stream, remote, done, size, step)
+        _compare(guest, source, stream, part, written, thorough=resumed or written <= _CHEAP_TO_DIGEST)
+        with guest_errors(guest, path, part):
+            guest.client.chmod(part, stat.S_IMODE(status.st_mode) & 0o777)
+            guest.client.utime(part, (max(0, int(status.st_atime)), changed))
+    return part
+
+
+def _pump_out(guest: Files, stream: Any, remote: Any, done: int, size: int, step: Progress) -> int:
+    """Write what ``stream`` has from ``done`` on, and return its size: ``size``, or as far as an unsized file goes.
+
+    Every write is answered before the next; what is a hole stays one.
+    """
+    step(done, size)
+    at, end = done, size or _MOST_UNSIZED
+    while at < end:
+        at = _next_data(stream, at, size) if size else at
+        stream.seek(at) if size else None
+        chunk = stream.read(min(CHUNK, end - at)) if at < end else b""
+        if not chunk:
+            break
+        guest.renew()
+        remote.seek(at)
+        remote.write(chunk)
+        at += len(chunk)
+        step(at, size or at)
+    if size == 0 and at == _MOST_UNSIZED:
+        raise Problem(f"the file says that it is empty, and has more than {_MOST_UNSIZED >> 20} MB")
+    if at < size:
+        raise Problem("the file became shorter while it was copied", "call it again")
+    if size:
+        guest.renew()
+        remote.truncate(size)
+    return at
+
+
+def _next_data(stream: Any, at: int, size: int) -> int:
+    """Return where the next data of a file are, from ``at`` on; ``size`` where there is nothing but a hole."""
+    try:
+        return min(os.lseek(stream.fileno(), at, os.SEEK_DATA), size)
+    except OSError as error:
+        # ENXIO: a hole up to the end.  Others: this file system does not tell holes.
+        return size if error.errno == errno.ENXIO and os.fstat(stream.fileno()).st_size >= size else at
+
+
+def _compare(guest: Files, source: Path, stream: Any, part: bytes, size: int, *, thorough: bool) -> None:
+    """Raise Problem where the guest does not have what was sent."""
+    found = guest.status(part)
+    if found is None or int(found.st_size or 0) != size:
+        forget(guest, part)
+        raise Problem(f"the guest has not got {quoted(source, 200)} whole", "call it again")
+    if not thorough:
+        return
+    theirs = digest_there(guest, part)
+    if theirs and theirs != digest_of(stream, size):
+        forget(guest, part)
+        raise Problem(f"the guest has other bytes than {quoted(source, 200)}, which changed meanwhile", "call it again")
+
+
+def give_name(guest: Files, part: bytes, path: bytes, *, durable: bool) -> None:
+    """Rename a whole copy to what it is called, after its bytes are on the guest's disk."""
+    if durable:
+        guest.run(b"sync", b"--", relative(part))
+    with guest_errors(guest, path, part):
+        guest.client.posix_rename(part, path)

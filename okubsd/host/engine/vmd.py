@@ -1,0 +1,341 @@
+"""vmd(8) as a VM's engine: what it says, and what root's helper does for it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from okubsd import layout
+from okubsd.config.names import quoted
+from okubsd.errors import Problem, TimedOut, Unreachable
+from okubsd.guest.identity import render_identity
+from okubsd.host import door, keys, store
+from okubsd.host.gateway_files import entries_of
+from okubsd.host.performance import Performance
+from okubsd.host.places import Places
+from okubsd.host.records import CALL_SECONDS, read_head, read_record, status_of, usable_memory
+from okubsd.host.running import ask_rows, start_anew
+from okubsd.host.session import Session
+from okubsd.host.system import HostRoot
+from okubsd.host.trust import is_root
+from okubsd.host.waiting import wait_until
+from okubsd.model import Argv, Backend, Vm
+from okubsd.netif.ifconfig import Tap, parse_ifconfig, tap_mistakes
+from okubsd.pf.render import GROUP
+from okubsd.plan.facts import HostFacts, VmFacts
+from okubsd.plan.seats import seat_of_record
+from okubsd.plan.seats.base import Seat
+from okubsd.plan.steps import (
+    CloseNetwork,
+    CompareClocks,
+    EndVmd,
+    LinkTap,
+    OpenNetwork,
+    Prepare,
+    Slot,
+    StartVmd,
+    WaitGuest,
+)
+from okubsd.vmd.control import Outcome, VmctlAnswer, parse_answer
+from okubsd.vmd.helper import DRIVES, IMAGES
+from okubsd.vmd.qcow2 import chain_mistakes
+
+_HELPER = 120
+_KILL = 5
+
+# The helper's exit code for a tap that is not where it has to be; vmd sets taps up while it answers.
+_NOT_IN_PLACE = 3
+_TAP_GRACE = 3.0
+
+# How much of the end of vmd's log is looked through, in bytes.
+_LOG_TAIL = 1 << 16
+
+_ADDRESS = re.compile(r"\d{1,3}(\.\d{1,3}){3}")
+
+# A guest that fell to another clock runs at a half or a fifth of the time; less than this is the measuring's.
+_CLOCK_TOLERANCE = 0.25
+
+
+class Clock(msgspec.Struct, frozen=True):
+    """One look at two clocks: the host's and the guest's, in seconds, and once compared how fast the guest's runs."""
+
+    host: float
+    guest: float
+    speed: float | None = None
+
+
+def state(places: Places, name: str) -> tuple[Seat | None, int | None]:
+    """Return where vmd runs the VM called ``name`` and its pid, None where it does not run."""
+    record = read_record(places, name)
+    if record is None or record.backend != Backend.VMD:
+        return None, None
+    status = status_of(name)
+    if status is None or not status.running:
+        return None, None
+    return seat_of_record(record, engine=Backend.VMD, root=is_root()), status.pid
+
+
+def host_facts(places: Places) -> Mapping[str, Any]:
+    """Return what a boot by vmd has to know of the host."""
+    rows = ask_rows(places)
+    taken = sum(row.memory for row in rows if row.running)
+    return {"usable_memory": usable_memory(), "taken_memory": taken}
+
+
+# --- the steps of a boot -----------------------------------------------------------------------
+
+
+def prepare(step: Prepare, performance: Performance) -> None:
+    """Have the VM's drives made anew, and its identity put on the last one.
+
+    Raises Problem where that fails, or where vmd would not take what is there.
+    """
+    places, name = performance.places, step.vm.name
+    start_anew(step.run, step.vm)
+    cookie = keys.make_cookie(step.run)
+    secrets = keys.read_secrets(step.keys, cookie)
+    identity = render_identity(step.vm, step.lease, secrets, off="poweroff", gateway=entries_of(step.vm, step.conf))
+    done = _call_helper(places, step.argv, name, identity)
+    if done.code != 0:
+        raise Problem(f"{name}: its drives were not prepared: {door.reason(done)}", "doas okubsd apply")
+    _check_drives(places, name, step.images)
+
+
+def link_tap(step: LinkTap, performance: Performance) -> None:
+    """Have the tap and the loopback of a VM of QEMU's set up.  Raises Problem where that fails."""
+    done = _call_helper(performance.places, step.argv, step.name)
+    if done.code != 0:
+        raise Problem(f"{step.name}: its tap was not set up: {door.reason(done)}", "doas okubsd apply")
+
+
+def run(step: StartVmd, performance: Performance) -> None:
+    """Have vmd start the VM.  Raises Problem in words of what vmctl's message means."""
+    try:
+        done = door.run(step.argv, timeout=CALL_SECONDS)
+    except subprocess.TimeoutExpired:
+        sentence = f"{step.name}: vmctl start did not end within {CALL_SECONDS} seconds"
+        raise Problem(sentence, "doas rcctl check vmd") from None
+    answer = parse_answer(done.code, done.err.decode(errors="replace"))
+    if not answer.good:
+        said = _log_says(performance.places, step.name)
+        raise Problem(f"{step.name}: vmd did not start it: {answer.outcome}: {answer.words}{said}", answer.hint)
+
+
+def open_network(step: OpenNetwork, performance: Performance) -> None:
+    """Have the helper look at the tap and open the network; what it tells is the guest's address.
+
+    Raises Problem where the tap is not where it has to be; the VM was stopped then.
+    """
+    places, name = performance.places, step.name
+    tries: list[door.Done] = []
+
+    def is_open() -> bool:
+        tries.append(_call_helper(places, step.argv, name))
+        return tries[-1].code != _NOT_IN_PLACE
+
+    wait_until(is_open, _TAP_GRACE, pause=0.2)
+    done = tries[-1]
+    if done.code != 0:
+        if step.stop:
+            _try(step.stop)
+        said = _log_says(places, name)
+        raise Problem(f"{name}: it was stopped, for its network is not as it should be: {door.reason(done)}{said}")
+    address = done.out.decode(errors="replace").strip()
+    if not _ADDRESS.fullmatch(address):
+        raise Problem(f"{name}: the helper said {quoted(address)} instead of an address")
+    performance.slots[Slot.GUEST] = address
+
+
+def wait_for_guest(step: WaitGuest, performance: Performance) -> None:
+    """Wait until ssh reaches the guest, and keep what its clock says then.
+
+    Raises Problem where the VM ends before, TimedOut where it does not answer in time.
+    """
+    argv, tries = performance.fill(step.argv), []
+
+    def answers() -> bool:
+        done = door.ask(argv, timeout=20)
+        tries.append(done)
+        if done.code != 0:
+            _check_boot(step.name, performance.places, done)
+        return done.code == 0
+
+    if not wait_until(answers, step.timeout, pause=0.1):
+        why = door.reason(tries[-1])
+        raise TimedOut(f"the guest did not answer within {step.timeout:.0f} seconds: {why}")
+    clock_now = _clock_of(tries[-1])
+    if clock_now is not None:
+        door.write(step.run / layout.CLOCK, msgspec.json.encode(clock_now))
+
+
+def _check_boot(name: str, places: Places, done: door.Done) -> None:
+    """Raise Problem where a guest that does not answer never will."""
+    if b"Host key verification failed" in done.err or b"Permission denied" in done.err:
+        raise Unreachable(f"{name}: the guest cannot be reached by ssh: {door.reason(done)}")
+    status = status_of(name)
+    if status is None or not status.running:
+        said = _log_says(places, name)
+        raise Problem(f"{name}: vmd said 'started', and the VM ended at once{said}", "tail /var/log/daemon")
+
+
+def compare_clocks(step: CompareClocks, performance: Performance) -> None:
+    """Keep how fast the guest's clock has run since it first answered, against the host's."""
+    first = read_clock(step.run)
+    if first is None:
+        return
+    # Over less than a second the comparison would be of two round trips.
+    time.sleep(max(0.0, 1.0 - (time.monotonic() - first.host)))
+    now = _clock_of(door.ask(performance.fill(step.argv), timeout=20))
+    if now is not None:
+        speed = (now.guest - first.guest) / (now.host - first.host)
+        door.write(step.run / layout.CLOCK, msgspec.json.encode(Clock(now.host, now.guest, round(speed, 3))))
+
+
+# --- the steps of a stop -----------------------------------------------------------------------
+
+
+def gone(name: str, run: Path, patience: float) -> bool:
+    """Return whether the VM ends within ``patience`` seconds."""
+
+    def ended() -> bool:
+        status = status_of(name)
+        return status is None or not status.running
+
+    return wait_until(ended, patience, pause=0.2)
+
+
+def end(step: EndVmd, performance: Performance) -> None:
+    """Stop the VM without its doing: asked, then forced.  Raises TimedOut where vmd does not do it."""
+    if gone(step.name, Path(), 0):
+        return
+    for argv in (step.argv, step.force):
+        _try(argv)
+        if gone(step.name, Path(), _KILL):
+            return
+    raise TimedOut(f"{step.name}: vmd does not end it, not even by force", "doas rcctl check vmd")
+
+
+def close_network(step: CloseNetwork, performance: Performance) -> None:
+    """Have the helper shut the network of a VM that ended; what it says when it cannot is told."""
+    done = _call_helper(performance.places, step.argv, step.name)
+    if done.code != 0:
+        performance.report(f"{step.name}: its network was not shut: {door.reason(done)}")
+
+
+# --- what can be seen ---------------------------------------------------------------------------
+
+
+def console(name: str, run: Path) -> None:
+    """Join the terminal with the guest's serial line until the user leaves."""
+    door.call_interactive(("vmctl", "console", name))
+
+
+def clock(run: Path) -> str | None:
+    """Return how fast the guest's clock runs, and what to do about a slow one; None where nobody knows."""
+    found = read_clock(run)
+    if found is None or found.speed is None:
+        return None
+    if abs(found.speed - 1) <= _CLOCK_TOLERANCE:
+        return "runs with the host's"
+    return (
+        f"runs at {found.speed:.2f} of the host's time, so its time-outs are wrong; "
+        "import the images again on this host, which then tells the guest its rate"
+    )
+
+
+def read_clock(run: Path) -> Clock | None:
+    """Return what was kept of the guest's clock since it was booted, or None."""
+    try:
+        return msgspec.json.decode((run / layout.CLOCK).read_bytes(), type=Clock)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def look_at_tap(number: int) -> Tap | None:
+    """Return the tap of the VM with ``number`` as ifconfig(8) shows it to anybody, or None where there is none."""
+    return parse_ifconfig(door.run(("ifconfig", f"tap{number}"), timeout=10).out.decode(errors="replace"))
+
+
+def describe(session: Session, vm: Vm, host: HostFacts, state: VmFacts) -> Mapping[str, Any]:
+    """Return what `status` says of a VM that vmd runs."""
+    image = store.current_image(session.places.of_system, vm.image)
+    record = read_record(session.places, vm.name)
+    status = status_of(vm.name)
+    tap = look_at_tap(record.number) if record and state.running else None
+    seen: dict[str, Any] = {
+        "pid": status.pid if status else None,
+        "vmd_state": status.state if status else "not known to vmd",
+        "owner": record.owner if record else None,
+        "build": image.build if image else "not here",
+        "interface": f"tap{record.number} in rdomain {record.table}" if record else None,
+        "address": tap.guest if tap else None,
+        "clock": clock(state.run) if state.running else None,
+    }
+    if record and state.running:
+        seen["weaker_walls"] = tap_mistakes(tap, record.number, record.table, GROUP)
+    return seen
+
+
+# --- asking --------------------------------------------------------------------------------------
+
+
+def _call_helper(places: Places, argv: Argv, what: str, data: bytes = b"") -> door.Done:
+    """Run the helper; return how it went.  Raises Problem where it does not end."""
+    try:
+        return door.run(HostRoot(places.system).argv(argv), timeout=_HELPER, data=data)
+    except subprocess.TimeoutExpired:
+        raise Problem(f"{what}: okubsd-helper did not end within {_HELPER} seconds") from None
+
+
+def _try(argv: Argv) -> VmctlAnswer:
+    """Run vmctl and return what came of it; a call that hangs is given up."""
+    try:
+        done = door.run(argv, timeout=CALL_SECONDS)
+    except subprocess.TimeoutExpired:
+        return VmctlAnswer(Outcome.OTHER)
+    return parse_answer(done.code, done.err.decode(errors="replace"))
+
+
+def _clock_of(done: door.Done) -> Clock | None:
+    """Return both clocks at the end of the look ``done``, or None if it does not tell.
+
+    Saying what time it is comes last; connecting, which takes its time, does not count.
+    """
+    match = re.match(rb"([0-9]{1,12}(?:\.[0-9]{1,6})?)\s", done.out)
+    return Clock(time.monotonic(), float(match[1])) if match else None
+
+
+def _log_says(places: Places, name: str) -> str:
+    """Return "; its log says: ..." with the last line of vmd's about the VM, "" where there is none or we may not."""
+    try:
+        with HostRoot(places.system).path(layout.DAEMON_LOG).open("rb") as stream:
+            stream.seek(max(0, os.fstat(stream.fileno()).st_size - _LOG_TAIL))
+            lines = stream.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    about = [line for line in lines if f"vm/{name}" in line or f'vm "{name}"' in line or f"start vm {name}" in line]
+    return f"; its log says: {quoted(about[-1].strip(), 200)[1:-1]}" if about else ""
+
+
+def _check_drives(places: Places, name: str, images: Iterable[str]) -> None:
+    """Look at what the VM's overlays lie over, and at the overlays: vmd says nothing but "started" of a bad one.
+
+    The overlays are root's; an ordinary user does not get to see them, nor has he a way to change them.
+    Raises Problem for the first that vmd does not take.
+    """
+    system = HostRoot(places.system)
+    shared = [system.path(f"{IMAGES}/{image}/{layout.CURRENT}/{layout.QCOW2}") for image in images]
+    overlays = [system.path(f"{DRIVES}/{name}/{drive}.qcow2") for drive in ("boot", "base", "app")]
+    with contextlib.suppress(PermissionError):
+        for path in (*shared, *overlays):
+            mistakes = chain_mistakes(str(path), read_head)
+            if mistakes:
+                raise Problem(f"{name}: {mistakes[0]}", "doas okubsd image import FILE, then doas okubsd apply")

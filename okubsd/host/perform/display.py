@@ -1,0 +1,201 @@
+"""The steps from a guest that boots to a window: it is ready, its display is there, it is connected, the app shows."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from okubsd import layout
+from okubsd.config.names import quoted
+from okubsd.display.server import display_socket
+from okubsd.errors import DisplayGone, Problem, TimedOut, Unreachable
+from okubsd.host import door, keys, running, window
+from okubsd.host.performance import Performance, last_lines
+from okubsd.host.sockets import listener_pid
+from okubsd.host.waiting import wait_until
+from okubsd.model import Argv
+from okubsd.plan import steps
+from okubsd.plan.steps import Phase, Slot
+
+# What a guest's console may say to be taken for ready (images/base/files/usr/lib/okubsd/init).
+READY = b"okubsd: ready"
+
+_APP_RUNS_ALREADY, _NO_SUCH_APP = 10, 11
+
+_DISPLAY_TRIES, _DISPLAY_SECONDS = 3, 15
+
+
+def when_it_ends(argv: Argv) -> Argv:
+    """Return ``argv`` run when whoever holds the other end of the pipe, that is to be its input, is gone."""
+    return ("sh", "-c", 'cat >/dev/null; exec "$@"', "okubsd-watch", *argv)
+
+
+def watch_client(step: steps.WatchClient, performance: Performance) -> None:
+    """Have something run when the VM's QEMU is gone."""
+    door.spawn(when_it_ends(step.argv), step.log, stdin=performance.exit_end)
+
+
+def start_display(step: steps.StartDisplay, performance: Performance) -> None:
+    """Start the VM's X server; what waits for it comes later."""
+    (step.run / layout.HEADLESS).unlink(missing_ok=True)
+    if step.headless:
+        (step.run / layout.HEADLESS).touch(mode=0o600)
+    _start_server(step, performance)
+    performance.display_step = step
+
+
+def _start_server(step: steps.StartDisplay, performance: Performance) -> None:
+    # The server writes its number to a file itself: whoever comes after us finds it, whatever becomes of us.
+    report = os.open(step.run / layout.DISPLAY, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    performance.slots[Slot.REPORT_FD] = str(report)
+    life = step.run / layout.DISPLAY_LIFE
+    try:
+        performance.server = door.spawn(performance.fill(step.argv), step.log, keep_fds=(report,), life=life)
+    finally:
+        os.close(report)
+
+
+def wait_ready(step: steps.WaitReady, performance: Performance) -> None:
+    """Wait until the guest says that it is ready.  Raises Problem where it ends before, TimedOut where it does not."""
+    window.preload()
+    log = step.console_log
+
+    def is_ready() -> bool:
+        ready = _says_ready(log)
+        if not ready and performance.qemu is not None and performance.qemu.poll() is not None:
+            said = last_lines(log) or last_lines(log.with_name(layout.QEMU_LOG))
+            raise Problem(f"the VM ended before it was ready{said}")
+        return ready
+
+    if not wait_until(is_ready, step.timeout, pause=0.003):
+        raise TimedOut(f"the guest was not ready within {step.timeout} seconds{last_lines(log)}")
+
+
+def _says_ready(console_log: Path) -> bool:
+    try:
+        with console_log.open("rb") as stream:
+            return READY in stream.read(1 << 20)
+    except FileNotFoundError:
+        return False
+
+
+def wait_display(step: steps.WaitDisplay, performance: Performance) -> None:
+    """Wait until the X server has told its number."""
+    left = _DISPLAY_TRIES
+
+    def has_number() -> bool:
+        nonlocal left
+        if running.display_number(step.run) is not None:
+            return True
+        ended = performance.server is not None and performance.server.poll() is not None
+        if ended and performance.display_step is not None and left:
+            # Two servers that begin at the same moment may take the same number, and one of them ends.
+            left -= 1
+            _start_server(performance.display_step, performance)
+        performance.check_alive(step.log)
+        return False
+
+    late = f"the X server did not tell its display within {_DISPLAY_SECONDS} seconds"
+    wait_until(has_number, _DISPLAY_SECONDS, late, pause=0.005)
+    number = running.display_number(step.run)
+    assert number is not None
+    performance.slots[Slot.DISPLAY_SOCKET] = str(display_socket(number))
+
+
+def disconnect(step: steps.Disconnect, performance: Performance) -> None:
+    """End the shared connection, and wait until it is gone."""
+    door.ask(step.argv, timeout=10)
+    late = f"the ssh connection at {step.socket} does not end"
+    wait_until(lambda: listener_pid(step.socket) is None, 5, late)
+
+
+def connect(step: steps.Connect, performance: Performance) -> None:
+    """Open the shared connection.  Raises Unreachable where the guest does not answer."""
+    done = door.ask(performance.fill(step.argv), timeout=step.timeout)
+    if done.code == door.GAVE_UP:
+        raise Unreachable(f"{step.what}: no answer within {step.timeout} seconds")
+    if done.code != 0:
+        hint = f"okubsd log {step.what.partition(':')[0]}  # the guest's console may say more"
+        raise Unreachable(f"{step.what}: {door.reason(done)}", hint)
+
+
+# A window is painted soon after it is mapped, but for what never stands still; a start does not wait longer for it.
+_PAINT_SECONDS = 45.0
+
+
+def show_app(step: steps.ShowApp, performance: Performance) -> None:
+    """Start the app, and wait for its window to be there and painted."""
+    number, cookie = running.live_display(step.run), keys.read_cookie(step.run)
+    if number is None or cookie is None:
+        raise DisplayGone(f"{step.vm.name}: its display is gone")
+
+    log = performance.places.vm(step.vm.name) / layout.CONSOLE_LOG
+    before = log.stat().st_size if log.exists() else 0
+
+    def still() -> None:
+        _check_app(step, performance, log, before)
+
+    with window.watching(step.vm.name, number, cookie, running.live_qemu(step.run)) as watcher:
+        if not _start_app(step, watcher):
+            performance.app_was_running = True
+            return
+        with performance.timed(Phase.WINDOW):
+            if not watcher.wait(b"mapped", step.pace, still):
+                hint = f"okubsd run {step.vm.name} -- cat /run/user/1000/{step.app}.log"
+                raise TimedOut(f"{step.vm.name}: no window of '{step.app}' within {step.pace} seconds", hint)
+        with performance.timed(Phase.PAINT):
+            watcher.wait(b"painted", _PAINT_SECONDS, still)
+
+
+def _check_app(step: steps.ShowApp, performance: Performance, log: Path, before: int) -> None:
+    """Raise Problem where the VM, its X server or the app ended before there was a window, with the app's own words.
+
+    ``log`` is that of the console, which had ``before`` bytes when the app was started.
+    """
+    said = app_words(log, step.app, before)
+    if said or (performance.qemu is not None and performance.qemu.poll() == 0):
+        raise Problem(
+            f"{step.vm.name}: '{step.app}' ended before it showed a window{said}", f"okubsd log {step.vm.name}"
+        )
+    performance.check_alive(log)
+
+
+_SAID = re.compile(rb"(?m)^okubsd: ([a-z0-9-]+) ended with [0-9]+: ?(.*)$")
+
+
+def app_words(console_log: Path, app: str, after: int) -> str:
+    """Return ": " and what ``app`` said before it ended, as its guest told it on the console; "" while it runs.
+
+    Only what stands behind the first ``after`` bytes of the log counts.
+    """
+    try:
+        with console_log.open("rb") as stream:
+            stream.seek(max(after, console_log.stat().st_size - 65536))
+            found = [words for name, words in _SAID.findall(stream.read(65536)) if name == app.encode()]
+    except OSError:
+        return ""
+    return ": " + quoted(found[-1].decode(errors="replace").strip() or "it said nothing", 400)[1:-1] if found else ""
+
+
+def _start_app(step: steps.ShowApp, watcher: window.Watcher) -> bool:
+    """Start the app in the guest; return False where it runs already and has a window.
+
+    An app that runs without a window is either about to show one, or about to end with a display
+    that was closed: the guest is asked again until one of both is so.
+    """
+    name, app = step.vm.name, step.app
+    codes: list[int] = []
+
+    def is_decided() -> bool:
+        done = door.ask(step.argv, timeout=30)
+        codes.append(done.code)
+        if done.code == _NO_SUCH_APP:
+            raise Problem(f"{name}: the image has no app '{app}'", f"okubsd image build {step.vm.image}")
+        if done.code not in (0, _APP_RUNS_ALREADY):
+            raise Unreachable(f"{name}: app '{app}' was not started: {door.reason(done)}")
+        return done.code == 0 or watcher.count() > 0
+
+    if not wait_until(is_decided, step.pace, pause=0.2):
+        raise TimedOut(f"{name}: '{app}' runs, but shows no window", f"okubsd restart {name}")
+    return codes[-1] == 0

@@ -1,0 +1,84 @@
+"""The steps for what a VM has before it boots: images, keys, its home, and the files that say who it is."""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+
+from okubsd import layout
+from okubsd.guest.identity import render_identity
+from okubsd.guest.ssh import render_ssh_config
+from okubsd.host import door, keys, store
+from okubsd.host.gateway_files import entries_of
+from okubsd.host.performance import Performance
+from okubsd.host.running import start_anew
+from okubsd.plan import steps
+
+
+def build_images(step: steps.BuildImages, performance: Performance) -> None:
+    """Build images, bases first."""
+    from okubsd.host import builder
+
+    for name in step.names:
+        builder.build(performance.places, performance.session.recipes[name], performance.report)
+
+
+def verify_images(step: steps.VerifyImages, performance: Performance) -> None:
+    """Compare images with their manifests."""
+    places = performance.places.of_system if step.of_system else performance.places
+    store.verify(places, [store.need_image(places, name) for name in step.names], performance.places.state)
+
+
+def make_keys(step: steps.MakeKeys, performance: Performance) -> None:
+    """Make the keys of a VM."""
+    keys.make_keys(step.directory, step.alias)
+
+
+def make_home(step: steps.MakeHome, performance: Performance) -> None:
+    """Make a home drive aside, and give it its name when it is whole."""
+    made = step.path.with_name(layout.HOME_NEW)
+    try:
+        with made.open("wb") as stream:
+            os.fchmod(stream.fileno(), 0o600)
+            stream.truncate(step.size)
+        door.must(step.argv, f"making the home drive {step.path}", timeout=120)
+        made.rename(step.path)
+    finally:
+        made.unlink(missing_ok=True)
+
+
+def grow_home(step: steps.GrowHome, performance: Performance) -> None:
+    """Make a home drive longer."""
+    with step.path.open("r+b") as stream:
+        stream.truncate(step.size)
+        os.fsync(stream.fileno())
+
+
+def write_initrd(step: steps.WriteInitrd, performance: Performance) -> None:
+    """Write what one boot of QEMU's starts from."""
+    run = step.path.parent
+    start_anew(run, step.vm)
+    cookie = keys.make_cookie(run)
+    secrets = keys.read_secrets(step.keys, cookie)
+    identity = render_identity(step.vm, step.lease, secrets, gateway=entries_of(step.vm, step.conf))
+    archives = b"".join(path.read_bytes() for path in step.boot)
+    door.write(step.path, identity + archives, lasting=False)
+    if step.conf is not None:
+        door.write(run / layout.CLIENTS, msgspec.json.encode(step.conf.clients), lasting=False)
+
+
+def write_ssh_config(step: steps.WriteSshConfig, performance: Performance) -> None:
+    """Write the ssh_config of a guest that boots, by which it can be reached."""
+    from okubsd.host.monitor import monitor
+
+    address, port = performance.fill((step.address,))[0], 22
+    if not address:
+        address = "127.0.0.1"
+        with monitor(step.run / layout.QMP) as qemu:
+            port = qemu.ssh_port()
+    keys.check_keys(step.keys)
+    # QEMU has read it, and it holds the guest's host key.
+    (step.run / layout.INITRD).unlink(missing_ok=True)
+    config = render_ssh_config(step.vm, address, port, step.keys, step.run)
+    door.write(step.path, config.encode(), lasting=False)

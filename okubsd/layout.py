@@ -1,0 +1,81 @@
+"""Every path of okubsd, on either host, by name.  Nothing here looks at a disk.
+
+Paths on an OpenBSD host are written without their leading slash where they lie below the directory that stands for
+the root, and with it where they are words in a file or of a command line there (hier(7)).
+"""
+
+from __future__ import annotations
+
+# --- the directories of a user: state, in it a directory for each VM, and run, where sockets lie -----------------
+
+STATE_VMS, STATE_IMAGES, STATE_RUN = "vms", "images", "run"
+STATE_KEY, STATE_TRUSTED = "key", "trusted"
+# What was found out of the host, which images were verified, and locks.
+HOST_ANSWERS, VERIFIED = "host.json", "verified.json"
+DESCRIPTION_LOCK, GATEWAYS_LOCK = "description.lock", "gateways.lock"
+KNOWN_IN_STATE = frozenset(
+    {
+        *(STATE_VMS, STATE_IMAGES, STATE_RUN, STATE_KEY, STATE_TRUSTED),
+        *(HOST_ANSWERS, VERIFIED, DESCRIPTION_LOCK, GATEWAYS_LOCK),
+    }
+)
+
+# --- the directory of a VM: what is kept ------------------------------------------------------------------------
+
+HOME, HOME_NEW = "home.img", "home.new"
+CLIENT_KEY, HOST_SEED, KNOWN_HOSTS = "id_ed25519", "host_ed25519", "known_hosts"
+VM_LOCK, TIMINGS, TOLD = "lock", "starts.jsonl", "told"
+CONSOLE_LOG, OLD_CONSOLE_LOG = "console.log", "console.log.1"
+QEMU_LOG, DISPLAY_LOG, UPLINK_LOG, NAMES_LOG, KEEPER_LOG, WATCH_LOG = (
+    f"{name}.log" for name in ("qemu", "display", "uplink", "names", "keeper", "watch")
+)
+LOGS = (CONSOLE_LOG, QEMU_LOG, DISPLAY_LOG, NAMES_LOG, KEEPER_LOG, UPLINK_LOG)
+
+# --- the run directory of a VM: what says that it lives, and dies with it ----------------------------------------
+
+QMP, EVENTS, CONSOLE = "qmp", "events", "console"
+QEMU_LIFE, DISPLAY_LIFE, NAMES_LIFE = "qemu.life", "display.life", "names.life"
+SSH_CONFIG, SSH_SOCKET = "ssh_config", "ssh-"
+INITRD, STARTED, STALL, CLOCK = "initrd", "started.json", "stall", "clock.json"
+DISPLAY, HEADLESS, XAUTHORITY, COOKIE = "display", "headless", "Xauthority", "cookie"
+NAMES, NAMES_STATE = "names", "names.state"
+CLIENTS, LINK = "clients.json", "link"
+PUBLISHED = "publish-"
+# What belongs to the display: it may outlive a boot.
+OF_DISPLAY = frozenset({DISPLAY, DISPLAY_LIFE, HEADLESS, XAUTHORITY, COOKIE})
+
+# --- an image: images/NAME/BUILD, and a link to the current one --------------------------------------------------
+
+CURRENT, MANIFEST = "current", "manifest.json"
+KERNEL, BOOT_INITRD, NETWORK_INITRD = "vmlinuz", "initrd", "network"
+SQUASHFS, QCOW2 = "drive.squashfs", "drive.qcow2"
+
+# --- an OpenBSD host (okubsd(8), FILES) -------------------------------------------------------------------------
+
+ETC = "etc/okubsd"
+VM_CONF, PF_CONF = f"{ETC}/vm.conf", f"{ETC}/pf.conf"
+ANCHORS, RECORDS, NAMES_OF_RULES = f"{ETC}/pf", f"{ETC}/vms", f"{ETC}/names"
+NUMBERS, AUTOSTART = f"{ETC}/numbers", f"{ETC}/autostart"
+# The queues of an interface, which are loaded while it is there; what dhcpd(8) leases on a switch; tunnels.
+QUEUES, DHCPD, OPENVPN = f"{ETC}/queues", f"{ETC}/dhcpd", f"{ETC}/openvpn"
+
+SITE_VM_CONF, SITE_PF_CONF, SITE_DOAS_CONF = "etc/vm.conf", "etc/pf.conf", "etc/doas.conf"
+SITE_SYSCTL_CONF, SITE_RC_CONF = "etc/sysctl.conf", "etc/rc.conf.local"
+DAEMON_LOG, FIRMWARE = "var/log/daemon", "etc/firmware/vmm-bios"
+
+# What vmd(8) opens belongs to root.
+VAR = "var/okubsd"
+DRIVES, SYSTEM_IMAGES = f"{VAR}/vms", f"{VAR}/images"
+STAGE, JOURNAL, APPLY_LOCK = f"{VAR}/apply/new", f"{VAR}/apply/journal", f"{VAR}/apply/lock"
+
+HELPER, TUN_PROGRAM = "/usr/local/libexec/okubsd-helper", "/usr/local/libexec/okubsd-tun"
+
+
+def hostname_if(interface: str) -> str:
+    """Return the path of the hostname.if(5) of ``interface``."""
+    return f"etc/hostname.{interface}"
+
+
+def leases_of(network: str) -> str:
+    """Return the file in which dhcpd(8) keeps the leases of the switch ``network``."""
+    return f"/var/db/okubsd-{network}.leases"
