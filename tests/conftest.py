@@ -34,7 +34,7 @@ def own_home(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest
         def refuse(argv: object, *_: object, **__: object) -> None:
             raise AssertionError(f"a fast test tried to run {argv}")
 
-        monkeypatch.setattr("okubsd.host.door.subprocess.Popen", refuse)
+        monkeypatch.setattr("okubsd.host.door.spawning.subprocess.Popen", refuse)
 
 
 @pytest.fixture

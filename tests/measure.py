@@ -104,7 +104,7 @@ def kinds() -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for path, tree in trees():
         for node in ast.walk(tree):
-            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "Way":
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "NetworkKind":
                 found.setdefault(node.attr, []).append(str(path))
     return {kind: sorted(set(files)) for kind, files in found.items() if kind.isupper()}
 

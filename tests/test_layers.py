@@ -43,7 +43,7 @@ FLOORS = {
         {"facts"},
         {"seats"},
         {"compile", "start", "stop"},
-        {"changes"},
+        {"changes", "interfaces"},
         {"judge", "why", "doctor"},
         {"apply"},
     ],
@@ -150,7 +150,7 @@ def test_only_the_door_spawns() -> None:
             if called in ("subprocess.Popen", "subprocess.run", "subprocess.call", "os.system", "os.fork", "os.execvp"):
                 spawners.add(str(path.relative_to(PACKAGE)))
     # The keeper is a program of its own, beside QEMU, and imports nothing of ours.
-    assert spawners == {"host/door.py", "host/keeper.py"}
+    assert spawners == {*(f"host/door/{name}.py" for name in ("child", "guests", "spawning")), "host/keeper.py"}
     assert not [name for name in imports(PACKAGE / "host/keeper.py") if name.startswith("okubsd")]
 
 
@@ -164,13 +164,14 @@ def test_there_is_no_way_into_a_guest_without_bounds(call: Callable[[tuple[str, 
 
 def test_only_the_bounded_ways_take_a_call_into_a_guest() -> None:
     """Every function of the door that spawns either refuses ssh(1), or is one of the ways into a guest."""
-    source = (PACKAGE / "host/door.py").read_text()
-    bodies = {node.name: ast.unparse(node) for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
+    source = "".join((PACKAGE / f"host/door/{name}.py").read_text() for name in ("spawning", "guests"))
+    nodes = ast.parse(source.replace("from __future__", "from typing")).body
+    bodies = {node.name: ast.unparse(node) for node in nodes if isinstance(node, ast.FunctionDef)}
     spawning = {name for name, body in bodies.items() if "subprocess.Popen(" in body or "subprocess.call(" in body}
-    refusing = {name for name in spawning if "_refuse_guest(" in bodies[name]}
+    refusing = {name for name in spawning if "refuse_guest(" in bodies[name]}
     assert spawning - refusing == {"ask", "stream", "joined", "call_interactive", "spawn_measured"}
     measuring = [path.name for path in PACKAGE.rglob("*.py") if "spawn_measured" in path.read_text()]
-    assert sorted(measuring) == ["door.py", "starts.py", "stock.py"]
+    assert sorted(measuring) == ["__init__.py", "guests.py", "starts.py", "stock.py"]
     # A display is looked at by the watcher's child only.
     looking = [path.name for path in PACKAGE.rglob("*.py") if "from Xlib import" in path.read_text()]
     assert looking == ["window.py"]

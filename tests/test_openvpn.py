@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from okubsd.errors import BadDescription
 from okubsd.host.tunnels import reader_beside
-from okubsd.vpn.openvpn import Client, parse_openvpn, render_config, tokens
+from okubsd.vpn.openvpn import OpenVpnClient, parse_openvpn, render_config, tokens
 from okubsd.vpn.openvpn_words import BLOCKS, IN_CONNECTION, OWN, PASSED_OVER, REFUSED, TAKEN, known_words
 
 PATH = Path("given.ovpn")
@@ -315,7 +315,7 @@ def test_any_text_is_taken_or_refused_in_words(text: str, word: str, line: str) 
             assert_nothing_runs(client)
 
 
-def assert_nothing_runs(client: Client) -> None:
+def assert_nothing_runs(client: OpenVpnClient) -> None:
     """Assert, by openvpn's own way of reading, that what is rendered has words of the tables only."""
     block = ""
     for line in render_config(client).split("\n"):

@@ -11,7 +11,8 @@ import pytest
 
 from okubsd.cli.main import okubsd
 from okubsd.cli.table import ROWS
-from okubsd.config.description import NETWORK_FIELDS, VM_FIELDS, parse_description
+from okubsd.config.description import VM_FIELDS, parse_description
+from okubsd.config.networks import NETWORK_FIELDS
 from okubsd.config.recipe import _FIELDS, parse_recipe
 from okubsd.errors import Misuse, Problem
 from okubsd.host.places import find_places

@@ -130,7 +130,7 @@ def _measure_rules(top: Path, rounds: int, rows: Rows) -> None:
     from okubsd.plan.apply import plan_rules
     from okubsd.plan.changes import wanted_files
     from okubsd.plan.compile import compile_host, compile_rules
-    from okubsd.plan.exits import Secrets
+    from okubsd.vpn.keys import TunnelKeys
 
     recipes = read_recipes(find_places())
     path, text = top / "many.yaml", describe_rules(200, 20)
@@ -143,7 +143,7 @@ def _measure_rules(top: Path, rounds: int, rows: Rows) -> None:
         kept = {vm.vm.name: vm.number for vm in compiled.vms}
         start = time.perf_counter()
         changed = parse_description(path, add_rule(text, _ONE, "allow", "192.168.1.5:631"), [], recipes)
-        files = compile_rules(changed, _ONE, kept, Secrets(), 0.0)
+        files = compile_rules(changed, _ONE, kept, TunnelKeys(), 0.0)
         now = {
             f"{layout.ANCHORS}/{_ONE}.conf": wanted[f"{layout.ANCHORS}/{_ONE}.conf"],
             f"{layout.NAMES_OF_RULES}/{_ONE}": None,

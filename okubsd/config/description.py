@@ -12,7 +12,6 @@ import msgspec
 from okubsd.config import fields, rule
 from okubsd.config.names import (
     APP_NAME,
-    GATEWAY_SUFFIX,
     GROUP_NAME,
     GROUP_NAME_RULE,
     IMAGE_NAME,
@@ -29,12 +28,11 @@ from okubsd.config.names import (
     did_you_mean,
     quoted,
 )
+from okubsd.config.networks import PATH, beside, check_network, gateway_mistakes, parse_network
 from okubsd.config.tree import Mistakes, Value, read_tree
 from okubsd.errors import BadDescription
-from okubsd.model import NAT, NONE, Backend, Description, HostDescription, Network, NetworkKind, Recipe, Vm
+from okubsd.model import NAT, NONE, Backend, Description, HostDescription, Network, Recipe, Vm
 from okubsd.rules import Bandwidth, Rule
-
-_PATH = re.compile(r"[^\x00-\x1f\x7f-\x9f\"]{1,255}")
 
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "grey", "black")
 
@@ -43,9 +41,6 @@ COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "grey", "black")
 _MEMORY = fields.size_between(96 << 20, 128 << 30)
 _HOME = fields.size_between(16 << 20, 1 << 40)
 _APPS = fields.list_of(fields.matching(APP_NAME, IMAGE_NAME_RULE), "a list of app names")
-
-# A guest has one control NIC, and one for each VM that goes through it; q35 has slots for this many.
-MOST_CLIENTS = 16
 
 
 def _flows(*, allow: bool) -> fields.Parser[tuple[Rule, ...]]:
@@ -97,7 +92,7 @@ VM_FIELDS: Mapping[str, fields.Parser[Any]] = {
     "allow": _flows(allow=True),
     "deny": _flows(allow=False),
     "bandwidth": _bandwidth,
-    "tunnel": fields.matching(_PATH, "the path of a wg-quick file"),
+    "tunnel": fields.matching(PATH, "the path of a wg-quick file"),
     "display": fields.pixels,
     # An X server does not start with less.
     "display_memory": fields.size_between(128 << 20, 16 << 30),
@@ -132,17 +127,6 @@ HOST_FIELDS: Mapping[str, fields.Parser[Any]] = {
     "uplink": fields.matching(INTERFACE_NAME, INTERFACE_NAME_RULE),
 }
 
-NETWORK_FIELDS: Mapping[str, fields.Parser[Any]] = {
-    "wireguard": fields.matching(_PATH, "the path of a wg-quick file"),
-    "openvpn": fields.matching(_PATH, "the path of an OpenVPN configuration"),
-    "gateway": fields.matching(VM_NAME, "the name of a VM"),
-    "switch": fields.ipv4_interface,
-    "nat": fields.yes_or_no,
-    "meet": fields.yes_or_no,
-    "resolver": fields.ipv4,
-}
-_WAYS = ("wireguard", "openvpn", "gateway", "switch", "nat")
-
 
 def parse_description(
     path: Path, text: str, drop_ins: Iterable[tuple[Path, str]], recipes: Mapping[str, Recipe]
@@ -171,7 +155,7 @@ def parse_description(
     found += _doubled(vms) + _doubled_numbers(vms, built)
     good = tuple(vm for vm in built if vm is not None)
     if not found:
-        found = _gateway_mistakes(path, good, recipes)
+        found = gateway_mistakes(path, good, recipes)
     if found:
         raise BadDescription(found)
     return Description(path, good, host, tuple(networks.values()))
@@ -191,7 +175,7 @@ def _parse_main(text: str, mistakes: Mistakes) -> _Main:
             value.wrong("a mapping of network names to their keys")
             return False
         for name, tree in pairs:
-            network = _parse_network(name, tree)
+            network = parse_network(name, tree)
             if network is not None:
                 networks[name] = network
         return True
@@ -220,36 +204,6 @@ def _parse_main(text: str, mistakes: Mistakes) -> _Main:
     return top.get("defaults", {}), HostDescription(**top.get("host", {})), vms, networks
 
 
-def _parse_network(name: str, tree: Value) -> Network | None:
-    """Return the network of one tree, or None after noting its mistakes."""
-    before = len(tree.mistakes.found)
-    if not NETWORK_NAME.fullmatch(name):
-        tree.mistakes.add(tree.line, "", f"{quoted(name)} is no name for a network: {NETWORK_NAME_RULE}")
-    elif name in (NONE.name, NAT.name):
-        tree.mistakes.add(tree.line, tree.key, f"'{name}' is there already and cannot be changed; choose another name")
-    given = tree.fields(NETWORK_FIELDS)
-    if len(tree.mistakes.found) > before:
-        return None
-    ways = [kind for kind in _WAYS if kind in given]
-    if len(ways) != 1:
-        tree.wrong(f"a network with one of the keys {', '.join(_WAYS)}")
-        return None
-    if "meet" in given and "switch" not in given:
-        tree.mistakes.add(tree.line, f"{tree.key}.meet", "only the VMs on a switch can meet; take the line out")
-        return None
-    kind, value = ways[0], given.pop(ways[0])
-    if kind in ("wireguard", "openvpn"):
-        given["file"] = _beside(tree.mistakes.path, value)
-    elif kind != "nat":
-        given["address" if kind == "switch" else kind] = value
-    return Network(name=name, kind=NetworkKind(kind), **given)
-
-
-def _beside(description: Path, name: str) -> str:
-    """Return the path ``name``, which is beside the ``description`` unless it is absolute."""
-    return str(description.parent.absolute() / Path(name).expanduser())
-
-
 def _check_name(name: str, line: int, mistakes: Mistakes, key: str = "") -> None:
     if not VM_NAME.fullmatch(name):
         mistakes.add(line, "", f"{quoted(name)} is no name for a VM: {VM_NAME_RULE}")
@@ -273,7 +227,7 @@ def _build_vm(
         return None
     _check_image(tree, given, recipes)
     values = {**defaults, **given}
-    _check_network(tree, values, recipes, networks)
+    check_network(tree, values, recipes, networks)
     if len(tree.mistakes.found) > before:
         return None
     if "network" in values:
@@ -283,79 +237,8 @@ def _build_vm(
     if rules or preset:
         values["rules"] = (*rules, *(rule.preset(preset, str(tree.mistakes.path), tree.line) if preset else ()))
     if "tunnel" in values:
-        values["tunnel"] = _beside(tree.mistakes.path, values["tunnel"])
+        values["tunnel"] = beside(tree.mistakes.path, values["tunnel"])
     return Vm(name=name, **values)
-
-
-def _check_network(
-    tree: Value, values: dict[str, Any], recipes: Mapping[str, Recipe], networks: Mapping[str, Network]
-) -> None:
-    """Note a network that is not described, rules where nothing leaves, and a tunnel of a VM that is no gateway."""
-    name = values.get("network", NAT.name)
-    if name not in networks:
-        known = ", ".join(networks)
-        sentence = f"there is no network '{name}', there are {known}{did_you_mean(name, networks)}"
-        tree.mistakes.add(tree.line, f"{tree.key}.network".lstrip("."), sentence, found=quoted(name), allowed=known)
-    elif networks[name].kind is NetworkKind.NONE and any(key in values for key in ("allow", "deny")):
-        sentence = f"nothing leaves the network '{name}', so a rule does nothing; take it out, or change 'network'"
-        tree.mistakes.add(tree.line, f"{tree.key}.network".lstrip("."), sentence)
-    recipe = recipes.get(values["image"])
-    if "tunnel" in values and not (recipe is not None and recipe.gateway):
-        sentence = f"only a gateway has a tunnel, and the image '{values['image']}' is none; name a network instead"
-        tree.mistakes.add(tree.line, f"{tree.key}.tunnel".lstrip("."), sentence)
-
-
-def _gateway_mistakes(path: Path, vms: tuple[Vm, ...], recipes: Mapping[str, Recipe]) -> list[str]:
-    """Return what is wrong with the gateways of ``vms``: unknown ones, no gateways, loops, too many clients."""
-    by_name = {vm.name: vm for vm in vms}
-    found = []
-    for vm in vms:
-        network = vm.network
-        if (
-            network.kind in (NetworkKind.WIREGUARD, NetworkKind.OPENVPN)
-            and f"{network.name}{GATEWAY_SUFFIX}" in by_name
-        ):
-            taken = f"{network.name}{GATEWAY_SUFFIX}"
-            found.append(f"{path}: vms.{taken}: this is the name of the gateway of network '{network.name}'")
-        if network.kind is not NetworkKind.GATEWAY:
-            continue
-        gateway = by_name.get(network.gateway)
-        where = f"{path}: networks.{network.name}.gateway"
-        if gateway is None:
-            found.append(f"{where}: there is no VM '{network.gateway}'{did_you_mean(network.gateway, by_name)}")
-        elif not recipes[gateway.image].gateway:
-            gateways = ", ".join(sorted(name for name, recipe in recipes.items() if recipe.gateway))
-            sentence = f"VM '{gateway.name}' is no gateway; the images of gateways are {gateways}"
-            found.append(f"{where}: {sentence}")
-    found = list(dict.fromkeys(found))
-    return found or [*_loops(path, by_name), *_crowds(path, vms)]
-
-
-def _loops(path: Path, by_name: Mapping[str, Vm]) -> list[str]:
-    """Return a sentence for each loop of gateways, with the loop in it."""
-    loops: dict[frozenset[str], str] = {}
-    for name in by_name:
-        kind, here = [name], name
-        while by_name[here].network.kind is NetworkKind.GATEWAY:
-            here = by_name[here].network.gateway
-            if here in kind:
-                loop = kind[kind.index(here) :]
-                loops.setdefault(frozenset(loop), " -> ".join([*loop, here]))
-                break
-            kind.append(here)
-    return [f"{path}: the gateways go in a circle: {loop}" for loop in loops.values()]
-
-
-def _crowds(path: Path, vms: tuple[Vm, ...]) -> list[str]:
-    counts: dict[str, int] = {}
-    for vm in vms:
-        if vm.network.kind is NetworkKind.GATEWAY:
-            counts[vm.network.gateway] = counts.get(vm.network.gateway, 0) + 1
-    return [
-        f"{path}: {count} VMs go through '{gateway}', and a gateway takes {MOST_CLIENTS}"
-        for gateway, count in counts.items()
-        if count > MOST_CLIENTS
-    ]
 
 
 def _check_image(tree: Value, given: dict[str, Any], recipes: Mapping[str, Recipe]) -> None:

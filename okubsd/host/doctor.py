@@ -13,7 +13,7 @@ from okubsd.host.trust import is_root, user_name
 from okubsd.model import Description
 from okubsd.netif.ifconfig import parse_all
 from okubsd.netif.numbers import FIRST, LAST
-from okubsd.pf.rule_grammar import PfHost
+from okubsd.pf.rule_ends import PfHost
 from okubsd.pf.rules import Ruleset
 from okubsd.pf.site import parse_site
 from okubsd.plan.doctor import OpenBsdFacts

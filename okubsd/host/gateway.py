@@ -11,7 +11,7 @@ import msgspec
 
 from okubsd import layout
 from okubsd.errors import Problem
-from okubsd.host import door, programs, tunnels
+from okubsd.host import door, programs
 from okubsd.host.guest import ROOT, Guest
 from okubsd.host.places import Places
 from okubsd.host.running import live_qemu
@@ -27,6 +27,7 @@ from okubsd.plan.gateway import (
     implied_gateways,
     need_tunnel,
 )
+from okubsd.vpn.wg_quick import Tunnel
 
 
 def find_gateway(vm: Vm, description: Description) -> Vm | None:
@@ -39,6 +40,18 @@ def find_gateway(vm: Vm, description: Description) -> Vm | None:
 def known_gateways(description: Description) -> tuple[Vm, ...]:
     """Return the gateways that okubsd makes by itself here."""
     return () if programs.has_vmd() else implied_gateways(description)
+
+
+def _tunnel_of(gateway: Vm) -> Tunnel | None:
+    """Return the tunnel that a gateway was given, None where it has none.
+
+    Raises BadDescription for a tunnel whose file is wrong.
+    """
+    if not gateway.tunnel:
+        return None
+    from okubsd.host.tunnels import read_tunnel
+
+    return read_tunnel(Path(gateway.tunnel))
 
 
 def read_clients(places: Places, gateway: Vm, description: Description) -> Clients | None:
@@ -65,7 +78,7 @@ def planned_clients(gateway: Vm, description: Description, beyond: Clients | Non
 
     Raises BadDescription for a tunnel whose file is wrong.
     """
-    tunnel = tunnels.read_tunnel(Path(gateway.tunnel)) if gateway.tunnel else None
+    tunnel = _tunnel_of(gateway)
     outer = beyond.mtu if beyond else 1500
     # What is put into a tunnel gets the tunnel's own head, 80 bytes at most (wg(4)).
     mtu = min(tunnel.mtu, outer - 80) if tunnel else outer
@@ -88,7 +101,7 @@ def ask_links(places: Places, vm: Vm, description: Description, recipes: Mapping
     recipe = recipes.get(vm.image)
     if recipe is None or not recipe.gateway:
         return Links(through=through)
-    tunnel = tunnels.read_tunnel(Path(vm.tunnel)) if vm.tunnel else None
+    tunnel = _tunnel_of(vm)
     need_tunnel(vm, recipe, tunnel)
     return Links(
         through=through,
@@ -129,7 +142,7 @@ def push_rules(places: Places, gateway: Vm, description: Description, recipe: Re
     clients = read_clients(places, gateway, description)
     if clients is None:
         return False
-    tunnel = tunnels.read_tunnel(Path(gateway.tunnel)) if gateway.tunnel else None
+    tunnel = _tunnel_of(gateway)
     texts = gateway_texts(clients_of(gateway, description), clients, tunnel, recipe.proxy, time.time())
     guest = Guest.find(places, gateway)
     done = guest.ask(("sh", "-c", _RELOAD), user=ROOT, data=_packed(texts), timeout=30)

@@ -10,8 +10,8 @@ from pathlib import Path
 from okubsd.errors import BadDescription
 from okubsd.host.reading import read_secret
 from okubsd.model import Description, Network, NetworkKind, Vm
-from okubsd.plan.exits import Secrets
-from okubsd.vpn.openvpn import Client, parse_openvpn
+from okubsd.vpn.keys import TunnelKeys
+from okubsd.vpn.openvpn import OpenVpnClient, parse_openvpn
 from okubsd.vpn.wg_quick import Tunnel, parse_wg_quick
 
 
@@ -73,11 +73,11 @@ def _doubled(tunnels: dict[str, Tunnel]) -> list[str]:
     ]
 
 
-def read_secrets(description: Description) -> Secrets:
+def read_secrets(description: Description) -> TunnelKeys:
     """Return what all files of tunnels say.  Raises BadDescription with the mistakes of every one."""
     mistakes: list[str] = []
     tunnels: dict[str, Tunnel] = {}
-    clients: dict[str, Client] = {}
+    clients: dict[str, OpenVpnClient] = {}
     try:
         tunnels = read_tunnels(description.networks, description.vms)
     except BadDescription as error:
@@ -91,10 +91,10 @@ def read_secrets(description: Description) -> Secrets:
                 mistakes += error.mistakes
     if mistakes:
         raise BadDescription(dict.fromkeys(mistakes))
-    return Secrets(tunnels=tunnels, clients=clients)
+    return TunnelKeys(tunnels=tunnels, clients=clients)
 
 
-def passed_over(secrets: Secrets) -> dict[str, tuple[str, ...]]:
+def passed_over(secrets: TunnelKeys) -> dict[str, tuple[str, ...]]:
     """Return, by the name of the network or gateway, what of its file means nothing here, a phrase each."""
     told = {name: tunnel.passed_over for name, tunnel in secrets.tunnels.items()}
     told |= {name: client.passed_over for name, client in secrets.clients.items()}

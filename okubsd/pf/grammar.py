@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from okubsd.config.parse_y import ConfError, Lexer
-from okubsd.pf.rule_grammar import PfHost, RuleParser
+from okubsd.pf.rule_ends import PfHost
+from okubsd.pf.rule_grammar import RuleParser
 from okubsd.pf.rules import On, PfAddress, PfRule, Ruleset
 
 _WORDS = """

@@ -8,7 +8,7 @@ from okubsd.config.marked import BEGIN, END
 from okubsd.config.parse_y import ConfError
 from okubsd.pf.grammar import parse_pf
 from okubsd.pf.render import GROUP
-from okubsd.pf.rule_grammar import PfHost
+from okubsd.pf.rule_ends import PfHost
 from okubsd.pf.rules import Ruleset
 
 # A site's file has a few dozen lines that we do not know, at most.

@@ -25,7 +25,6 @@ from okubsd.pf.render import (
 from okubsd.plan.exits import (
     CLIENT_NIC,
     Numbers,
-    Secrets,
     egress_of,
     link_name,
     nics_of,
@@ -37,6 +36,7 @@ from okubsd.plan.seats import engine_for
 from okubsd.vmd.conf import Disk
 from okubsd.vmd.helper import DRIVES, doas_line, render_record
 from okubsd.vmd.render import Nic, SwitchBlock, VmBlock, lladdr, render_conf
+from okubsd.vpn.keys import TunnelKeys
 from okubsd.vpn.openvpn import render_config, tun_file
 from okubsd.vpn.wg import wg_file
 
@@ -84,7 +84,7 @@ def compile_host(
     recipes: Mapping[str, Recipe],
     kept: Mapping[str, int],
     user: str,
-    secrets: Secrets | None = None,
+    secrets: TunnelKeys | None = None,
     now: float = 0.0,
 ) -> Compiled:
     """Return the files of an OpenBSD host for ``description``.
@@ -93,7 +93,7 @@ def compile_host(
     say, ``now`` is seconds since the epoch: rules that ended before are left out.
     Raises BadDescription where the numbers do not suffice, nobody owns a VM, or vmd has not enough NICs.
     """
-    vms, secrets = description.vms, secrets or Secrets()
+    vms, secrets = description.vms, secrets or TunnelKeys()
     numbers = number_all(description, kept)
     unowned = [vm.name for vm in vms if not (vm.owner or description.host.owner or user)]
     if unowned:
@@ -122,7 +122,7 @@ def compile_host(
 
 
 def compile_rules(
-    description: Description, name: str, kept: Mapping[str, int], secrets: Secrets, now: float
+    description: Description, name: str, kept: Mapping[str, int], secrets: TunnelKeys, now: float
 ) -> tuple[HostFile, ...]:
     """Return the files that hold the rules of the VM called ``name``, and no others.
 
@@ -169,7 +169,7 @@ def _switch(name: str, number: int) -> SwitchBlock:
 
 
 def _files_of_network(
-    network: Network, description: Description, numbers: Numbers, secrets: Secrets
+    network: Network, description: Description, numbers: Numbers, secrets: TunnelKeys
 ) -> Iterable[HostFile]:
     """Yield the interfaces of one network; those of tunnels hold keys."""
     number = numbers.network(network)

@@ -12,8 +12,7 @@ from okubsd.netif.numbers import NETWORK_MARK, give_numbers
 from okubsd.pf.render import UPLINK, Egress
 from okubsd.plan.gateway import clients_of, endpoint_rules
 from okubsd.vmd.render import Nic, lladdr
-from okubsd.vpn.openvpn import Client
-from okubsd.vpn.wg_quick import Tunnel
+from okubsd.vpn.keys import TunnelKeys
 
 # openvpn(8): the default of --tun-mtu, less what the tunnel's own head takes at most.
 _TUN_MTU = 1400
@@ -21,13 +20,6 @@ _TUN_MTU = 1400
 # The taps of NICs on switches, so that each VM's own number leads to them.
 _CLIENT_TAP, _GATEWAY_TAP = 1000, 2000
 CLIENT_NIC, _FIRST_GATEWAY_NIC = 2, 16
-
-
-class Secrets(msgspec.Struct, frozen=True, kw_only=True):
-    """What the files of tunnels say: WireGuard's by the names of networks and of gateway VMs, OpenVPN's by networks."""
-
-    tunnels: Mapping[str, Tunnel] = {}
-    clients: Mapping[str, Client] = {}
 
 
 class Numbers(msgspec.Struct, frozen=True):
@@ -59,7 +51,7 @@ def number_all(description: Description, kept: Mapping[str, int]) -> Numbers:
         raise BadDescription([f"{description.path}: host.numbers: {error}; give 'numbers' a wider range"]) from None
 
 
-def egress_of(vm: Vm, numbers: Numbers, host: HostDescription, secrets: Secrets) -> Egress:
+def egress_of(vm: Vm, numbers: Numbers, host: HostDescription, secrets: TunnelKeys) -> Egress:
     """Return the way out of one VM."""
     network, number = vm.network, numbers.vm(vm)
     rdomain, out, mtu = number, "", 0

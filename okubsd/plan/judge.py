@@ -13,7 +13,7 @@ from okubsd.config.parse_y import ConfError
 from okubsd.model import Argv, FileState
 from okubsd.pf.grammar import parse_pf
 from okubsd.pf.render import anchor_path
-from okubsd.pf.rule_grammar import PfHost
+from okubsd.pf.rule_ends import PfHost
 from okubsd.pf.rules import Ruleset
 from okubsd.pf.rules import traps as pf_traps
 from okubsd.pf.site import defeats, parse_site

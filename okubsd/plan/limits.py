@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from okubsd.config.description import MOST_CLIENTS
 from okubsd.config.names import GATEWAY_SUFFIX
+from okubsd.config.networks import MOST_CLIENTS
 from okubsd.model import Backend, Description, NetworkKind
 from okubsd.plan.gateway import clients_of
 

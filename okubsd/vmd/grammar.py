@@ -13,18 +13,15 @@ import msgspec
 
 from okubsd.config.parse_y import Cursor, Lexer
 from okubsd.vmd.conf import (
-    LARGEST_MEMORY,
     LARGEST_RDOMAIN,
     LONGEST_GROUP,
     LONGEST_NAME,
-    MOST_DISKS,
-    MOST_INTERFACES,
     Conf,
     ConfVm,
-    Disk,
     Interface,
     Switch,
 )
+from okubsd.vmd.vm_block import VmBlock
 
 _WORDS = """
 add agentx allow boot cdrom context delay device disable disk down enable format group id include inet6 instance
@@ -33,7 +30,6 @@ staggered start switch up vm
 """
 KEYWORDS = frozenset(_WORDS.split())
 
-_SCALE = {"": 0, "b": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 _LLADDR = re.compile(r"[0-9a-f]{1,2}(:[0-9a-f]{1,2}){5}", re.IGNORECASE)
 
 
@@ -48,10 +44,10 @@ class Host(msgspec.Struct, frozen=True):
 
 def parse_conf(text: str, host: Host | None = None, macros: dict[str, str] | None = None) -> Conf:
     """Return what vmd reads in ``text``.  Raises ConfError with the parser's own message for the first mistake."""
-    return _Parser(Lexer(text, KEYWORDS, macros), host or Host()).parse()
+    return ConfParser(Lexer(text, KEYWORDS, macros), host or Host()).parse()
 
 
-class _Parser(Cursor):
+class ConfParser(Cursor):
     def __init__(self, lexer: Lexer, host: Host) -> None:
         super().__init__(lexer)
         self.host = host
@@ -227,7 +223,7 @@ class _Parser(Cursor):
             parent, name = name, self.string()
         if len(name) > LONGEST_NAME:
             raise self.fail("vm name too long", line)
-        block = _VmBlock(self)
+        block = VmBlock(self)
         end = self._options(block.option)
         return ConfVm(
             name=name, line=end, parent=parent, disks=tuple(block.disks), interfaces=tuple(block.interfaces),
@@ -279,118 +275,3 @@ class _Parser(Cursor):
         if not _LLADDR.fullmatch(address):
             raise self.fail(f"invalid address: {address}", line)
         given["lladdr"] = address
-
-
-class _VmBlock:
-    """The options of one vm block as they are read."""
-
-    def __init__(self, parser: _Parser) -> None:
-        self.parser = parser
-        self.given: dict[str, Any] = {}
-        self.disks: list[Disk] = []
-        self.interfaces: list[Interface] = []
-        self.warnings: list[str] = []
-
-    def option(self) -> None:
-        parser, line = self.parser, self.parser.next.line
-        match parser.word(
-            "enable", "disable", "disk", "local", "interface", "interfaces", "boot", "cdrom", "memory", "owner",
-            "allow", "sev", "seves",
-        ):  # fmt: skip
-            case "disable":
-                self.given["enabled"] = False
-            case "disk":
-                self._disk(line)
-            case "local":
-                parser.word("interface")
-                self._interface(line, local=True)
-            case "interface":
-                self._interface(line, local=False)
-            case "interfaces":
-                if not 0 <= parser.number() <= MOST_INTERFACES:
-                    raise parser.fail("too many interfaces", line)
-            case word:
-                self._setting(word, line)
-
-    def _setting(self, word: str, line: int) -> None:
-        parser = self.parser
-        match word:
-            case "boot":
-                self._boot(line)
-            case "cdrom":
-                self._once("cdrom", "cdrom specified more than once", line, parser.string())
-            case "memory":
-                self._memory(line)
-            case "owner":
-                if "owner" in self.given:
-                    self.warnings.append(f"{line}: a second owner; the last one wins")
-                self.given["owner"] = parser.owner()
-            case "allow":
-                self._allow()
-            case _:
-                pass
-
-    def _once(self, key: str, sentence: str, line: int, value: object) -> None:
-        if key in self.given:
-            raise self.parser.fail(sentence, line)
-        self.given[key] = value
-
-    def _disk(self, line: int) -> None:
-        parser = self.parser
-        path, kind = parser.string(), ""
-        if parser.accept("format"):
-            kind = parser.string()
-            if kind not in ("raw", "qcow2"):
-                raise parser.fail(f"unrecognized disk format {kind}", line)
-        if len(self.disks) >= MOST_DISKS or not parser.host.has_file(path):
-            raise parser.fail(f"failed to parse disks: {path}", line)
-        self.disks.append(Disk(path, kind))
-
-    def _interface(self, line: int, *, local: bool) -> None:
-        self.interfaces.append(self.parser.interface(local=local))
-        if len(self.interfaces) > MOST_INTERFACES:
-            raise self.parser.fail(f"too many interfaces: {len(self.interfaces)}", line)
-
-    def _boot(self, line: int) -> None:
-        if self.parser.accept("device"):
-            self.parser.word("disk", "cdrom", "net")
-            return
-        self._once("boot", "kernel specified more than once", line, self.parser.string())
-
-    def _memory(self, line: int) -> None:
-        parser = self.parser
-        text = parser.take().text if parser.next.kind == "number" else parser.string()
-        size = scan_scaled(text)
-        if size is None or not 1 << 20 <= size <= LARGEST_MEMORY:
-            raise parser.fail(f"failed to parse size: {text}", line)
-        self._once("memory", "argument specified more than once", line, size)
-
-    def _allow(self) -> None:
-        """Read `allow instance { ... }`: words divided by commas or newlines."""
-        parser = self.parser
-        parser.word("instance")
-        braces = parser.next.kind == "{"
-        if braces:
-            parser.take()
-        while True:
-            parser.skip_newlines() if braces else None
-            if braces and parser.next.kind == "}":
-                parser.take()
-                return
-            if parser.word("boot", "memory", "interface", "disk", "cdrom", "instance", "owner") == "owner":
-                parser.owner()
-            if parser.next.kind == ",":
-                parser.take()
-            elif not braces:
-                return
-
-
-def scan_scaled(text: str) -> int | None:
-    """Return the bytes that scan_scaled(3) reads in ``text``, or None."""
-    match = re.fullmatch(r"(\d+)(?:\.(\d+))?([bkmgt]?)", text, re.IGNORECASE)
-    if match is None:
-        return None
-    unit: int = 1 << _SCALE[match[3].lower()]
-    digits = match[2] or "0"
-    fraction = int(int(digits) * unit / 10 ** len(digits))
-    return int(match[1]) * unit + fraction

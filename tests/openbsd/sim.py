@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from okubsd.pf.rule_grammar import PfHost
+    from okubsd.pf.rule_ends import PfHost
     from okubsd.vmd.conf import Conf, ConfVm
     from okubsd.vmd.grammar import Host
 
@@ -659,7 +659,7 @@ def register(s: dict[str, Any], path: str, rules: Any, count: int) -> None:
 
 
 def pf_host(s: dict[str, Any]) -> PfHost:
-    from okubsd.pf.rule_grammar import PfHost
+    from okubsd.pf.rule_ends import PfHost
 
     tables = {0, *(int(name[2:]) for name in s["interfaces"] if name.startswith("lo"))}
     return PfHost(

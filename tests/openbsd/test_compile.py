@@ -20,10 +20,10 @@ from okubsd.pf.grammar import parse_pf
 from okubsd.pf.rules import PfRule
 from okubsd.plan.changes import wanted_files
 from okubsd.plan.compile import Compiled, compile_host
-from okubsd.plan.exits import Secrets
 from okubsd.plan.judge import compiled_mistakes
 from okubsd.plan.limits import OPENBSD, limits
 from okubsd.vmd.grammar import parse_conf
+from okubsd.vpn.keys import TunnelKeys
 from okubsd.vpn.openvpn import parse_openvpn
 from okubsd.vpn.wg_quick import parse_wg_quick
 
@@ -50,7 +50,7 @@ Endpoint = 198.51.100.7:51820
 PersistentKeepalive = 25
 """
 OVPN = "client\ndev tun\nproto udp\nremote 198.51.100.9 1194\nremote-cert-tls server\n<ca>\n-----BEGIN CERTIFICATE-----\nMIIBAAAA\n-----END CERTIFICATE-----\n</ca>\n"
-SECRETS = Secrets(
+SECRETS = TunnelKeys(
     tunnels={name: parse_wg_quick(Path("vpn.conf"), WG) for name in ("proton", "home")},
     clients={"work": parse_openvpn(Path("work.ovpn"), OVPN)},
 )

@@ -11,7 +11,7 @@ from okubsd.config.parse_y import ConfError
 from okubsd.netif.ifconfig import parse_ifconfig, tap_mistakes
 from okubsd.pf import grammar as pf
 from okubsd.pf import rules as pf_rules
-from okubsd.pf.rule_grammar import PfHost
+from okubsd.pf.rule_ends import PfHost
 from okubsd.vmd import conf as vmd_conf
 from okubsd.vmd import grammar as vmd
 from okubsd.vmd.control import Outcome, parse_answer, parse_status

@@ -9,7 +9,7 @@ import pytest
 
 from okubsd.config.parse_y import ConfError
 from okubsd.pf.grammar import parse_pf
-from okubsd.pf.rule_grammar import PfHost
+from okubsd.pf.rule_ends import PfHost
 from okubsd.pf.rules import Ruleset
 from okubsd.plan.doctor import OpenBsdFacts, datasize, judge_openbsd
 from tests.openbsd.world import World

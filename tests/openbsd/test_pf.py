@@ -15,7 +15,7 @@ from okubsd.model import NAT, NONE, Network
 from okubsd.pf.evaluate import Packet, Verdict, evaluate
 from okubsd.pf.grammar import parse_pf
 from okubsd.pf.render import Egress, render_anchor, render_main
-from okubsd.pf.rule_grammar import PfHost
+from okubsd.pf.rule_ends import PfHost
 from okubsd.pf.rules import Ruleset
 from okubsd.rules import REFUSED
 from tests.conftest import CHECKOUT

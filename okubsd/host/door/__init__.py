@@ -1,0 +1,40 @@
+"""The one door: every program is spawned here, and every lock taken; so are files written that must be whole."""
+
+from okubsd.host.door.child import Child
+from okubsd.host.door.common import Done, Verbosity, reason
+from okubsd.host.door.files import make_private, point, write
+from okubsd.host.door.guests import (
+    GAVE_UP,
+    MOST_OF_A_GUEST,
+    NOBODY_READS,
+    Clean,
+    ask,
+    call_interactive,
+    joined,
+    spawn_measured,
+    stream,
+)
+from okubsd.host.door.spawning import kill, must, run, spawn
+
+__all__ = [
+    "GAVE_UP",
+    "MOST_OF_A_GUEST",
+    "NOBODY_READS",
+    "Child",
+    "Clean",
+    "Done",
+    "Verbosity",
+    "ask",
+    "call_interactive",
+    "joined",
+    "kill",
+    "make_private",
+    "must",
+    "point",
+    "reason",
+    "run",
+    "spawn",
+    "spawn_measured",
+    "stream",
+    "write",
+]

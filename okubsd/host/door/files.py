@@ -1,0 +1,54 @@
+"""Files and directories that are whole, or not there, and for their owner alone."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from okubsd.errors import Problem
+
+
+def make_private(path: Path) -> None:
+    """Make the directory ``path`` if need be, for its owner alone.
+
+    Raises Problem where it belongs to somebody else, or is no directory.
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = path.lstat()
+    if not path.is_dir() or path.is_symlink() or status.st_uid != os.geteuid():
+        raise Problem(f"{path} is not a directory of yours", "remove it, or set OKUBSD_STATE to another place")
+    if status.st_mode & 0o077:
+        path.chmod(0o700)
+
+
+def write(
+    path: Path, data: bytes, mode: int = 0o600, *, owner: tuple[int, int] | None = None, lasting: bool = True
+) -> None:
+    """Write ``data`` to ``path`` whole or not at all: aside, fsync, rename.
+
+    ``owner`` is a user and a group by number; None leaves the file to whoever writes it.  What is of no use after
+    a power cut need not be ``lasting``: it is not waited for until the disk has it.
+    """
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            if owner is not None:
+                os.fchown(stream.fileno(), *owner)
+            os.fchmod(stream.fileno(), mode)
+            stream.write(data)
+            stream.flush()
+            if lasting:
+                os.fsync(stream.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def point(link: Path, target: str) -> None:
+    """Make the symbolic link ``link`` point to ``target``, atomically."""
+    aside = link.with_name(f".{link.name}.{os.getpid()}")
+    aside.unlink(missing_ok=True)
+    aside.symlink_to(target)
+    aside.replace(link)
