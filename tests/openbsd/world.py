@@ -13,8 +13,6 @@ from typing import Any
 
 from tests.conftest import CHECKOUT
 
-SIM = CHECKOUT / "tests/openbsd/sim.py"
-
 DESCRIPTION = """\
 host:
   owner: alice
@@ -38,9 +36,7 @@ class World:
         self.root = root
         self.description = root / "okubsd.yaml"
         env = {**os.environ, "SIM_ROOT": str(root)}
-        code = (
-            f"from pathlib import Path; from tests.openbsd.sim import install; install(Path({str(root)!r}), {shell!r})"
-        )
+        code = f"from pathlib import Path; from tests.openbsd.sim.install import install; install(Path({str(root)!r}), {shell!r})"
         subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, env=env, check=True)
         (root / "xdg").mkdir(exist_ok=True)
         self.write(DESCRIPTION)
