@@ -16,10 +16,12 @@ PACKAGES = e2fsprogs fdisk iproute2 ldnsutils mmdebstrap mtools nftables openssh
 TEST_PACKAGES = busybox fish git ksh93u+m mandoc mksh openssh-sftp-server openvpn procps qemu-utils shellcheck signify-openbsd \
 	wireguard-tools xauth x11-utils xdotool zsh
 
-# Real VMs get the machine for themselves.
-FAST_TESTS = $(VENV)/bin/python -m pytest -m "not vm" -n auto
+GOLDEN_TESTS = tests/test_plan.py tests/test_images.py tests/test_qemu.py tests/test_guest.py tests/test_network.py \
+	tests/test_rules.py tests/openbsd/test_port.py tests/openbsd/test_compile.py
 
-.PHONY: all run test test-fast test-oldest bench lint packages test-packages install uninstall clean
+PARTS = $(VENV)/bin/python tests/parts.py
+
+.PHONY: all run test test-unit test-fast test-oldest test-vm golden measure bench lint packages test-packages install uninstall clean
 .NOTPARALLEL:
 
 all: $(VENV)/.installed
@@ -52,26 +54,38 @@ run: packages $(VENV)/.installed
 	@echo "  $(VENV)/bin/okubsd start term                 another VM: a terminal"
 	@echo "  $(VENV)/bin/okubsd stop browser               power it off"
 
-test: test-packages $(VENV)/.tested
-	@$(FAST_TESTS)
-	@$(MAKE) -s test-oldest
-	@$(VENV)/bin/python -m pytest -m vm
+# Every part, also after one that fails, and one total at the end.
+test: test-packages $(VENV)/.tested $(VENV)-oldest/.installed
+	@$(PARTS) unit fast oldest vm
 
-test-fast: $(VENV)/.tested
-	@$(FAST_TESTS)
+# Pure code, by value: seconds.
+test-unit: $(VENV)/.tested
+	@$(PARTS) unit
 
-# What touches a library, with the oldest versions that setup.py allows.
+# With real programs of the host, and no VM.
+test-fast: test-packages $(VENV)/.tested
+	@$(PARTS) unit fast
+
+test-oldest: $(VENV)-oldest/.installed
+	@$(PARTS) oldest
+
+test-vm: test-packages $(VENV)/.tested
+	@$(PARTS) vm
+
+# The expected texts, written anew; git diff shows what that changes.
+golden: $(VENV)/.tested
+	@OKUBSD_GOLDEN=write $(VENV)/bin/python -m pytest -q -m "not vm" -n auto $(GOLDEN_TESTS)
+
+# What a change of structure is judged by.
+measure: $(VENV)/.tested
+	@$(VENV)/bin/python tests/measure.py
+
 OLDEST = $(shell sed -n 's/.*"\([a-z-]*\)>=\([0-9.]*\)",/\1==\2/p' setup.py | grep -E '^(click|cryptography|msgspec|paramiko|python-xlib|pyyaml|rich)==')
-OLDEST_TESTS = tests/test_transfer.py tests/test_safety.py tests/test_cli.py tests/test_config.py tests/test_guest.py \
-	tests/test_host.py tests/test_images.py tests/openbsd/test_exchange.py
 
 $(VENV)-oldest/.installed: setup.py
 	@$(PYTHON) -m venv $(VENV)-oldest
 	@$(VENV)-oldest/bin/pip install -q $(OLDEST) hypothesis pexpect pytest pytest-xdist
 	@touch $@
-
-test-oldest: $(VENV)-oldest/.installed
-	@PYTHONPATH=. $(VENV)-oldest/bin/python -m pytest -m "not vm" -n auto -p no:cacheprovider $(OLDEST_TESTS)
 
 bench: packages $(VENV)/.installed
 	@$(VENV)/bin/okubsd bench --against stock

@@ -53,7 +53,7 @@ class Bare(Seat, frozen=True, kw_only=True):
     """
 
     engine: ClassVar[str] = "qemu"
-    title: ClassVar[str] = "qemu"
+    title: ClassVar[str] = "QEMU"
 
     weakness: str = ""
 
