@@ -13,7 +13,7 @@ Argv = tuple[str, ...]
 
 
 class NetworkKind(enum.StrEnum):
-    """The way that the packets of a network take."""
+    """The way that the packets of a network take; what differs by it is in _KINDS."""
 
     NONE = "none"
     NAT = "nat"
@@ -22,9 +22,42 @@ class NetworkKind(enum.StrEnum):
     GATEWAY = "gateway"
     SWITCH = "switch"
 
+    @property
+    def is_tunnel(self) -> bool:
+        """Return whether it leads through a tunnel, and nowhere else."""
+        return _KINDS[self].tunnel
 
-# The ways that lead through a tunnel, and nowhere else.
-TUNNELS = frozenset({NetworkKind.WIREGUARD, NetworkKind.OPENVPN})
+    @property
+    def interface(self) -> str:
+        """Return the driver of its interface on OpenBSD, "" where it has none of its own."""
+        return _KINDS[self].interface
+
+    @property
+    def openbsd_only(self) -> str:
+        """Return what it is called where it takes OpenBSD, "" where every host can have it."""
+        return _KINDS[self].openbsd_only
+
+    @property
+    def leads_out(self) -> bool:
+        """Return whether anything leaves it, so that rules mean something."""
+        return _KINDS[self].leads_out
+
+
+class _KindFacts(msgspec.Struct, frozen=True, kw_only=True):
+    interface: str = ""
+    tunnel: bool = False
+    openbsd_only: str = ""
+    leads_out: bool = True
+
+
+_KINDS = {
+    NetworkKind.NONE: _KindFacts(leads_out=False),
+    NetworkKind.NAT: _KindFacts(),
+    NetworkKind.WIREGUARD: _KindFacts(interface="wg", tunnel=True),
+    NetworkKind.OPENVPN: _KindFacts(interface="tun", tunnel=True, openbsd_only="OpenVPN"),
+    NetworkKind.GATEWAY: _KindFacts(),
+    NetworkKind.SWITCH: _KindFacts(interface="veb", openbsd_only="a switch", leads_out=False),
+}
 
 
 class Network(msgspec.Struct, frozen=True, kw_only=True):

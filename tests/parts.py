@@ -1,6 +1,6 @@
 """Run the parts of the tests one after the other, also when one fails, and end in one total.
 
-    python tests/parts.py NAME...     of: unit, fast, oldest, vm
+python tests/parts.py NAME...     of: unit, fast, oldest, vm
 """
 
 from __future__ import annotations

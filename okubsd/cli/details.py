@@ -12,7 +12,7 @@ from okubsd.host import facts, gateway, lifecycle, rules
 from okubsd.host.engine import engine
 from okubsd.host.publish import published
 from okubsd.host.session import Session
-from okubsd.model import TUNNELS, Vm
+from okubsd.model import Vm
 from okubsd.plan.facts import HostFacts, VmFacts
 from okubsd.plan.seats import engine_for
 
@@ -71,7 +71,7 @@ def _tunnel(session: Session, vm: Vm) -> str | None:
     from okubsd.cli.vpn import interface_of
     from okubsd.host.vpn import ask_tunnels
 
-    if vm.network.kind not in TUNNELS:
+    if not vm.network.kind.is_tunnel:
         return None
     for state in ask_tunnels(session, lambda network: interface_of(session, network)):
         if state.network == vm.network.name:

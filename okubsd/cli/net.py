@@ -17,7 +17,7 @@ from okubsd.config.names import quoted
 from okubsd.config.rule import parse_rule, render_rule
 from okubsd.errors import Misuse, Problem
 from okubsd.host.session import Session
-from okubsd.model import NAT, NONE, NetworkKind, Vm
+from okubsd.model import NAT, NONE, Vm
 from okubsd.rules import Rule, effective_rules
 
 _AFTER = re.compile(r"\+(\d{1,5})([smhd])")
@@ -71,7 +71,7 @@ def show(session: Session, name: str, json: bool) -> None:
         )
         return
     print(f"{vm.name} is on the network '{vm.network.name}' ({vm.network.kind})")
-    if vm.network.kind in (NetworkKind.NONE, NetworkKind.SWITCH):
+    if not vm.network.kind.leads_out:
         return
     print_table(
         ("RULE", "ENDS", "WRITTEN"),
@@ -154,7 +154,7 @@ def _add(session: Session, name: str, text: str, until: str, comment: str, *, al
 
     vm = session.vm(name)
     rule = _parse(text, allow=allow)
-    if vm.network.kind in (NetworkKind.NONE, NetworkKind.SWITCH):
+    if not vm.network.kind.leads_out:
         sentence = f"VM '{name}' is on the network '{vm.network.name}', which nothing leaves, so a rule does nothing"
         raise Misuse(sentence, f"change its 'network' in {session.description.path}")
     if not comment.isprintable() or len(comment) > 200:

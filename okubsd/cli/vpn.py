@@ -55,7 +55,7 @@ def interface_of(session: Session, network: Network) -> str:
     number = applying.kept_numbers(HostRoot(session.places.system)).get(f"{NETWORK_MARK}{network.name}")
     if number is None:
         raise Problem(f"the network '{network.name}' was not installed on this host yet", "doas okubsd apply")
-    return f"{'wg' if network.kind is NetworkKind.WIREGUARD else 'tun'}{number}"
+    return f"{network.kind.interface}{number}"
 
 
 @vpn.command()
@@ -76,7 +76,7 @@ def test(session: Session, name: str, url: str, cut: bool | None, compare: bool,
     from okubsd.model import Request
 
     vm = session.vm(name)
-    if vm.network.kind not in (NetworkKind.WIREGUARD, NetworkKind.OPENVPN, NetworkKind.GATEWAY):
+    if not (vm.network.kind.is_tunnel or vm.network.kind is NetworkKind.GATEWAY):
         sentence = f"VM '{name}' goes through no tunnel: its network '{vm.network.name}' is {vm.network.kind}"
         raise Misuse(sentence, "okubsd net ls")
     if not running.is_running(session.places, vm.name):

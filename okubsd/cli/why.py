@@ -23,7 +23,7 @@ from okubsd.host import programs, rules, running
 from okubsd.host.session import Session
 from okubsd.host.system import HostRoot
 from okubsd.host.tunnels import read_secrets
-from okubsd.model import TUNNELS, Vm
+from okubsd.model import Vm
 from okubsd.pf.render import anchor_path
 from okubsd.plan.changes import wanted_files
 from okubsd.plan.compile import Compiled, CompiledVm, compile_host
@@ -177,7 +177,7 @@ def _pf_state(system: HostRoot, compiled: Compiled, vm: CompiledVm) -> PfState:
     files = wanted_files(compiled, {layout.SITE_PF_CONF: system.read(layout.SITE_PF_CONF)})
     anchors = {anchor_path(vm.vm.name): read_rules(f"{layout.ANCHORS}/{vm.vm.name}.conf", files, SOME_GUEST)}
     addresses = {f"tap{vm.number}": ("100.64.1.2/31",), "lo0": ("127.0.0.1/8",)}
-    if vm.vm.network.kind in TUNNELS:
+    if vm.vm.network.kind.is_tunnel:
         addresses[vm.egress.out] = ("100.127.255.253/32",)
     return PfState(main=read_rules(layout.SITE_PF_CONF, files), anchors=anchors, addresses=addresses)
 

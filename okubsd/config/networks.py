@@ -91,10 +91,7 @@ def gateway_mistakes(path: Path, vms: tuple[Vm, ...], recipes: Mapping[str, Reci
     found = []
     for vm in vms:
         network = vm.network
-        if (
-            network.kind in (NetworkKind.WIREGUARD, NetworkKind.OPENVPN)
-            and f"{network.name}{GATEWAY_SUFFIX}" in by_name
-        ):
+        if network.kind.is_tunnel and f"{network.name}{GATEWAY_SUFFIX}" in by_name:
             taken = f"{network.name}{GATEWAY_SUFFIX}"
             found.append(f"{path}: vms.{taken}: this is the name of the gateway of network '{network.name}'")
         if network.kind is not NetworkKind.GATEWAY:

@@ -63,7 +63,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 def ask_tunnels(session: Session, interfaces: Callable[[Network], str]) -> Iterator[State]:
     """Yield the state of every tunnel of the description; ``interfaces`` names that of a network on OpenBSD."""
     for network in session.description.networks:
-        if network.kind not in (NetworkKind.WIREGUARD, NetworkKind.OPENVPN):
+        if not network.kind.is_tunnel:
             continue
         vms = tuple(vm.name for vm in session.description.vms if vm.network == network)
         if programs.has_vmd():

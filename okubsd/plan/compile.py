@@ -8,7 +8,7 @@ import msgspec
 
 from okubsd import layout
 from okubsd.errors import BadDescription
-from okubsd.model import TUNNELS, Backend, Description, HostFile, How, Network, NetworkKind, Recipe, Vm
+from okubsd.model import Backend, Description, HostFile, How, Network, NetworkKind, Recipe, Vm
 from okubsd.netif.hostname import dhcpd_conf, loopback_file, tap_file, veb_file, vport_file
 from okubsd.netif.numbers import render_numbers
 from okubsd.pf.render import (
@@ -112,7 +112,7 @@ def compile_host(
         )
         for vm in vms
     )
-    networks = tuple(network for network in description.networks if network.kind in (*TUNNELS, NetworkKind.SWITCH))
+    networks = tuple(network for network in description.networks if network.kind.interface)
     files = [
         *_files_of_host(description, compiled, networks, numbers),
         *(f for network in networks for f in _files_of_network(network, description, numbers, secrets)),
@@ -227,7 +227,7 @@ def _rules_of(vm: Egress, now: float) -> Iterable[HostFile]:
 def _record(vm: CompiledVm, recipes: Mapping[str, Recipe]) -> dict[str, str | int]:
     number, network = vm.number, vm.vm.network
     links = [f"lo{vm.rdomain}"]
-    links += [vm.egress.out] if network.kind in TUNNELS else []
+    links += [vm.egress.out] if network.kind.is_tunnel else []
     # The interfaces that are there before vmd puts taps into them.
     links += [f"veb{nic.rdomain}" for nic in vm.nics]
     links += [f"vport{vm.nics[0].rdomain}"] if network.kind is NetworkKind.SWITCH else []

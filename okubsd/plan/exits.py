@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from okubsd.errors import BadDescription
-from okubsd.model import TUNNELS, Description, HostDescription, Network, NetworkKind, Vm
+from okubsd.model import Description, HostDescription, Network, NetworkKind, Vm
 from okubsd.netif.numbers import NETWORK_MARK, give_numbers
 from okubsd.pf.render import UPLINK, Egress
 from okubsd.plan.gateway import clients_of, endpoint_rules
@@ -42,9 +42,8 @@ def number_all(description: Description, kept: Mapping[str, int]) -> Numbers:
     Raises BadDescription where there are not enough.
     """
     wished = {vm.name: vm.number for vm in description.vms if vm.number is not None}
-    ways = (*TUNNELS, NetworkKind.SWITCH)
     names = [vm.name for vm in description.vms]
-    names += [f"{NETWORK_MARK}{network.name}" for network in description.networks if network.kind in ways]
+    names += [f"{NETWORK_MARK}{network.name}" for network in description.networks if network.kind.interface]
     try:
         return Numbers(give_numbers(names, wished, kept, *description.host.numbers))
     except ValueError as error:

@@ -111,7 +111,7 @@ def gateway_of(vm: Vm, description: Description) -> Vm | None:
             return description.find(vm.network.gateway)
         case NetworkKind.WIREGUARD:
             return implied_gateway(vm.network)
-        case NetworkKind.OPENVPN | NetworkKind.SWITCH:
+        case kind if kind.openbsd_only:
             sentence = f"VM '{vm.name}': a network of kind '{vm.network.kind}' needs the interfaces of OpenBSD"
             raise HostLacks(sentence, "name another network: okubsd.yaml(5), NETWORKS")
         case _:

@@ -22,8 +22,6 @@ HOST_MEMORY = 1536 << 20
 # Source: usr.sbin/vmd/vmd.h, VM_MAX_NICS_PER_VM.
 MOST_NICS = 4
 
-_OPENBSD_ONLY = {NetworkKind.OPENVPN: "OpenVPN", NetworkKind.SWITCH: "a switch"}
-
 
 def limits(
     description: Description, host: str, *, sizes: Mapping[str, int] | None = None, usable: int = 0
@@ -43,8 +41,8 @@ def _qemu(description: Description) -> list[str]:
     """Return what a host whose VMs all run on QEMU cannot do of ``description``, a sentence each."""
     found = []
     for vm in description.vms:
-        what = _OPENBSD_ONLY.get(vm.network.kind)
-        if what is not None:
+        what = vm.network.kind.openbsd_only
+        if what:
             found.append(
                 f"{description.path}: vms.{vm.name}.network: '{vm.network.name}' is {what}, which takes OpenBSD's vmd"
             )

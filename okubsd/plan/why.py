@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from okubsd.model import TUNNELS, Description, NetworkKind, Recipe, Vm
+from okubsd.model import Description, NetworkKind, Recipe, Vm
 from okubsd.pf.evaluate import Packet, Verdict, evaluate
 from okubsd.pf.render import GROUP, UPLINK, comment
 from okubsd.pf.rules import PfRule, Ruleset
@@ -52,7 +52,7 @@ def explain(vm: CompiledVm, state: PfState, packet: Packet) -> Why:
     target = first.rdr_to or packet.target
     if any(target == text.partition("/")[0] for texts in state.addresses.values() for text in texts):
         return Why(leaves=True, sentence=f"{vm.vm.name}: reaches the host itself", hops=tuple(hops))
-    if first.rtable is None and vm.vm.network.kind not in TUNNELS:
+    if first.rtable is None and not vm.vm.network.kind.is_tunnel:
         return Why(leaves=False, sentence=f"{vm.vm.name}: its routing table has no way out", hops=tuple(hops))
     out = leaving_packet(vm, packet, first.rtable, target)
     second = evaluate(state.main, state.anchors, out, state.addresses)

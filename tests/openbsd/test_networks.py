@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from okubsd.errors import BadDescription
 from okubsd.layout import ANCHORS
-from okubsd.model import TUNNELS, NetworkKind
+from okubsd.model import NetworkKind
 from okubsd.pf.evaluate import Packet, evaluate
 from okubsd.pf.rules import Ruleset
 from okubsd.plan.changes import wanted_files
@@ -81,7 +81,7 @@ def state_of(result: Compiled) -> PfState:
     for vm in result.vms:
         anchors[f"okubsd/{vm.vm.name}"] = read_rules(f"{ANCHORS}/{vm.vm.name}.conf", files, guest_of(vm))
         addresses[f"tap{vm.number}"] = (f"100.64.{vm.number}.2/31",)
-        if vm.vm.network.kind in TUNNELS:
+        if vm.vm.network.kind.is_tunnel:
             addresses[vm.egress.out] = ("10.66.0.2/32",)
     main = parse_pf(f"set skip on lo\n{pf_conf.text}pass\n")
     return PfState(main=main, anchors=anchors, addresses=addresses)
@@ -121,7 +121,7 @@ def test_any_packet_leaves_by_its_own_network_or_not_at_all(
         kind = vm.vm.network.kind
         if first.passes:
             assert sender == guest_of(vm) and here == vm.rdomain, "only its own address, only in its own rdomain"
-            assert kind in (NetworkKind.NAT, *TUNNELS), "a VM that has no way out"
+            assert kind in (NetworkKind.NAT, NetworkKind.WIREGUARD, NetworkKind.OPENVPN), "a VM that has no way out"
             assert (first.rtable == 0) is (kind is NetworkKind.NAT), "only a VM of nat gets into the host's own table"
             to = first.rdr_to or target
             assert all(to != text.partition("/")[0] for texts in state.addresses.values() for text in texts)
@@ -133,7 +133,7 @@ def test_any_packet_leaves_by_its_own_network_or_not_at_all(
         if kind is not NetworkKind.NAT:
             assert not evaluate(state.main, state.anchors, by_uplink(vm, sender, target), state.addresses).passes
         for other in result.vms:
-            if other.vm.network.kind in TUNNELS and other.egress.out != vm.egress.out:
+            if other.vm.network.kind.is_tunnel and other.egress.out != vm.egress.out:
                 stray = msgspec.structs.replace(by_uplink(vm, sender, target), interface=other.egress.out,
                                                 groups=("wg", "okubsd"), rdomain=other.rdomain)  # fmt: skip
                 assert not evaluate(state.main, state.anchors, stray, state.addresses).passes
