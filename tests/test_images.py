@@ -57,7 +57,7 @@ def test_a_broken_recipe_is_one_sentence(text: str, said: str) -> None:
 
 DEB822 = """# comment
 Types: deb deb-src
-URIs: http://deb.debian.org/debian
+URIs: http://mirror.example.org/debian
 Suites: bookworm bookworm-updates
 Components: main contrib
 Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg

@@ -133,7 +133,7 @@ class _Parser(RuleParser):
                 case "on":
                     interface = self.string()
                     if self.host.present is not None and interface not in self.host.present:
-                        raise self.fail(f"{interface}: not an interface", line)
+                        raise self.fail("not an interface", line)
                 case "parent":
                     self.string()
                 case "default":
@@ -196,17 +196,17 @@ class _Parser(RuleParser):
         tables: dict[str, tuple[PfAddress, ...]] = {}
         if inline:
             self.mark("newline")
-            if name and name in self.inline:
-                raise self.fail(f"inline anchor '{name}' already exists", line)
             outer = self.tables, self.inline
             self.tables, self.inline = {}, set()
             children = tuple(self._rules(until="}"))
             tables = self.tables
             self.tables, self.inline = outer
-            if name:
-                self.inline.add(name)
             end = self.next.line
             self.mark("}")
+            if name and name in self.inline:
+                raise self.fail(f"inline anchor '{name}' already exists", end)
+            if name:
+                self.inline.add(name)
             if "/" in name:
                 raise self.fail("anchor paths containing '/' cannot be used for inline anchors.", end)
         elif not name:

@@ -99,6 +99,8 @@ def _traps_of(rule: PfRule) -> list[str]:
         found.append("nat-to on a packet that comes in translates before the route is looked up")
     if rule.rdr_to and rule.direction == "out":
         found.append("rdr-to on a packet that goes out: its route was chosen by the old address")
+    if rule.children and not rule.named and any(child.named for child in rule.children):
+        found.append("pf numbers an inner anchor without a name, so nobody can address what is named in it")
     if rule.received_on and rule.direction == "in":
         found.append("received-on means something for packets that go out only")
     return found

@@ -110,8 +110,14 @@ def test_a_missing_image_is_told_before_anything(world: World) -> None:
 
 
 def test_only_root_applies(world: World) -> None:
-    done = world.okubsd("why", "term", "198.51.100.1", user="alice")
-    assert done.returncode == 0, done.stderr
+    before = world.tree("etc")
+    for args in (("apply", "-y"), ("unapply", "-y"), ("apply", "--recover")):
+        done = world.okubsd(*args, user="alice")
+        assert done.returncode == 1 and "apply changes files of root's" in done.stderr, (args, done.stderr)
+        assert "doas okubsd apply" in done.stderr
+    assert world.tree("etc") == before
+    # What only looks is for everybody.
+    assert world.okubsd("why", "term", "198.51.100.1", user="alice").returncode == 0
 
 
 BROKEN = {
