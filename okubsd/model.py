@@ -13,7 +13,7 @@ Argv = tuple[str, ...]
 
 
 class NetworkKind(enum.StrEnum):
-    """The way that the packets of a network take; what differs by it is in _KINDS."""
+    """What becomes of the packets of a network; what differs by kind is in _KINDS."""
 
     NONE = "none"
     NAT = "nat"

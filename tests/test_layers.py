@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -192,3 +195,31 @@ def test_no_shell_strings_and_no_unsafe_yaml() -> None:
         assert "StrictHostKeyChecking" not in text or text.count("StrictHostKeyChecking") == text.count(
             '"StrictHostKeyChecking": "yes"'
         ), path
+
+
+# What a verb loads on a host without vmd: at most so many modules of ours, and nothing of what it has no use for.
+LOADED = {
+    ("--help",): (14, ("yaml", "cryptography", "okubsd.plan", "okubsd.host.lifecycle")),
+    ("list",): (75, ("okubsd.pf", "okubsd.netif", "okubsd.nft", "okubsd.images.sources", "paramiko", "Xlib")),
+    ("start", "-n", "browser"): (90, ("okubsd.pf", "okubsd.vmd", "okubsd.netif", "cryptography", "paramiko", "Xlib")),
+}
+
+
+@pytest.mark.spawns
+@pytest.mark.parametrize("argv", LOADED, ids=" ".join)
+def test_a_verb_loads_what_it_needs(argv: tuple[str, ...], tmp_path: Path) -> None:
+    most, unwanted = LOADED[argv]
+    code = "import atexit, sys; from okubsd.cli.main import call\natexit.register(lambda: print(*sys.modules, sep='\\n'))\n"
+    env = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "DISPLAY": ":0"}
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}call(sys.argv[1:])", *argv],
+        capture_output=True,
+        text=True,
+        cwd=PACKAGE.parent,
+        env=env,
+        check=True,
+    )
+    loaded = set(done.stdout.splitlines())
+    assert "okubsd.cli.main" in loaded and not loaded & set(unwanted)
+    ours = [name for name in loaded if name.split(".")[0] == "okubsd"]
+    assert len(ours) <= most, sorted(ours)

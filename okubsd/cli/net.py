@@ -38,7 +38,7 @@ def list_networks(session: Session, json: bool) -> None:
     rows = [
         {
             "name": network.name,
-            "way": str(network.kind),
+            "kind": str(network.kind),
             "through": network.gateway or network.address or Path(network.file).name,
             "vms": [vm.name for vm in session.description.vms if vm.network == network],
         }
@@ -47,8 +47,8 @@ def list_networks(session: Session, json: bool) -> None:
     if json:
         print_json(networks=rows)
         return
-    table = [(str(r["name"]), str(r["way"]), str(r["through"]) or "-", " ".join(r["vms"]) or "-") for r in rows]
-    print_table(("NETWORK", "WAY", "THROUGH", "VMS"), table)
+    table = [(str(r["name"]), str(r["kind"]), str(r["through"]) or "-", " ".join(r["vms"]) or "-") for r in rows]
+    print_table(("NETWORK", "KIND", "THROUGH", "VMS"), table)
 
 
 @net.command()

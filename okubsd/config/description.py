@@ -1,4 +1,4 @@
-"""okubsd.yaml and vm.d/*.yaml into a Wish (okubsd.yaml(5)): parse, default, validate."""
+"""okubsd.yaml and vm.d/*.yaml into a Description (okubsd.yaml(5)): parse, default, validate."""
 
 from __future__ import annotations
 
@@ -43,22 +43,22 @@ _HOME = fields.size_between(16 << 20, 1 << 40)
 _APPS = fields.list_of(fields.matching(APP_NAME, IMAGE_NAME_RULE), "a list of app names")
 
 
-def _flows(*, allow: bool) -> fields.Parser[tuple[Rule, ...]]:
+def _rules(*, allow: bool) -> fields.Parser[tuple[Rule, ...]]:
     """Return a parser of a list of rules, each as text or with its particulars."""
 
     def parse_one(value: Value) -> Rule | None:
         if value.scalar() is not None:
-            return _flow(value, value, {}, allow=allow)
-        given = value.fields(_FLOW_FIELDS)
+            return _rule(value, value, {}, allow=allow)
+        given = value.fields(_RULE_FIELDS)
         if "to" not in given:
             value.wrong("a rule: " + rule.FORM)
             return None
-        return _flow(value, given.pop("to"), given, allow=allow)
+        return _rule(value, given.pop("to"), given, allow=allow)
 
     return fields.list_of(parse_one, "a list of rules")
 
 
-def _flow(value: Value, to: Value, given: dict[str, Any], *, allow: bool) -> Rule | None:
+def _rule(value: Value, to: Value, given: dict[str, Any], *, allow: bool) -> Rule | None:
     try:
         found = rule.parse_rule(to.scalar() or "", allow=allow)
     except ValueError as error:
@@ -76,7 +76,7 @@ def _bandwidth(value: Value) -> Bandwidth | None:
     return Bandwidth(**value.fields({"down": fields.bits_per_second, "up": fields.bits_per_second}))
 
 
-_FLOW_FIELDS: Mapping[str, fields.Parser[Any]] = {
+_RULE_FIELDS: Mapping[str, fields.Parser[Any]] = {
     "to": lambda value: value,
     "protocol": fields.one_of(rule.PROTOCOLS),
     "until": fields.moment,
@@ -89,8 +89,8 @@ VM_FIELDS: Mapping[str, fields.Parser[Any]] = {
     "cpus": fields.whole_between(1, 8),
     "network": fields.matching(NETWORK_NAME, NETWORK_NAME_RULE),
     "preset": fields.one_of(rule.PRESETS),
-    "allow": _flows(allow=True),
-    "deny": _flows(allow=False),
+    "allow": _rules(allow=True),
+    "deny": _rules(allow=False),
     "bandwidth": _bandwidth,
     "tunnel": fields.matching(PATH, "the path of a wg-quick file"),
     "display": fields.pixels,
@@ -131,7 +131,7 @@ HOST_FIELDS: Mapping[str, fields.Parser[Any]] = {
 def parse_description(
     path: Path, text: str, drop_ins: Iterable[tuple[Path, str]], recipes: Mapping[str, Recipe]
 ) -> Description:
-    """Return the Wish of the description ``text`` and of its drop-ins.
+    """Return what is meant by the description ``text`` and of its drop-ins.
 
     ``path`` is where the text was read, ``drop_ins`` the files of vm.d with their texts, in order,
     ``recipes`` the images that can be named.  Raises BadDescription with every mistake of every file.
@@ -165,7 +165,7 @@ _Main = tuple[dict[str, Any], HostDescription, list[tuple[str, Value]], dict[str
 
 
 def _parse_main(text: str, mistakes: Mistakes) -> _Main:
-    """Return the defaults, the host's wish, the named VM trees and the networks of okubsd.yaml itself."""
+    """Return the defaults, the host's part, the named VM trees and the networks of okubsd.yaml itself."""
     vms: list[tuple[str, Value]] = []
     networks = {network.name: network for network in (NONE, NAT)}
 
