@@ -106,7 +106,7 @@ def test_what_is_commented_out_is_empty(text: str, described: Path) -> None:
 def test_check_judges_this_host_or_another(described: Path, capsys: pytest.CaptureFixture[str]) -> None:
     described.write_text("networks: {lab: {switch: 10.77.0.1/24}}\nvms: {a: {image: term, network: lab}}\n")
     assert call(["check"]) == 8
-    assert "takes OpenBSD's vmd" in capsys.readouterr().err
+    assert "which only OpenBSD's vmd has" in capsys.readouterr().err
     assert call(["check", "--for", "openbsd"]) == 0
     described.write_text("vms: {a: {image: term, bandwidth: {up: 1M}}}\n")
     assert call(["check"]) == 0
@@ -161,7 +161,7 @@ def test_renaming_keeps_home_keys_and_the_pinned_host(tmp_path: Path) -> None:
     assert (places.vm("new") / "known_hosts").read_text().count("new ssh-ed25519 ") == 1
     places.vm("old").mkdir()
     (places.vm("old") / "home.img").write_bytes(b"other")
-    with pytest.raises(Problem, match="has something of an earlier VM 'new' already"):
+    with pytest.raises(Problem, match="has something of an earlier VM 'new'"):
         homes.rename(places, "old", "new")
 
 

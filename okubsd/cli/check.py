@@ -92,7 +92,7 @@ def _check(session: Session, judged: str) -> list[str]:
     if judged == OPENBSD:
         return _check_openbsd(session)
     for name, phrases in told.items():
-        session.report(f"{name}: of its file this means nothing here: {', '.join(phrases)}")
+        session.report(f"{name}: ignored in its file: {', '.join(phrases)}")
     return ["okubsd"]
 
 
@@ -109,7 +109,7 @@ def _check_openbsd(session: Session) -> list[str]:
     unread = unread_lines(wanted)
     if unread:
         lines = ", ".join(map(str, unread))
-        session.report(f"/etc/pf.conf: lines {lines} say what okubsd does not know; pfctl judges them")
+        session.report(f"/etc/pf.conf: lines {lines} have words that okubsd does not know; only pfctl can judge them")
     mistakes = compiled_mistakes(compiled, wanted)
     judges = ["okubsd"]
     if not mistakes and programs.has_vmd():

@@ -119,7 +119,9 @@ def need_group(group: str) -> None:
     try:
         grp.getgrnam(group)
     except KeyError:
-        raise Problem(f"there is no group '{group}'", f"groupadd {group} && usermod -G {group} YOU") from None
+        raise Problem(
+            f"there is no group '{group}'", f"doas groupadd {group} && doas usermod -G {group} ${{DOAS_USER:-$USER}}"
+        ) from None
 
 
 def _carry_out(session: Session, plan: Plan, changes: tuple[Change, ...], *, yes: bool, dry: bool) -> None:
@@ -140,6 +142,6 @@ def _carry_out(session: Session, plan: Plan, changes: tuple[Change, ...], *, yes
 def _confirm(count: int) -> None:
     """Raise Problem unless the user says yes; a script has to say -y."""
     if not sys.stdin.isatty():
-        raise Misuse("there is no terminal to ask on", "look at it with -n, then say -y")
+        raise Misuse("there is no terminal to ask on", "doas okubsd apply -n  # shows what would change; -y does it")
     if not click.confirm(f"Change these {count} files?", err=True):
         raise Problem("nothing was changed")

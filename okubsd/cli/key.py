@@ -54,8 +54,8 @@ def trust(session: Session, source: Path, fingerprint: str, name: str) -> None:
     found = offered_key(source) if in_archive else _read_key(source)
     if in_archive and not fingerprint:
         raise Misuse(
-            f"{source} carries its key by itself, which proves nothing",
-            "ask whoever exported it for the fingerprint that 'okubsd key ls' tells there, and say it behind FILE",
+            f"{source} brings its own key, and anybody could have made both",
+            "ask whoever exported it for the fingerprint that 'okubsd key ls' shows there, and give it behind FILE",
         )
     if fingerprint and fingerprint != found.fingerprint:
         raise Problem(f"the key in {source} is {found.fingerprint}, and not {quoted(fingerprint)}")

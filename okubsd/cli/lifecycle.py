@@ -51,7 +51,7 @@ def start(
         return
     request = Request(app=app, arguments=arguments, headless=headless, another=another, windowless=windowless)
     if windowless and (app or another or headless):
-        raise Misuse("--no-app shows nothing, so it goes with no APP, no --new and no --headless")
+        raise Misuse("--no-app shows nothing; leave out APP, --new and --headless", "okubsd start --help")
     _start(session, session.vm(name), request, timing=timing, dry=dry)
 
 
@@ -110,7 +110,7 @@ def stop(
 ) -> None:
     """Power VMs off: by ssh, then by QEMU's monitor, then by SIGKILL."""
     if every == bool(names):
-        raise Misuse("name the VMs to stop, or say --all", "okubsd stop --all")
+        raise Misuse("name the VMs to stop, or say --all for every one that runs", "okubsd list")
     if timeout < 1:
         raise Misuse("--timeout takes a whole number of seconds, at least 1")
     vms = _running(session) if every else [session.running_vm(name) for name in names]

@@ -143,7 +143,7 @@ def status(ctx: click.Context, name: str, json: bool) -> None:
 def log(session: Session, name: str, previous: bool, follow: bool) -> None:
     """Print what the VM's serial console said since it was booted."""
     if previous and follow:
-        raise Misuse("a boot that is over says no more: --previous and --follow do not go together")
+        raise Misuse("--previous is a boot that is over, so there is nothing to follow; leave one of both out")
     vm = session.running_vm(name)
     if running.keeps_no_log(session.places, vm.name):
         _print_guest_log(session, vm, previous=previous, follow=follow)

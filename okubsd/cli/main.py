@@ -119,7 +119,8 @@ def tell(sentence: str, hint: str) -> None:
 
 # A hint is a command that can be typed, or else a sentence.
 _COMMAND = re.compile(
-    r"(?:[A-Z_]+=\S+ )?(?:okubsd|doas|sudo|chmod|rm|cp|mkdir|install|kill|vpn|apt-get) |OKUBSD_STATE=|--"
+    r"(?:[A-Z_]+=\S+ )?"
+    r"(?:okubsd|doas|sudo|su|chmod|ls|rm|cp|mkdir|install|kill|apt-get|export|groupadd|rcctl|tail|dmesg|vmd) "
 )
 
 

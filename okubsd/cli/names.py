@@ -32,7 +32,7 @@ def rename(session: Session, old: str, new: str) -> None:
     # A rename that was cut short has changed the description already.
     vm = session.vm(new if begun else old)
     if not begun and session.description.find(new) is not None:
-        raise Misuse(f"there is a VM '{new}' already", f"okubsd rm {new}")
+        raise Misuse(f"there is a VM '{new}' already", f"okubsd status {new}")
     _must_be_stopped(session, old)
     if begun and not session.places.vm(old).is_dir():
         raise Unknown(f"there is no VM {quoted(old)}", "okubsd list")
@@ -65,13 +65,13 @@ def rm(session: Session, name: str, keep_home: bool, yes: bool) -> None:
             editing.forget(session, described, remove_vm)
         removed = homes.remove(session.places, name, keep_home=keep_home)
     kept = f"; its home is kept in {homes.home_of(session.places, name)}" if keep_home else ""
-    session.report(f"{name}: removed{'' if removed else ', though nothing was kept of it'}{kept}")
+    session.report(f"{name}: removed{'' if removed else '; it had no home, keys or logs'}{kept}")
 
 
 def _ask_for_name(name: str, *, keep_home: bool) -> None:
     """Raise Misuse unless the user writes the name of the VM once more."""
     if not sys.stdin.isatty():
-        raise Misuse(f"nobody can be asked whether '{name}' is to go", f"okubsd rm --yes {name}")
+        raise Misuse(f"there is no terminal to ask on whether '{name}' is to be removed", f"okubsd rm --yes {name}")
     home = "" if keep_home else " and its home"
     answer = click.prompt(f"okubsd: to remove {name}{home} for good, write its name", default="", show_default=False)
     if answer != name:

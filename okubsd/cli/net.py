@@ -173,9 +173,9 @@ def _when(text: str) -> str:
         return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(end))
     moment = parse_moment(text) if text else None
     if text and moment is None:
-        raise Misuse(f"{quoted(text)} is no time", "--until 2027-01-31, --until 2027-01-31T18:00 or --until +2h")
+        raise Misuse(f"{quoted(text)} is no time", "a time is such as 2027-01-31, 2027-01-31T18:00 or +2h")
     if moment is not None and moment <= time.time():
-        raise Misuse(f"{quoted(text)} is over already, so the rule would never hold", "--until +2h")
+        raise Misuse(f"{quoted(text)} is over already, so the rule would never hold", "a time to come is such as +2h")
     return text
 
 

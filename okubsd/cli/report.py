@@ -37,7 +37,7 @@ def report_fault(session: Session, output: str) -> None:
     """
     path = Path(output or time.strftime("okubsd-report-%Y%m%d-%H%M%S.txt"))
     if output != "-" and (path.exists() or path.is_symlink()):
-        raise Misuse(f"{path} is there already", "okubsd report --output ANOTHER")
+        raise Misuse(f"{path} is there already, and a report overwrites nothing", "okubsd report --output -")
     description = _or_none(session)
     owners = {vm.owner for vm in description.vms} | {description.host.owner} if description else set()
     people = {getpass.getuser(), os.environ.get("DOAS_USER", ""), *owners} - {"root", "okubsd", ""}
@@ -49,7 +49,7 @@ def report_fault(session: Session, output: str) -> None:
     try:
         door.write(path.absolute(), text.encode(errors="replace"), 0o600)
     except OSError as error:
-        raise Problem(f"{path}: {error.strerror}", "okubsd report --output FILE") from None
+        raise Problem(f"{path}: {error.strerror}", "okubsd report --output -") from None
     session.report(f"{path} has the report; read it before you give it to anybody")
     if programs.has_vmd() and not is_root():
         session.report("only root sees the rules of pf: doas okubsd report")

@@ -57,7 +57,8 @@ def why(session: Session, name: str, destination: str, protocol: str, json: bool
         return
     system = HostRoot(session.places.system)
     if hidden := hidden_file(system, asked):
-        session.report(f"what pf(4) does with it is not told: {hidden} can only be read by root; try: doas okubsd why")
+        again = f"doas okubsd why {name} {destination}"
+        session.report(f"what pf does with the packet is not shown: only root may read {hidden}; try: {again}")
         _print_decision(name, destination, protocol, decision, json=json)
         return
     compiled = _compile_one(session, system, asked)

@@ -230,7 +230,7 @@ def _build_hint(done: door.Done) -> str:
     if "newuidmap" in text or "unshare" in text or "subuid" in text:
         return "okubsd doctor  # what a user's builds need"
     if "Unable to locate package" in text:
-        return "look at the packages of the recipe: okubsd check"
+        return "the recipe names a package that the APT sources do not have"
     return "see that the network and the APT sources work, then build again"
 
 

@@ -86,7 +86,8 @@ def _refuse_sample(places: Places, path: Path) -> None:
     if path.is_relative_to(places.share):
         config = "~/.config/okubsd/okubsd.yaml"
         raise Problem(
-            f"{path} is the sample that came with okubsd", f"install -D -m 0644 {path} {config}, and change that"
+            f"{path} is the sample that came with okubsd, and only a copy is changed",
+            f"install -D -m 0644 {path} {config}",
         )
 
 

@@ -42,9 +42,7 @@ def check_free(places: Places, name: str) -> None:
     here = places.vm(name)
     kept = [path.name for path in here.iterdir() if path.name != "lock"] if here.is_dir() else []
     if kept:
-        raise Problem(
-            f"{here} has something of an earlier VM '{name}' already", "choose another name, or look at it first"
-        )
+        raise Problem(f"{here} has something of an earlier VM '{name}'; choose another name", f"ls {here}")
 
 
 def remove(places: Places, name: str, *, keep_home: bool) -> list[str]:

@@ -42,7 +42,10 @@ def read_secrets(directory: Path, cookie: bytes) -> Secrets:
     seed = (directory / HOST_SEED).read_bytes()
     public = (directory / f"{CLIENT_KEY}.pub").read_text().strip()
     if len(seed) != 64:
-        raise Problem(f"the key {directory / HOST_SEED} is damaged", f"rm {directory}/known_hosts  # makes new keys")
+        raise Problem(
+            f"the key {directory / HOST_SEED} is damaged",
+            f"rm {directory}/known_hosts  # the next start makes new keys",
+        )
     return Secrets(seed[:32], seed[32:], public, cookie)
 
 
@@ -53,7 +56,9 @@ def check_keys(directory: Path) -> None:
         try:
             mode = path.stat().st_mode
         except FileNotFoundError:
-            raise Problem(f"the key {path} is missing", f"rm {directory}/known_hosts  # makes new keys") from None
+            raise Problem(
+                f"the key {path} is missing", f"rm {directory}/known_hosts  # the next start makes new keys"
+            ) from None
         if name in _SECRET_FILES and mode & 0o077:
             raise Problem(f"the key {path} can be read by others (mode {mode & 0o777:04o})", f"chmod 0600 {path}")
 

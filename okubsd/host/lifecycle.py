@@ -13,7 +13,7 @@ import msgspec
 
 from okubsd import layout
 from okubsd.display.server import display_socket
-from okubsd.errors import DisplayGone, HostLacks, Problem, TimedOut
+from okubsd.errors import BadDescription, DisplayGone, HostLacks, Problem, TimedOut
 from okubsd.host import door, facts, gateway, locks, programs
 from okubsd.host.perform import perform
 from okubsd.host.perform.display import when_it_ends
@@ -22,6 +22,7 @@ from okubsd.host.places import Places
 from okubsd.host.session import Report, Session
 from okubsd.model import Request, Vm
 from okubsd.plan.facts import HostFacts, VmFacts
+from okubsd.plan.limits import OPENBSD, QEMU, limits
 from okubsd.plan.seats import choose_seat
 from okubsd.plan.seats.base import Boot, Seat
 from okubsd.plan.start import plan_start
@@ -110,6 +111,8 @@ def decide_start(session: Session, vm: Vm, request: Request, *, stopped: bool = 
     state = facts.ask_vm(session.places, vm.name)
     if stopped:
         state = msgspec.structs.replace(state, seat=None, pid=None, display=None, connected=False, stall="")
+    if not state.running:
+        _check_limits(session, vm)
     host = facts.ask_host(session.places, None if state.running else vm)
     host = msgspec.structs.replace(host, okubsd=(*host.okubsd, "-f", str(session.description.path)))
     if shown and not host.display:
@@ -118,6 +121,13 @@ def decide_start(session: Session, vm: Vm, request: Request, *, stopped: bool = 
     links = gateway.ask_links(session.places, vm, session.description, session.recipes)
     boot = Boot(vm=vm, recipes=session.recipes, host=host, state=state, links=links)
     return Decided(plan_start(boot, seat, request), boot, seat)
+
+
+def _check_limits(session: Session, vm: Vm) -> None:
+    """Raise BadDescription with what this host cannot do for ``vm``."""
+    mistakes = limits(session.description, OPENBSD if programs.has_vmd() else QEMU, of=vm)
+    if mistakes:
+        raise BadDescription(mistakes)
 
 
 def start(session: Session, vm: Vm, request: Request) -> Started:

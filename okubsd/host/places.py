@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 import sys
 from collections.abc import Mapping
@@ -98,7 +99,7 @@ def _refuse_strange_directory(state: Path) -> None:
         raise Problem(sentence, "set OKUBSD_STATE to an empty directory, or to one that is not there yet")
 
 
-_STATE_HINT = "call it as 'sudo -H' or 'su -' does, or set OKUBSD_STATE to a directory that is yours alone"
+_STATE_HINT = "have HOME name your own home, as sudo -H and su - do, or OKUBSD_STATE a directory that is yours alone"
 
 
 def _find_state(env: Mapping[str, str]) -> Path:
@@ -107,7 +108,7 @@ def _find_state(env: Mapping[str, str]) -> Path:
         path = Path(named).expanduser()
         if not path.is_absolute():
             sentence = f"OKUBSD_STATE is {quoted(named)}, which is no absolute path"
-            raise Problem(sentence, f"OKUBSD_STATE={path.absolute()}")
+            raise Problem(sentence, f"export OKUBSD_STATE={shlex.quote(str(path.absolute()))}")
         return path
     return xdg_directory(env, "XDG_STATE_HOME", ".local/state") / "okubsd"
 

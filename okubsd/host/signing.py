@@ -82,7 +82,10 @@ def need_own_key(places: Places) -> tuple[PublicKey, bytes]:
     except ValueError as error:
         raise Problem(f"{secret} {error}") from None
     if public is None or public.number != number:
-        raise Problem(f"{directory / OWN}.pub is not the public half of {secret}", "put the right one there")
+        raise Problem(
+            f"{directory / OWN}.pub is not the public half of {secret}",
+            "put both halves back from your copy; okubsd makes a new pair where none is",
+        )
     return public, raw
 
 
@@ -121,7 +124,7 @@ def check_signed(key: PublicKey, text: bytes) -> bytes:
 
     signature, message = parse_signed(text)
     if signature.number != key.number:
-        raise ValueError("is signed by another key than the one it says")
+        raise ValueError("was signed by another key than the one that it names")
     try:
         Ed25519PublicKey.from_public_bytes(key.key).verify(signature.value, message)
     except InvalidSignature:
@@ -144,7 +147,7 @@ def trust(places: Places, key: PublicKey, name: str) -> Path:
     path = directory / f"{name}.pub"
     present = _read_public(path)
     if present is not None and present.key != key.key:
-        raise Misuse(f"there is another key called '{name}'", f"okubsd key rm {name}")
+        raise Misuse(f"there is another key called '{name}'; choose another --name", "okubsd key ls")
     door.write(path, render_public_key(key), 0o644)
     return path
 

@@ -49,7 +49,7 @@ class HostRoot(msgspec.Struct, frozen=True):
         except UnicodeDecodeError:
             raise Problem(f"{path} is not UTF-8 text", "put it right by hand") from None
         except PermissionError:
-            raise Problem(f"{path} can only be read by root", "run it by doas") from None
+            raise Problem(f"{path} can only be read by root; call okubsd by doas") from None
         return FileState(text, stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
 
     def read_all(self, names: Iterable[str]) -> dict[str, FileState | None]:

@@ -186,7 +186,7 @@ def need_tunnel(vm: Vm, recipe: Recipe, tunnel: Tunnel | None) -> None:
         if taken:
             raise Problem(
                 f"VM '{vm.name}': the address {address} of its tunnel is in {taken}, which a guest's own links have",
-                "have the other end of the tunnel give another one",
+                "ask whoever runs the other end of the tunnel for another address",
             )
 
 

@@ -36,15 +36,15 @@ class Outcome(enum.StrEnum):
 # In this order; the first that is found in stderr decides.  (text, outcome, next step)
 _MEANINGS = (
     ("Operation already in progress", Outcome.ALREADY, ""),
-    ("could not open disk image(s)", Outcome.NO_DRIVE, "doas okubsd apply  # or does another VM use the drive?"),
+    ("could not open disk image(s)", Outcome.NO_DRIVE, "doas okubsd apply  # unless another VM uses the drive"),
     ("vmm bios firmware file not found", Outcome.NO_FIRMWARE, "doas fw_update vmm"),
     ("could not find specified iso image", Outcome.NO_DRIVE, "doas okubsd apply"),
     ("no kernel or disk/cdrom specified", Outcome.UNKNOWN_VM, "doas okubsd apply"),
     ("vmd.sock: No such file or directory", Outcome.NO_VMD, "doas rcctl enable vmd && doas rcctl start vmd"),
     ("vmd.sock: Connection refused", Outcome.NO_VMD, "doas rcctl start vmd"),
-    ("vmd.sock: Permission denied", Outcome.NO_ACCESS, "doas usermod -G okubsd YOU, then log in again"),
-    ("pipe closed", Outcome.NO_VMD, "doas rcctl check vmd; its log is /var/log/daemon"),
-    ("Unknown error: -1", Outcome.BAD_DRIVE, "the reason is in /var/log/daemon; doas okubsd apply makes new drives"),
+    ("vmd.sock: Permission denied", Outcome.NO_ACCESS, "doas usermod -G okubsd $USER  # then log in again"),
+    ("pipe closed", Outcome.NO_VMD, "doas tail /var/log/daemon"),
+    ("Unknown error: -1", Outcome.BAD_DRIVE, "doas tail /var/log/daemon  # has the reason"),
     ("start vm command failed: No such file or directory", Outcome.NO_TAP, "doas okubsd apply  # makes /dev/tapN"),
     ("command failed: No such file or directory", Outcome.UNKNOWN_VM, "okubsd status"),
     ("Cannot allocate memory", Outcome.NO_MEMORY, "stop another VM, or give this one less memory"),
@@ -53,7 +53,7 @@ _MEANINGS = (
     ("cannot stop vm that is not running", Outcome.ALREADY, ""),
     ("failed: Invalid argument", Outcome.ALREADY, ""),
     ("Operation not permitted", Outcome.REFUSED, "it is another user's VM, unknown to vmd, or was reset too often"),
-    ("vmctl: command failed", Outcome.BAD_CONFIG, "vmd -n -f /etc/vm.conf says what is wrong"),
+    ("vmctl: command failed", Outcome.BAD_CONFIG, "doas vmd -n -f /etc/vm.conf  # says what is wrong"),
 )  # fmt: skip
 
 

@@ -34,7 +34,7 @@ MESSAGES = {
     "chain": ("a drive is not what vmd takes", "/var/log/daemon"),
     "tap": ("the tap device is missing", "doas okubsd apply  # makes /dev/tapN"),
     "memory": ("there is not enough memory", "stop another VM"),
-    "pipe": ("vmd is not running", "doas rcctl check vmd"),
+    "pipe": ("vmd is not running", "doas tail /var/log/daemon"),
     "unheard-of": ("failed: start vm command failed: Device busy", "/var/log/daemon"),
     # vmd said "started", and the VM is gone before its tap can be looked at.
     "dies": ("tap100 is not there", ""),

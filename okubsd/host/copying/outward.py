@@ -144,7 +144,7 @@ def _compare(guest: Files, source: Path, stream: Any, part: bytes, size: int, *,
     theirs = digest_there(guest, part)
     if theirs and theirs != digest_of(stream, size):
         forget(guest, part)
-        raise Problem(f"the guest has other bytes than {quoted(source, 200)}, which changed meanwhile", "call it again")
+        raise Problem(f"{quoted(source, 200)} changed while it was copied", "call it again")
 
 
 def give_name(guest: Files, part: bytes, path: bytes, *, durable: bool) -> None:

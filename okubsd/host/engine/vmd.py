@@ -338,4 +338,4 @@ def _check_drives(places: Places, name: str, images: Iterable[str]) -> None:
         for path in (*shared, *overlays):
             mistakes = chain_mistakes(str(path), read_head)
             if mistakes:
-                raise Problem(f"{name}: {mistakes[0]}", "doas okubsd image import FILE, then doas okubsd apply")
+                raise Problem(f"{name}: {mistakes[0]}", "import the image anew: man 8 okubsd, EXAMPLES")
