@@ -31,6 +31,10 @@ QEMU_LOG, DISPLAY_LOG, UPLINK_LOG, NAMES_LOG, KEEPER_LOG, WATCH_LOG = (
 )
 LOGS = (CONSOLE_LOG, QEMU_LOG, DISPLAY_LOG, NAMES_LOG, KEEPER_LOG, UPLINK_LOG)
 
+# --- beside the VMs: what was taken from a clipboard, and every crossing from one VM to another --------------------
+
+CLIP, CROSSINGS, OLD_CROSSINGS = "clip", "crossings.log", "crossings.log.old"
+
 # --- the run directory of a VM: what says that it lives, and dies with it ----------------------------------------
 
 QMP, EVENTS, CONSOLE = "qmp", "events", "console"

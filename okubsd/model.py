@@ -59,6 +59,12 @@ _KINDS = {
     NetworkKind.SWITCH: _KindFacts(interface="veb", openbsd_only="a switch", leads_out=False),
 }
 
+# The drivers of the interfaces that tunnels and networks have on OpenBSD; vport(4) is the host's port of a veb(4).
+TUNNEL_DRIVERS = tuple(facts.interface for facts in _KINDS.values() if facts.tunnel)
+NETWORK_DRIVERS = (*(facts.interface for facts in _KINDS.values() if facts.interface), "vport")
+# And those of each VM: its loopback and its tap.
+DRIVERS = ("lo", "tap", *NETWORK_DRIVERS)
+
 
 class Network(msgspec.Struct, frozen=True, kw_only=True):
     """A network that VMs name (okubsd.yaml(5), NETWORKS).

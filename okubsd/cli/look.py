@@ -136,12 +136,19 @@ def status(ctx: click.Context, name: str, json: bool) -> None:
 
 
 @click.command()
-@click.argument("name", metavar="VM")
+@click.argument("name", metavar="VM", default="")
 @click.option("-p", "--previous", is_flag=True, help="Of the boot before.")
 @click.option("-f", "--follow", is_flag=True, help="Go on printing what comes.")
+@click.option("--crossings", is_flag=True, help="What was carried from one VM to another instead.")
+@as_json
 @pass_session
-def log(session: Session, name: str, previous: bool, follow: bool) -> None:
+def log(session: Session, name: str, previous: bool, follow: bool, crossings: bool, json: bool) -> None:
     """Print what the VM's serial console said since it was booted."""
+    if crossings:
+        _print_crossings(session, name, json=json)
+        return
+    if not name or json:
+        raise Misuse("name a VM; only --crossings goes without one, and takes --json", "okubsd log --crossings")
     if previous and follow:
         raise Misuse("--previous is a boot that is over, so there is nothing to follow; leave one of both out")
     vm = session.running_vm(name)
@@ -154,6 +161,17 @@ def log(session: Session, name: str, previous: bool, follow: bool) -> None:
             _print_log(stream, path, follow)
     except FileNotFoundError:
         raise Problem(f"VM '{vm.name}' has no log of {'an earlier' if previous else 'a'} boot") from None
+
+
+def _print_crossings(session: Session, name: str, *, json: bool) -> None:
+    from okubsd.host.clip import crossings
+
+    found = crossings(session.places, name)
+    if json:
+        print_json(crossings=found)
+        return
+    columns = ("time", "service", "source", "target", "kind", "bytes", "outcome")
+    print_table(tuple(map(str.upper, columns)), [tuple(str(entry.get(key, "")) for key in columns) for entry in found])
 
 
 def _print_guest_log(session: Session, vm: Vm, *, previous: bool, follow: bool) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -11,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+from okubsd.config.names import CONTROL
 from okubsd.errors import Misuse
 from okubsd.host.session import Report, Session
 
@@ -18,14 +18,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 as_json = click.option("-j", "--json", "json", is_flag=True, help="Print JSON.")
 dry_run = click.option("-n", "--dry-run", "dry", is_flag=True, help="Print what would be run, and run nothing.")
-
-# C0 but for tab and newline, DEL, and C1: what moves a cursor, sets a title or answers back.  And what is not seen
-# and changes what is: directions, line separators, tags (Unicode, general categories Cf, Zl, Zp), half surrogates.  The
-# joiners of scripts and emoji stay.
-_CONTROL = re.compile(
-    "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\xad\\u061c\\u180e\\u200b\\u200e\\u200f\\u2028-\\u202e\\u2060-\\u206f"
-    "\\ud800-\\udfff\\ufeff\\ufff9-\\ufffb\\U000e0000-\\U000e007f]"
-)
 
 
 class Verbs(click.Group):
@@ -54,13 +46,13 @@ pass_session = click.make_pass_decorator(Session)
 
 def harmless(untrusted: str) -> str:
     """Return text of a guest without what a terminal would act on."""
-    return _CONTROL.sub("", untrusted)
+    return CONTROL.sub("", untrusted)
 
 
 def harmless_bytes(untrusted: bytes) -> bytes:
     """Return a guest's output for a terminal: text, tabs, newlines and carriage returns before newlines."""
     text = untrusted.decode("utf-8", errors="replace").replace("\r\n", "\n")
-    return _CONTROL.sub("", text).encode()
+    return CONTROL.sub("", text).encode()
 
 
 class Harmless:
@@ -75,7 +67,7 @@ class Harmless:
         text = self._held + self._decoder.decode(untrusted, final=not untrusted)
         # A carriage return is one only before a newline, which may be in the next piece.
         self._held = "\r" if text.endswith("\r") and untrusted else ""
-        return _CONTROL.sub("", text.removesuffix(self._held).replace("\r\n", "\n")).encode()
+        return CONTROL.sub("", text.removesuffix(self._held).replace("\r\n", "\n")).encode()
 
 
 def cleaners() -> tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]:

@@ -54,3 +54,12 @@ def quoted(untrusted: object, limit: int = 60) -> str:
 def host_name(vm: str) -> str:
     """Return the guest's host name for a VM's name (RFC 1123: no '_' or '.', no '-' at the end)."""
     return re.sub(r"[^a-z0-9-]", "-", vm.lower()).rstrip("-")
+
+
+# C0 but for tab and newline, DEL, and C1: what moves a cursor, sets a title or answers back.  And what is not seen
+# and changes what is: directions, line separators, tags (Unicode, general categories Cf, Zl, Zp), half surrogates.  The
+# joiners of scripts and emoji stay.
+CONTROL = re.compile(
+    "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\xad\\u061c\\u180e\\u200b\\u200e\\u200f\\u2028-\\u202e\\u2060-\\u206f"
+    "\\ud800-\\udfff\\ufeff\\ufff9-\\ufffb\\U000e0000-\\U000e007f]"
+)

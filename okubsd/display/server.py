@@ -45,6 +45,18 @@ def server_argv(vm: Vm, cookies: Path, report_fd: str, *, headless: bool) -> Arg
     return (*limit, "Xephyr", *common, *own, "-title", title(vm))
 
 
+# Xephyr takes two levels of a key and no group of the host's keyboard by itself: no AltGr, so no @ in Germany.
+_COPY_KEYBOARD = 'xkbcomp -w0 "$1" - | XAUTHORITY="$2" xkbcomp -w0 - "$3"'
+
+
+def keyboard_argv(host_display: str, cookies: Path, display: str) -> Argv:
+    """Return what gives a VM's ``display`` the whole keyboard map of ``host_display`` (xkbcomp(1)).
+
+    ``cookies`` is the authority file of the VM's display.
+    """
+    return ("sh", "-c", _COPY_KEYBOARD, "okubsd-keyboard", host_display, str(cookies), display)
+
+
 def title(vm: Vm) -> str:
     """Return the title of the VM's window."""
     return f"{vm.name} - okubsd"

@@ -16,7 +16,7 @@ from okubsd.host.performance import Performance
 from okubsd.host.session import Session
 from okubsd.host.system import HostRoot
 from okubsd.host.trust import is_root
-from okubsd.model import FileState, HostFile
+from okubsd.model import DRIVERS, FileState, HostFile
 from okubsd.netif.numbers import parse_numbers
 from okubsd.plan.apply import ApplyFacts, plan_restore, plan_rules
 from okubsd.plan.compile import Compiled
@@ -88,7 +88,7 @@ def _our_files(system: HostRoot) -> Iterator[str]:
         if path.is_file() and not path.name.startswith("."):
             yield str(path.relative_to(system.root))
     for number in kept_numbers(system).values():
-        yield from (layout.hostname_if(f"{kind}{number}") for kind in ("lo", "tap", "wg", "tun", "veb", "vport"))
+        yield from (layout.hostname_if(f"{kind}{number}") for kind in DRIVERS)
 
 
 def _numbers_of(devices: Iterable[Path]) -> Iterator[int]:

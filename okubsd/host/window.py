@@ -46,7 +46,7 @@ def preload() -> None:
 
 
 @contextlib.contextmanager
-def _authority(number: int, cookie: bytes) -> Iterator[None]:
+def authority(number: int, cookie: bytes) -> Iterator[None]:
     """Let python-xlib find ``cookie``: it only knows the file that XAUTHORITY names, and only exact entries."""
     before = os.environ.get("XAUTHORITY")
     with tempfile.NamedTemporaryFile(prefix="okubsd-cookie-") as stream:
@@ -74,7 +74,7 @@ class Watcher:
         """
         self._name, self._number = name, number
         # The child inherits the name of the file, so it is removed when it has said that it is in.
-        with _authority(number, cookie):
+        with authority(number, cookie):
             self._child = door.Child(lambda end: _look(end, number, pid), memory=_CHILD_MEMORY)
             try:
                 if self._ask(b"", _ANSWER_SECONDS) != b"open":

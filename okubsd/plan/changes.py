@@ -9,12 +9,12 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from okubsd.config.marked import with_block, without_block
-from okubsd.model import FileState, HostFile, How
+from okubsd.model import DRIVERS, FileState, HostFile, How
 from okubsd.plan.compile import Compiled
 from okubsd.vpn.wg import without_keys
 
 # The interfaces of VMs and of networks, by the paths of their files.
-INTERFACE = re.compile(r"etc/hostname\.((lo|tap|wg|tun|veb|vport)\d{1,3})")
+INTERFACE = re.compile(rf"etc/hostname\.(({'|'.join(DRIVERS)})\d{{1,3}})")
 
 
 class Change(msgspec.Struct, frozen=True):

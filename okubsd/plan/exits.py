@@ -56,6 +56,9 @@ def egress_of(vm: Vm, numbers: Numbers, host: HostDescription, secrets: TunnelKe
     rdomain, out, mtu = number, "", 0
     resolver = network.resolver or host.resolver
     rules = vm.rules
+    if network.kind.is_tunnel:
+        rdomain = numbers.network(network)
+        out = f"{network.kind.interface}{rdomain}"
     match network.kind:
         case NetworkKind.NAT:
             out = UPLINK
@@ -63,15 +66,12 @@ def egress_of(vm: Vm, numbers: Numbers, host: HostDescription, secrets: TunnelKe
                 # A gateway reaches the ends of its tunnel, and nothing else.
                 rules = endpoint_rules(secrets.tunnels[vm.name])
         case NetworkKind.WIREGUARD:
-            rdomain = numbers.network(network)
-            out = f"wg{rdomain}"
             tunnel = secrets.tunnels.get(network.name)
             if tunnel is not None:
                 mtu = tunnel.mtu
                 resolver = network.resolver or next(iter(tunnel.resolvers), host.resolver)
         case NetworkKind.OPENVPN:
-            rdomain = numbers.network(network)
-            out, mtu = f"tun{rdomain}", _TUN_MTU
+            mtu = _TUN_MTU
         case _:
             pass
     return Egress(

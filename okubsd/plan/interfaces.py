@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import re
 
+from okubsd.model import NETWORK_DRIVERS, TUNNEL_DRIVERS
 from okubsd.plan.changes import INTERFACE, Change
 from okubsd.plan.steps import Call, Step
-
-# The interfaces of networks are made anew when their files change.
-_KINDS_OF_NETWORKS = ("wg", "tun", "veb", "vport")
 
 
 def interface_steps(changes: tuple[Change, ...]) -> list[Step]:
@@ -20,7 +18,7 @@ def interface_steps(changes: tuple[Change, ...]) -> list[Step]:
     down, up = _switches(changes)
     for change in changes:
         match = INTERFACE.fullmatch(change.path)
-        if match is None or match[2] not in _KINDS_OF_NETWORKS or _of_switch(change):
+        if match is None or match[2] not in NETWORK_DRIVERS or _of_switch(change):
             continue
         name, number = match[1], match[1].removeprefix(match[2])
         if match[2] == "tun":
@@ -28,7 +26,7 @@ def interface_steps(changes: tuple[Change, ...]) -> list[Step]:
             down.append(Call(what=f"end the openvpn of {name}", argv=argv, may_fail=True))
         down.append(Call(what=f"take {name} down", argv=("ifconfig", name, "destroy"), may_fail=True))
         if change.new is not None:
-            loopback = (f"lo{number}",) if match[2] in ("wg", "tun") else ()
+            loopback = (f"lo{number}",) if match[2] in TUNNEL_DRIVERS else ()
             argv = ("sh", "/etc/netstart", *loopback, name)
             up.append(Call(what=f"bring {name} up", argv=argv))
     return [*down, *up]

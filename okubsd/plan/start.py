@@ -6,10 +6,10 @@ from pathlib import Path
 
 from okubsd import layout
 from okubsd.config.names import did_you_mean, quoted
-from okubsd.display.server import server_argv
+from okubsd.display.server import keyboard_argv, server_argv
 from okubsd.errors import HostLacks, Unknown
 from okubsd.guest.ssh import connect_argv, disconnect_argv, show_app_argv
-from okubsd.model import Recipe, Request, Vm
+from okubsd.model import Argv, Recipe, Request, Vm
 from okubsd.plan.facts import HostFacts
 from okubsd.plan.seats.base import Boot, Seat
 from okubsd.plan.steps import (
@@ -98,5 +98,12 @@ def _show(boot: Boot, seat: Seat, app: str, request: Request, *, needs_display: 
         argv = seat.reach(connect_argv(vm, state.run, Path(Slot.DISPLAY_SOCKET)))
         steps.append(Connect(argv=argv, what=f"{vm.name}: the guest cannot be reached by ssh", phase=Phase.SSH))
     show = show_app_argv(vm, state.run, app, request.arguments, another=request.another)
-    steps.append(ShowApp(vm=vm, app=app, argv=show, run=state.run, pace=vm.boot_timeout, phase=Phase.APP))
+    keyboard = _keyboard(boot) if needs_display and not request.headless else ()
+    steps.append(
+        ShowApp(vm=vm, app=app, argv=show, run=state.run, pace=vm.boot_timeout, keyboard=keyboard, phase=Phase.APP)
+    )
     return steps
+
+
+def _keyboard(boot: Boot) -> Argv:
+    return keyboard_argv(boot.host.display, boot.state.run / layout.XAUTHORITY, Slot.DISPLAY)

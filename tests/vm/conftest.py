@@ -43,7 +43,7 @@ def world(built: World) -> Iterator[World]:
 def desktop() -> Iterator[str]:
     """An X display like a user's, without authority file."""
     read_end, write_end = os.pipe()
-    argv = ["Xvfb", "-displayfd", str(write_end), "-nolisten", "tcp", "-screen", "0", "1400x900x24"]
+    argv = ["Xvfb", "-displayfd", str(write_end), "-noreset", "-nolisten", "tcp", "-screen", "0", "1400x900x24"]
     server = subprocess.Popen(argv, pass_fds=(write_end,), stderr=subprocess.DEVNULL)
     number = os.read(read_end, 16).decode().strip()
     yield f":{number}"

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pexpect
+import pytest
 
 from okubsd.host import keys, window
 from okubsd.host.facts import live_display
@@ -209,6 +210,19 @@ def test_xephyr_shows_the_vm_in_a_titled_window_of_the_desktop(world: World, des
         ["xwininfo", "-root"], env={**world.env, "DISPLAY": inner}, capture_output=True, check=False
     )
     assert refused.returncode != 0
+
+
+@pytest.mark.parametrize(("layout", "typed"), [("de", "zyäöüß@€{}[]|~"), ("br", "ç/?°"), ("fr", "éèç@€{}[]|~")])
+def test_keys_arrive_as_the_desktop_has_them(layout: str, typed: str, world: World, desktop: str) -> None:
+    env = {**world.env, "DISPLAY": desktop, "LC_ALL": "C.UTF-8"}
+    subprocess.run(["setxkbmap", layout], env=env, check=True)
+    world.ok("start", "kept", env={"DISPLAY": desktop})
+    found = subprocess.run(["xdotool", "search", "--name", "kept - okubsd"], env=env, capture_output=True, check=True)
+    # No window manager gives it the keyboard: what is under the pointer has it.
+    subprocess.run(["xdotool", "mousemove", "--window", found.stdout.split()[0], "100", "100"], env=env, check=True)
+    subprocess.run(["xdotool", "type", "--delay", "60", f"echo '{typed}' >~/typed"], env=env, check=True)
+    subprocess.run(["xdotool", "key", "Return"], env=env, check=True)
+    wait_until(lambda: world.ok("run", "kept", "--", "cat", "typed").strip() == typed)
 
 
 def test_a_killed_xephyr_ends_the_app_and_the_next_start_shows_it_again(world: World, desktop: str) -> None:

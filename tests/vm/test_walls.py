@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import json
 import os
 import subprocess
 import threading
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm.world import World
+from tests.vm.world import Done, World, wait_until
 
 SETUID = "find / -xdev -perm /6000 -type f 2>/dev/null"
 
@@ -134,6 +135,34 @@ def listening(address: str) -> Iterator[tuple[int, list[str]]]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_what_was_copied_crosses_only_by_the_users_word_once_and_without_control_letters(world: World) -> None:
+    world.ok("start", "shut", "--headless")
+    world.ok("start", "spy", "--headless")
+    env = "export DISPLAY=127.0.0.1:10 XAUTHORITY=/run/okubsd/Xauthority; "
+    take = "timeout 5 xclip -o -selection clipboard"
+
+    def inside(vm: str, script: str) -> Done:
+        return world.call("run", vm, "--", "sh", "-c", env + script)
+
+    inside("shut", "printf 'ls\\033[2J -l\\n' | xclip -selection clipboard")
+    world.ok("clip", "copy", "shut")
+    assert "letters from shut, 1 unseen taken out: ls[2J -l" in world.ok("clip", "show")
+    assert inside("spy", take).code != 0
+    with subprocess.Popen(
+        world.argv("clip", "paste", "spy", "-t", "60"), env=world.env, stderr=subprocess.PIPE
+    ) as paste:
+        wait_until(lambda: inside("spy", take).out == "ls[2J -l\n")
+        assert paste.wait(60) == 0
+    assert inside("spy", take).code != 0
+    assert world.call("clip", "paste", "spy").code == 1
+    (crossing,) = json.loads(world.ok("log", "--crossings", "--json"))["crossings"]
+    assert (crossing["source"], crossing["target"], crossing["outcome"]) == ("shut", "spy", "taken")
+    inside("shut", "head -c 3000000 /dev/zero | tr '\\0' x | xclip -selection clipboard")
+    with subprocess.Popen(world.argv("clip", "shut", "spy", "-t", "60"), env=world.env, stderr=subprocess.PIPE) as give:
+        wait_until(lambda: inside("spy", f"{take} | wc -c").out == "3000000\n")
+        assert give.wait(60) == 0
 
 
 def get(world: World, vm: str, host: str, port: int) -> bool:

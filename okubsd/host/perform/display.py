@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 from pathlib import Path
 
 from okubsd import layout
 from okubsd.config.names import quoted
 from okubsd.display.server import display_socket
-from okubsd.errors import DisplayGone, Problem, TimedOut, Unreachable
+from okubsd.errors import DisplayGone, HostLacks, Problem, TimedOut, Unreachable
 from okubsd.host import door, keys, running, window
 from okubsd.host.performance import Performance, last_lines
 from okubsd.host.sockets import listener_pid
@@ -100,6 +101,7 @@ def wait_display(step: steps.WaitDisplay, performance: Performance) -> None:
     wait_until(has_number, _DISPLAY_SECONDS, late, pause=0.005)
     number = running.display_number(step.run)
     assert number is not None
+    performance.slots[Slot.DISPLAY] = f":{number}"
     performance.slots[Slot.DISPLAY_SOCKET] = str(display_socket(number))
 
 
@@ -123,6 +125,9 @@ def connect(step: steps.Connect, performance: Performance) -> None:
 # A window is painted soon after it is mapped, but for what never stands still; a start does not wait longer for it.
 _PAINT_SECONDS = 45.0
 
+# xkbcomp(1) reads one keyboard and writes another.
+_KEYBOARD_SECONDS = 10.0
+
 
 def show_app(step: steps.ShowApp, performance: Performance) -> None:
     """Start the app, and wait for its window to be there and painted."""
@@ -137,6 +142,8 @@ def show_app(step: steps.ShowApp, performance: Performance) -> None:
         _check_app(step, performance, log, before)
 
     with window.watching(step.vm.name, number, cookie, running.live_qemu(step.run)) as watcher:
+        # While somebody looks: the server ends with its last client, and this is one.
+        _copy_keyboard(step, performance)
         if not _start_app(step, watcher):
             performance.app_was_running = True
             return
@@ -146,6 +153,19 @@ def show_app(step: steps.ShowApp, performance: Performance) -> None:
                 raise TimedOut(f"{step.vm.name}: no window of '{step.app}' within {step.pace} seconds", hint)
         with performance.timed(Phase.PAINT):
             watcher.wait(b"painted", _PAINT_SECONDS, still)
+
+
+def _copy_keyboard(step: steps.ShowApp, performance: Performance) -> None:
+    """Give the VM's display the keyboard of the host; where that fails, a line says so, and the app is shown."""
+    if not step.keyboard:
+        return
+    try:
+        done = door.run(performance.fill(step.keyboard), timeout=_KEYBOARD_SECONDS)
+    except (HostLacks, subprocess.TimeoutExpired) as error:
+        performance.report(f"{step.vm.name}: the keyboard of the desktop was not copied: {error}")
+        return
+    if done.code != 0:
+        performance.report(f"{step.vm.name}: the keyboard of the desktop was not copied: {door.reason(done)}")
 
 
 def _check_app(step: steps.ShowApp, performance: Performance, log: Path, before: int) -> None:

@@ -26,6 +26,7 @@ class Slot(enum.StrEnum):
     """What is known only while a plan runs; an argv holds it as this word."""
 
     QEMU_PID = "<qemu-pid>"
+    DISPLAY = "<display>"
     DISPLAY_SOCKET = "<display-socket>"
     REPORT_FD = "<report-fd>"
     EXIT_FD = "<exit-fd>"

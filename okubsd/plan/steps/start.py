@@ -278,15 +278,20 @@ class Connect(Step, frozen=True, kw_only=True):
 
 
 class ShowApp(Step, frozen=True, kw_only=True):
-    """Start an app in the guest and wait for its window; ``pace`` is how many seconds that may take."""
+    """Start an app in the guest and wait for its window; ``pace`` is how many seconds that may take.
+
+    ``keyboard`` gives a new display the host's keyboard before, () where nobody types.
+    """
 
     vm: Vm
     app: str
     run: Path
     pace: int
+    keyboard: Argv = ()
 
     def progress(self) -> str:
         return f"{self.vm.name}: waiting for the window of {self.app}"
 
     def show(self) -> str:
-        return f"{shlex.join(self.argv)}  # then wait up to {self.pace} s for its window"
+        keyboard = f"{shlex.join(self.keyboard)}\n" if self.keyboard else ""
+        return f"{keyboard}{shlex.join(self.argv)}  # then wait up to {self.pace} s for its window"

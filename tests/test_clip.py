@@ -1,0 +1,217 @@
+"""What crosses from one clipboard to another, between real X servers, and with owners that answer as badly as they can."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from okubsd.config.names import CONTROL
+from okubsd.display.clip import LARGEST, PNG, TEXT, Clip, clip_of, describe, parse_clip, render_clip
+from okubsd.display.png import redraw_png, render_png
+from okubsd.errors import Problem, TimedOut
+from okubsd.host import clip as clips
+from okubsd.host.selection import Display, Offer, take
+from okubsd.host.session import Session
+from tests.conftest import CHECKOUT
+
+DOT = render_png(2, 1, b"\x01\x02\x03\x00\x04\x05\x06\x00")
+
+
+# --- what may cross, by value -------------------------------------------------------------------
+
+
+def test_what_is_not_seen_is_taken_out_and_counted() -> None:
+    clip = clip_of("web", TEXT, "rm \u202eexe\x1b[2J\r\nok\ttab\u200b".encode())
+    assert clip.data.decode() == "rm exe[2J\nok\ttab" and clip.removed == 3
+    assert describe(clip) == "16 letters from web, 3 unseen taken out: rm exe[2J ok tab"
+    assert clip_of("web", TEXT, b"a\x1bb", raw=True).data == b"a\x1bb"
+
+
+@given(st.text(min_size=1))
+def test_no_text_moves_a_cursor(text: str) -> None:
+    try:
+        clip = clip_of("a", TEXT, text.encode(errors="surrogatepass"))
+    except ValueError:
+        return
+    assert not CONTROL.search(clip.data.decode())
+    assert "\n" not in describe(clip) and parse_clip(render_clip(clip)) == clip
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "reason"),
+    [
+        (TEXT, b"\xff\xfe", "not UTF-8"),
+        (TEXT, b"\x1b", "no text"),
+        (TEXT, b"x" * (LARGEST + 1), "more than 4 MB"),
+        (PNG, b"GIF89a", "no PNG"),
+        (PNG, DOT[:-5], "damaged"),
+        (PNG, DOT[:20] + b"\xff" + DOT[21:], "damaged"),
+        (PNG, b"\x89PNG\r\n\x1a\n", "damaged"),
+    ],
+)
+def test_what_may_not_cross_is_told(kind: str, data: bytes, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        clip_of("a", kind, data)
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return len(data).to_bytes(4) + kind + data + zlib.crc32(kind + data).to_bytes(4)
+
+
+def test_a_picture_loses_what_is_no_picture() -> None:
+    hidden = chunk(b"tEXt", b"Comment\0a secret")
+    assert redraw_png(DOT[:33] + hidden + DOT[33:] + b"behind the end") == redraw_png(DOT)
+    assert b"secret" not in redraw_png(DOT[:33] + hidden + DOT[33:])
+
+
+def test_a_picture_that_unpacks_to_more_than_its_size_is_refused() -> None:
+    bomb = DOT[:33] + chunk(b"IDAT", zlib.compress(bytes(50_000_000))) + chunk(b"IEND", b"")
+    with pytest.raises(ValueError, match="damaged"):
+        redraw_png(bomb)
+    wide = chunk(b"IHDR", (1 << 20).to_bytes(4) + (1 << 20).to_bytes(4) + bytes([8, 2, 0, 0, 0]))
+    with pytest.raises(ValueError, match="16 million"):
+        redraw_png(DOT[:8] + wide + DOT[33:])
+
+
+@given(st.binary(max_size=200), st.integers(0, len(DOT) - 1), st.integers(0, 255))
+def test_any_bytes_are_a_picture_or_refused(data: bytes, place: int, byte: int) -> None:
+    for broken in (data, DOT[:8] + data, DOT[:place] + bytes([byte]) + DOT[place + 1 :]):
+        with contextlib.suppress(ValueError):
+            redraw_png(broken)
+
+
+def test_what_is_kept_is_read_back_or_none() -> None:
+    clip = Clip(source="web", kind=PNG, data=DOT)
+    assert parse_clip(render_clip(clip)) == clip
+    assert parse_clip(b"something else") is None and parse_clip(b"") is None
+
+
+# --- between real X servers ---------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def x_server(name: str) -> Iterator[Display]:
+    read_end, write_end = os.pipe()
+    argv = ["Xvfb", "-displayfd", str(write_end), "-nolisten", "tcp", "-noreset", "-screen", "0", "200x200x24"]
+    server = subprocess.Popen(argv, pass_fds=(write_end,), stderr=subprocess.DEVNULL)
+    os.close(write_end)
+    try:
+        yield Display(name, f":{os.read(read_end, 16).decode().strip()}", None)
+    finally:
+        os.close(read_end)
+        server.kill()
+        server.wait()
+
+
+@pytest.fixture(scope="module")
+def web() -> Iterator[Display]:
+    with x_server("web") as display:
+        yield display
+
+
+@contextlib.contextmanager
+def owner(display: Display, how: str) -> Iterator[None]:
+    argv = [sys.executable, str(CHECKOUT / "tests/clip_owner.py"), display.name, how]
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.spawns
+@pytest.mark.parametrize("size", [1, 1000, 131_072, 131_073, 3_000_000])
+def test_every_byte_arrives_once(web: Display, size: int) -> None:
+    data = (b"0123456789" * (size // 10 + 1))[:size]
+    offer = Offer(web, Clip(source="a", kind=TEXT, data=data), 20)
+    assert take(web) == (TEXT, data)
+    assert offer.wait() == "taken"
+    with pytest.raises(Problem, match="its clipboard is empty"):
+        take(web)
+
+
+@pytest.mark.spawns
+def test_a_picture_arrives(web: Display) -> None:
+    offer = Offer(web, Clip(source="a", kind=PNG, data=DOT), 20)
+    assert take(web) == (PNG, DOT) and offer.wait() == "taken"
+
+
+@pytest.mark.spawns
+def test_what_nobody_takes_is_over_and_a_newer_owner_stays(web: Display) -> None:
+    assert Offer(web, Clip(source="a", kind=TEXT, data=b"x"), 0.1).wait() == "over"
+    offer = Offer(web, Clip(source="a", kind=TEXT, data=b"x"), 20)
+    with owner(web, "newer"):
+        assert offer.wait() == "replaced"
+        assert take(web) == (TEXT, b"newer")
+
+
+BAD = {
+    "mute": "nobody hands over",
+    "five megabytes": "more than 4 MB",
+    "endless": "more than 4 MB",
+    "numbers": "its clipboard is empty",
+    "holds the server": "nobody hands over",
+}
+
+
+@pytest.mark.spawns
+@pytest.mark.parametrize("how", BAD)
+def test_a_bad_owner_is_told_in_time(how: str) -> None:
+    with x_server("web") as display, owner(display, how), pytest.raises((Problem, TimedOut), match=BAD[how]):
+        take(display)
+
+
+@pytest.mark.spawns
+def test_a_list_without_end_is_looked_at_no_further(web: Display) -> None:
+    with owner(web, "sixty thousand targets"):
+        assert take(web) == (TEXT, b"sixty thousand targets")
+
+
+TAKER = """
+import sys, time
+from okubsd.errors import Problem
+from okubsd.host.selection import Display, take
+while True:
+    try:
+        print(take(Display("mail", sys.argv[1], None))[1].decode())
+        break
+    except Problem:
+        time.sleep(0.1)
+"""
+
+
+# --- the whole way ------------------------------------------------------------------------------
+
+
+@pytest.mark.spawns
+def test_a_crossing_is_written_down_and_what_crossed_is_forgotten(
+    web: Display, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OKUBSD_STATE", str(tmp_path / "state"))
+    monkeypatch.setattr(clips, "display_of", lambda session, name: web)
+    session = Session()
+    with owner(web, "words of the web"):
+        clip = clips.copy(session, "web")
+    assert clip.data == b"words of the web" and clips.kept(session.places) == clip
+    assert (session.places.state / "clip").stat().st_mode & 0o777 == 0o600
+    with subprocess.Popen([sys.executable, "-c", TAKER, web.name], stdout=subprocess.PIPE, cwd=CHECKOUT) as taker:
+        assert clips.paste(session, "mail", seconds=60) == (clip, "taken")
+        assert taker.communicate()[0] == b"words of the web\n"
+    assert clips.kept(session.places) is None
+    (entry,) = clips.crossings(session.places, "mail")
+    assert entry["source"] == "web" and entry["bytes"] == 16 and entry["outcome"] == "taken"
+    assert "words" not in json.dumps(entry) and clips.crossings(session.places, "other") == []
+    with pytest.raises(Problem, match="nothing was copied"):
+        clips.paste(session, "mail")
