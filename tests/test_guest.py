@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from okubsd.guest.cpio import directory, file, render_cpio
+from okubsd.guest.cpio import directory, fifo, file, render_cpio
 from okubsd.guest.identity import (
     FAMILY_LOCAL,
     Lease,
@@ -102,3 +102,21 @@ def test_the_display_is_forwarded_to_the_guests_loopback_only() -> None:
 def test_cpio_members_start_on_four_bytes(data: bytes, mode: int) -> None:
     archive = render_cpio([file("x", data, mode), file("y", b"")])
     assert (archive.count(b"070701") >= 3 and archive.index(b"070701", 6) % 4 == 0) or b"070701" in data
+
+
+def test_the_header_of_a_member_is_whole() -> None:
+    archive = render_cpio([file("f", b"abc", 0o640, owner=1000)])
+    fields = [int(archive[6 + 8 * i : 14 + 8 * i], 16) for i in range(13)]
+    # Inode, mode, user, group, links, date, size; devices; the length of the name and the checksum (initramfs, "newc").
+    assert fields[1:7] == [0o100640, 1000, 1000, 1, 0, 3] and fields[11:] == [2, 0]
+    modes = {name: int(render_cpio([member])[14:22], 16) & 0o7777 for name, member in
+             (("directory", directory("d")), ("fifo", fifo("f", 0o622)))}  # fmt: skip
+    assert modes == {"directory": 0o755, "fifo": 0o622}
+
+
+def test_the_users_directory_is_the_users_alone() -> None:
+    archive = render_identity(VM, Lease(), Secrets(bytes(32), bytes(32), "ssh-ed25519 AAAA", bytes(16)))
+    at = archive.index(b"run/user/1000\0") - 110
+    assert archive[at : at + 6] == b"070701"
+    fields = [int(archive[at + 6 + 8 * i : at + 14 + 8 * i], 16) for i in range(4)]
+    assert fields[1:] == [0o40700, 1000, 1000]

@@ -725,3 +725,12 @@ def test_what_wg_and_ifconfig_say_is_understood() -> None:
     assert peer.handshake is not None and peer.received > 0 and peer.endpoint
     (silent,) = parse_ifconfig_wg((corpus / "ifconfig-wg-peer-no-answer.txt").read_text())
     assert silent.in_words() == "never answered" and silent.sent > 0
+
+
+def test_a_namespace_that_lets_nothing_out_asks_no_names() -> None:
+    denied = (parse_rule("any", allow=False),)
+    text = render_namespace(denied, Bandwidth(), host=(), asked="10.0.3.3", resolver="", now=0.0)
+    assert "th dport 53" not in text
+    allowed = (*denied, msgspec.structs.replace(parse_rule("198.51.100.1:443", allow=True), line=7))
+    assert "th dport 53" in render_namespace(allowed, Bandwidth(), host=(), asked="10.0.3.3", resolver="", now=0.0)
+    assert "th dport 53" not in render_namespace(allowed, Bandwidth(), host=(), asked="", resolver="", now=0.0)

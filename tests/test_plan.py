@@ -7,15 +7,30 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from okubsd.errors import HostLacks, Unknown
-from okubsd.model import NAT, NONE, Accelerator, Image, Kind, Recipe, Request, Vm
+from okubsd.errors import HostLacks, Problem, Unknown
+from okubsd.model import (
+    NAT,
+    NONE,
+    Accelerator,
+    Backend,
+    Description,
+    Image,
+    Kind,
+    Network,
+    NetworkKind,
+    Recipe,
+    Request,
+    Vm,
+)  # fmt: skip
 from okubsd.plan.facts import HostFacts, VmFacts
-from okubsd.plan.gateway import Links
+from okubsd.plan.gateway import Links, clients_of, implied_gateway
 from okubsd.plan.images import stale_images
+from okubsd.plan.limits import HOST_MEMORY
 from okubsd.plan.seats import choose_seat
 from okubsd.plan.seats.base import Boot
 from okubsd.plan.seats.namespace import Namespace
-from okubsd.plan.start import plan_start
+from okubsd.plan.seats.vmd import refuse_without_memory
+from okubsd.plan.start import choose_app, plan_start
 from okubsd.plan.steps import (
     BuildImages,
     Connect,
@@ -181,3 +196,45 @@ def test_stopping_is_told_in_the_order_it_is_tried() -> None:
     assert lines[3].startswith("# end what is left of browser")
     assert "poweroff" not in stop_of(RUNNING, force=True)[0]
     assert stop_of(STATE) == []
+
+
+def test_a_home_takes_mke2fs_and_a_disposable_vm_has_none() -> None:
+    seat = choose_seat(VM, HOST, None)
+    assert "mke2fs" in seat.programs(VM)
+    assert "mke2fs" not in seat.programs(msgspec.structs.replace(VM, disposable=True))
+
+
+def test_a_gateway_shows_nothing() -> None:
+    gateway = Recipe(name="gw", kind=Kind.APP, base="base", gateway=True)
+    with pytest.raises(Unknown, match="is a gateway and shows nothing"):
+        choose_app(VM, gateway, "xterm")
+    assert choose_app(VM, gateway, "") == ""
+
+
+def test_a_gateway_of_a_tunnel_has_96_mb_and_its_own_clients_only() -> None:
+    tunnel = Network(name="p", kind=NetworkKind.WIREGUARD, file="p.conf")
+    gateway = implied_gateway(tunnel)
+    assert gateway.memory == 96 << 20 and gateway.name == "p.gw"
+    behind = Vm(name="web", image="term", network=tunnel)
+    other = Vm(name="a.gw", image="term")
+    description = Description(Path("d"), (behind, other), networks=(tunnel,))
+    assert clients_of(gateway, description) == (behind,)
+    assert clients_of(other, description) == ()
+
+
+@pytest.mark.parametrize(("taken", "fits"), [(0, True), (512, True), (513, False), (2048, False)])
+def test_a_host_keeps_what_it_needs(taken: int, fits: bool) -> None:
+    vm = Vm(name="a", image="term", memory=1 << 30)
+    usable = (1 << 30) + HOST_MEMORY + (512 << 20)
+    if fits:
+        refuse_without_memory(vm, usable, taken << 20)
+        refuse_without_memory(vm, 0, taken << 40)
+        return
+    with pytest.raises(Problem, match="would not leave it 1536"):
+        refuse_without_memory(vm, usable, taken << 20)
+
+
+def test_beside_vmd_a_vm_that_was_not_installed_runs_on_nothing() -> None:
+    with_vmd = msgspec.structs.replace(HOST, backends=frozenset({Backend.VMD, Backend.QEMU}))
+    with pytest.raises(Problem, match="was not installed on this host yet"):
+        choose_seat(VM, with_vmd, None)

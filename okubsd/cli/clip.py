@@ -14,7 +14,7 @@ class _Sides(Verbs):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         sides = [word for word in args if not word.startswith("-")]
-        if len(sides) == 2 and sides[0] not in self.commands:
+        if len(sides) >= 2 and sides[0] not in self.commands:
             args = ["give", *args]
         return super().parse_args(ctx, args)
 

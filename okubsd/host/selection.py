@@ -18,8 +18,9 @@ from okubsd.errors import Problem, TimedOut
 from okubsd.host import door
 from okubsd.host.window import authority, preload
 
-# How long a clipboard may take to hand over what it holds, in seconds; the child has a little less than its parent.
-_TAKE_SECONDS = 3.0
+# How long a clipboard may take to hand over what it holds, in seconds: to say nothing, and altogether.  The child has a
+# little less than its parent.
+_QUIET_SECONDS, _TAKE_SECONDS = 4.0, 15.0
 _GRACE = 2.0
 
 # What the child may hold beside what is taken or offered, in bytes.
@@ -104,13 +105,16 @@ class Offer:
 
 
 class _Client:
-    """A client of a display with a window of one pixel that nobody sees, and one deadline for everything."""
+    """A client of a display with a window of one pixel that nobody sees, and one deadline for everything.
 
-    def __init__(self, name: str, seconds: float) -> None:
+    ``quiet`` is how many seconds nothing may happen.
+    """
+
+    def __init__(self, name: str, seconds: float, quiet: float) -> None:
         from Xlib import X
         from Xlib import display as xdisplay
 
-        self.end = time.monotonic() + seconds
+        self.end, self.quiet = time.monotonic() + seconds, quiet
         self.opened = xdisplay.Display(name)
         # A window of a guest's may be gone at any moment.
         self.opened.set_error_handler(lambda *_: None)
@@ -124,7 +128,7 @@ class _Client:
     def event(self) -> Any:
         """Return the next event, None when the time is over."""
         while not self.opened.pending_events():
-            left = self.end - time.monotonic()
+            left = min(self.quiet, self.end - time.monotonic())
             if left <= 0 or not select.select([self.opened.fileno()], [], [], left)[0]:
                 return None
         return self.opened.next_event()
@@ -149,7 +153,7 @@ class _Large(Exception):
 
 
 def _take(end: socket.socket, name: str) -> None:
-    client = _Client(name, _TAKE_SECONDS)
+    client = _Client(name, _TAKE_SECONDS, _QUIET_SECONDS)
     try:
         kind, data = _taken(client)
     except _Late:
@@ -226,7 +230,7 @@ def _by_pieces(client: _Client) -> bytes:
 def _offer(end: socket.socket, name: str, clip: Clip, seconds: float) -> None:
     from Xlib import X
 
-    client = _Client(name, seconds + _GRACE)
+    client = _Client(name, seconds + _GRACE, seconds + _GRACE)
     moment, selection = client.server_time(), client.atom("CLIPBOARD")
     if moment is None:
         return
@@ -240,6 +244,8 @@ def _offer(end: socket.socket, name: str, clip: Clip, seconds: float) -> None:
             end.sendall(b"replaced\n")
             return
         if event.type == X.SelectionRequest and _handed(client, event, clip, moment):
+            # The server drops what it has not read when a client goes that has not read everything: wait for it.
+            client.opened.sync()
             end.sendall(b"taken\n")
             return
 

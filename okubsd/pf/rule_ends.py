@@ -11,15 +11,12 @@ import msgspec
 from okubsd.config.parse_y import Cursor, Lexer
 from okubsd.pf.rules import On, PfAddress, Port
 
-LONGEST_LABEL = 63  # PF_RULE_LABEL_SIZE less its NUL
 LONGEST_TABLE = 31  # PF_TABLE_NAME_SIZE less its NUL
 LONGEST_INTERFACE = 15  # IFNAMSIZ less its NUL
 LARGEST_RTABLE = 255  # RT_TABLEID_MAX
 
 PROTOCOLS = ("tcp", "udp", "icmp", "icmp6", "esp", "ah", "gre", "igmp", "ipv6", "carp")
 SERVICES = {"domain": 53, "ssh": 22, "www": 80, "http": 80, "https": 443, "bootps": 67, "bootpc": 68, "ntp": 123}
-_ICMP_TYPES = "echoreq echorep unreach squench redir timex paramprob neighbrsol neighbradv routersol routeradv"
-_ICMP = frozenset(_ICMP_TYPES.split())
 
 
 class PfHost(msgspec.Struct, frozen=True, kw_only=True):

@@ -332,3 +332,14 @@ def test_only_marked_blocks_go_into_the_administrators_files() -> None:
     assert all(
         file.path.startswith(("etc/okubsd/", "etc/hostname.lo")) for file in result.files if file.how is How.WHOLE
     )
+
+
+@pytest.mark.parametrize(("memory", "size"), [("512M", 512 << 20), ("1048576K", 1 << 30), ("2G", 2 << 30)])
+def test_a_memory_of_vm_conf_is_so_many_bytes(memory: str, size: int) -> None:
+    (vm,) = parse_conf(f'vm "a" {{\n\tdisk "/d"\n\tmemory {memory}\n}}\n').vms
+    assert vm.memory == size
+
+
+def test_an_allow_block_may_have_lines() -> None:
+    text = 'vm "a" {\n\tdisk "/d"\n\tallow instance {\n\t\tboot,\n\t\tmemory\n\t}\n}\n'
+    assert len(parse_conf(text).vms) == 1

@@ -297,3 +297,42 @@ def test_ports_protocols_and_families_have_to_match() -> None:
     assert passes(text, packet("1.2.3.4", target_port=8101))
     assert passes(text, packet("1.2.3.4", protocol="icmp", target_port=53))
     assert passes("block quick inet6\n", packet("1.2.3.4"))
+
+
+def test_antispoof_refuses_a_network_elsewhere_and_nothing_of_its_own_interface() -> None:
+    text = "antispoof quick for em1\n"
+    assert not passes(text, packet("1.2.3.4", source="203.0.113.5"))
+    assert passes(text, packet("1.2.3.4", source="203.0.113.5", interface="em1", groups=()))
+    assert passes(text, packet("1.2.3.4", source="198.51.100.5"))
+    # The network of an interface, and not only its address.
+    assert not passes("block quick from (em1:network)\n", packet("1.2.3.4", source="203.0.113.200"))
+    assert passes("block quick from (em1)\n", packet("1.2.3.4", source="203.0.113.200"))
+
+
+@pytest.mark.parametrize(
+    ("ports", "blocked", "passed"),
+    [
+        ("< 1024", (0, 1023), (1024, 65535)),
+        ("<= 1024", (0, 1024), (1025, 65535)),
+        ("> 1024", (1025, 65535), (0, 1024)),
+        (">= 1024", (1024, 65535), (0, 1023)),
+        ("!= 25", (24, 26, 65535), (25,)),
+        ("ssh", (22,), (21, 23)),
+        ("{ bootps bootpc ntp }", (67, 68, 123), (66, 69)),
+        ("{ domain www https }", (53, 80, 443), (54, 81)),
+    ],
+)
+def test_a_port_is_what_it_says(ports: str, blocked: tuple[int, ...], passed: tuple[int, ...]) -> None:
+    text = f"block quick proto tcp to port {ports}\n"
+    assert not [port for port in blocked if passes(text, packet("1.2.3.4", target_port=port))]
+    assert [port for port in passed if passes(text, packet("1.2.3.4", target_port=port))] == list(passed)
+
+
+def test_flags_and_tos_are_read_with_their_words() -> None:
+    assert not passes("block quick proto tcp flags S/SA tos 0x10\n", packet("1.2.3.4"))
+
+
+def test_a_tunnel_of_unknown_mtu_clamps_nothing() -> None:
+    assert "max-mss" not in render_anchor(way_out(NAT, out="wg102"))
+    assert "max-mss 1380" in render_anchor(way_out(NAT, out="wg102", mtu=1420))
+    assert "max-mss" not in render_anchor(way_out(NAT, mtu=1420))

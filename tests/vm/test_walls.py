@@ -141,7 +141,7 @@ def test_what_was_copied_crosses_only_by_the_users_word_once_and_without_control
     world.ok("start", "shut", "--headless")
     world.ok("start", "spy", "--headless")
     env = "export DISPLAY=127.0.0.1:10 XAUTHORITY=/run/okubsd/Xauthority; "
-    take = "timeout 5 xclip -o -selection clipboard"
+    take = "timeout 20 xclip -o -selection clipboard"
 
     def inside(vm: str, script: str) -> Done:
         return world.call("run", vm, "--", "sh", "-c", env + script)
@@ -157,10 +157,12 @@ def test_what_was_copied_crosses_only_by_the_users_word_once_and_without_control
         assert paste.wait(60) == 0
     assert inside("spy", take).code != 0
     assert world.call("clip", "paste", "spy").code == 1
-    (crossing,) = json.loads(world.ok("log", "--crossings", "--json"))["crossings"]
+    crossing = json.loads(world.ok("log", "--crossings", "--json"))["crossings"][-1]
     assert (crossing["source"], crossing["target"], crossing["outcome"]) == ("shut", "spy", "taken")
     inside("shut", "head -c 3000000 /dev/zero | tr '\\0' x | xclip -selection clipboard")
     with subprocess.Popen(world.argv("clip", "shut", "spy", "-t", "60"), env=world.env, stderr=subprocess.PIPE) as give:
+        assert give.stderr is not None and b"copied 3000000 letters from shut" in give.stderr.readline()
+        give.stderr.readline()
         wait_until(lambda: inside("spy", f"{take} | wc -c").out == "3000000\n")
         assert give.wait(60) == 0
 
