@@ -25,7 +25,9 @@ from okubsd.model import Description, Network, NetworkKind, Proxy, Vm
 from okubsd.nft.render import Client, render_gateway, render_names, render_namespace
 from okubsd.plan.gateway import (
     Clients,
+    GatewayConf,
     clients_of,
+    gateway_entries,
     gateway_of,
     gateway_texts,
     gateway_wires,
@@ -734,3 +736,11 @@ def test_a_namespace_that_lets_nothing_out_asks_no_names() -> None:
     allowed = (*denied, msgspec.structs.replace(parse_rule("198.51.100.1:443", allow=True), line=7))
     assert "th dport 53" in render_namespace(allowed, Bandwidth(), host=(), asked="10.0.3.3", resolver="", now=0.0)
     assert "th dport 53" not in render_namespace(allowed, Bandwidth(), host=(), asked="", resolver="", now=0.0)
+
+
+def test_a_gateway_is_told_where_the_ends_of_its_tunnel_are() -> None:
+    tunnel = parse_wg_quick(Path("p.conf"), wg_text())
+    conf = GatewayConf(vms=(), clients=Clients(names=()), uplink="10.0.2.2")
+    said = {entry.path: entry.data.decode() for entry in gateway_entries(conf, tunnel, 0.0) if entry.data}
+    ends = " ".join(sorted({peer.endpoint[0] for peer in tunnel.peers if peer.endpoint}))
+    assert ends and f"endpoints={ends}\n" in said["run/okubsd/gateway/settings"]

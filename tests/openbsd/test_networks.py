@@ -246,3 +246,23 @@ def test_a_switch_has_room_for_its_vms() -> None:
     vms = ", ".join(f"c{i}: {{image: term, network: lab}}" for i in range(6))
     with pytest.raises(BadDescription, match=r"there are 6 VMs on it, and 10\.77\.0\.0/29 has room for 5"):
         compiled(f"networks: {{lab: {{switch: 10.77.0.1/29}}}}\nvms: {{{vms}}}")
+
+
+def test_why_names_the_interface_of_each_hop() -> None:
+    result = compiled(describe([{"network": "nat"}, {"network": "proton"}, {"network": "none"}]))
+    state, vms = state_of(result), result.vms[-3:]
+
+    def hops(number: int, target: str, protocol: str, port: int) -> tuple[str, list[str]]:
+        vm = vms[number]
+        found = explain(vm, state, guest_packet(vm, guest_of(vm), target, protocol, port))
+        return found.sentence.partition(": ")[2], [hop.where for hop in found.hops]
+
+    nat, proton, none = vms
+    assert hops(0, "198.51.100.7", "tcp", 443) == ("leaves by the uplink", [f"in on tap{nat.number}", "out on egress"])
+    assert hops(1, "198.51.100.7", "tcp", 443) == (
+        "leaves by the tunnel of network 'proton'",
+        [f"in on tap{proton.number}", f"out on {proton.egress.out}"],
+    )
+    assert hops(2, "198.51.100.7", "tcp", 443)[1] == [f"in on tap{none.number}"]
+    said, where = hops(0, "198.51.100.7", "udp", 53)
+    assert said == f"leaves by the uplink, sent to {nat.egress.resolver} instead" and len(where) == 2

@@ -154,3 +154,10 @@ def test_a_record_is_read_back() -> None:
               "app": "term", "home": 64, "backend": "vmd"}  # fmt: skip
     assert parse_record(render_record(values)) == Record(**values)  # type: ignore[arg-type]
     assert parse_record("name a\n") is None and parse_record("") is None
+
+
+def test_the_path_of_a_base_that_is_cut_short_is_said_so() -> None:
+    whole = header(backing=b"/base.qcow2")
+    assert parse_header(whole).backing == "/base.qcow2"
+    with pytest.raises(ValueError, match="the path of its base is cut short"):
+        parse_header(whole[:-1])
