@@ -215,3 +215,23 @@ def test_a_crossing_is_written_down_and_what_crossed_is_forgotten(
     assert "words" not in json.dumps(entry) and clips.crossings(session.places, "other") == []
     with pytest.raises(Problem, match="nothing was copied"):
         clips.paste(session, "mail")
+
+
+@pytest.mark.spawns
+def test_the_desktop_takes_part_by_the_same_ritual(web: Display, tmp_path: Path) -> None:
+    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "DISPLAY": web.name, "PYTHONPATH": str(CHECKOUT)}
+
+    def call(*args: str) -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, "-m", "okubsd", "clip", *args]
+        return subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
+
+    assert call("show").stdout == "nothing was copied\n"
+    assert "its clipboard is empty" in call("copy", "--host").stderr
+    with owner(web, "words"):
+        assert "copied 5 letters from host: words" in call("copy", "--host").stderr
+    assert json.loads(call("show", "-j").stdout)["clip"] == {"source": "host", "kind": "text", "bytes": 5}
+    late = call("paste", "--host", "-t", "1")
+    assert late.returncode == 1 and "nobody took it within 1 seconds; it is forgotten" in late.stderr
+    assert call("clear").stderr == "okubsd: nothing was copied\n"
+    del env["DISPLAY"]
+    assert "DISPLAY is not set" in call("copy", "host").stderr
