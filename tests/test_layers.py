@@ -55,7 +55,7 @@ FLOORS = {
         {"programs", "trust", "waiting", "locks", "door", "sockets", "keeper", "places", "system", "console"},
         # What lies on the disk, what runs, and how it is spoken to.
         {"reading", "running", "monitor", "records", "session", "keys", "homes", "store", "walls", "window", "tunnels",
-         "selection", "performance", "gateway_files", "signing", "bootdrive"},
+         "selection", "policy", "performance", "gateway_files", "signing", "bootdrive"},
         {"packer", "builder"},
         {"engine"},
         {"facts"},

@@ -30,6 +30,7 @@ ROWS = (
     Row("log", "look", "log", "Print what a VM's console said since it was booted", "vm"),
     Row("cp", "copy", "copy", "Copy files into a VM or out of it", "path"),
     Row("clip", "clip", "clip", "Carry what was copied from one VM to another", "vms"),
+    Row("policy", "policy", "policy", "Say what may cross from one VM to another"),
     Row("screenshot", "enter", "screenshot", "Write what a VM shows as a PNG file", "vm"),
     Row("image", "image", "image", "Build, list and remove images"),
     Row("key", "key", "key", "Say whose images are taken"),

@@ -8,10 +8,11 @@ import os
 import time
 
 from okubsd import layout
-from okubsd.display.clip import HOST, LEASE, Clip, clip_of, parse_clip, render_clip
+from okubsd.display.clip import HOST, LEASE, Clip, clip_of, describe, parse_clip, render_clip
 from okubsd.errors import HostLacks, Problem
 from okubsd.host import door, keys, running
 from okubsd.host.places import Places
+from okubsd.host.policy import need_leave
 from okubsd.host.selection import Display, Offer, take
 from okubsd.host.session import Session
 
@@ -69,11 +70,17 @@ def clear(places: Places) -> bool:
 def paste(session: Session, target: str, *, seconds: float = LEASE) -> tuple[Clip, str]:
     """Offer the clip to ``target`` for ``seconds``, once; return it and "taken", "replaced" or "over".
 
-    It is forgotten, whatever comes of it.  Raises Problem where there is none, or nowhere to offer it.
+    It is forgotten, whatever comes of the offer.  Raises Problem where there is none, where the policy does not let it
+    cross, or nowhere to offer it.
     """
     clip = kept(session.places)
     if clip is None:
         raise Problem("nothing was copied yet", "okubsd clip copy --help")
+    try:
+        need_leave(session, "clip", clip.source, target, describe(clip))
+    except Problem:
+        _write_down(session.places, clip, target, "refused")
+        raise
     offer = Offer(display_of(session, target), clip, seconds)
     clear(session.places)
     outcome = "interrupted"

@@ -1,0 +1,113 @@
+"""What may cross from one VM to another: the words of a policy, and that it is asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from okubsd.cli.main import call
+from okubsd.config.policy import PolicyLine, decide_crossing, parse_policy
+from okubsd.display.clip import Clip, render_clip
+from okubsd.errors import BadDescription, Problem
+from okubsd.host import clip as clips
+from okubsd.host import policy as policies
+from okubsd.host.session import Session
+
+VMS = ("vault", "bank", "web")
+TEXT = """
+# What is in the vault stays there.
+clip vault * deny
+clip @host bank allow   # passwords
+clip @anyvm bank ask
+"""
+
+
+def parse(text: str) -> tuple[PolicyLine, ...]:
+    return parse_policy([(Path("/p/a.policy"), text)], VMS)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "action", "line"),
+    [
+        ("vault", "bank", "deny", 3),
+        ("vault", "@host", "deny", 3),
+        ("@host", "bank", "allow", 4),
+        ("web", "bank", "ask", 5),
+        ("web", "vault", "allow", 0),
+    ],
+)
+def test_the_first_line_that_matches_decides(source: str, target: str, action: str, line: int) -> None:
+    found = decide_crossing(parse(TEXT), "clip", source, target)
+    assert (found.action, found.line) == (action, line)
+    assert found.place == (f"/p/a.policy:{line}" if line else "okubsd's own last line")
+
+
+def test_a_service_without_a_line_of_okubsds_own_is_denied() -> None:
+    assert decide_crossing((), "sound", "web", "@host").action == "deny"
+
+
+def test_the_desktop_is_no_vm() -> None:
+    lines = parse("clip @anyvm @anyvm deny\n")
+    assert decide_crossing(lines, "clip", "@host", "web").action == "allow"
+    assert decide_crossing(lines, "clip", "web", "vault").action == "deny"
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    text = "clip vualt web deny\nclp web bank deny\nclip web bank dney\nclip web deny\nclip @hots web ask\n"
+    with pytest.raises(BadDescription) as caught:
+        parse(text)
+    said = caught.value.mistakes
+    assert [mistake.split(": ")[0] for mistake in said] == [f"/p/a.policy:{number}" for number in range(1, 6)]
+    assert "did you mean 'vault'" in said[0] and "did you mean 'clip'" in said[1] and "'deny'" in said[2]
+    assert "such as: clip vault @anyvm deny" in said[3] and "did you mean '@host'" in said[4]
+
+
+@given(st.text(alphabet="clip vault*@anyvm#\n denyask\x1b\u202e", max_size=80))
+def test_any_text_is_a_policy_or_refused(text: str) -> None:
+    try:
+        lines = parse(text)
+    except BadDescription as error:
+        assert all("\x1b" not in mistake and "\u202e" not in mistake for mistake in error.mistakes)
+        return
+    assert all(line.service in ("clip", "*") and line.action in ("allow", "ask", "deny") for line in lines)
+
+
+@pytest.fixture
+def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
+    (tmp_path / "okubsd/policy.d").mkdir(parents=True)
+    (tmp_path / "okubsd/policy.d/10-own.policy").write_text("clip vault * deny\nclip * bank ask\n")
+    (tmp_path / "okubsd/okubsd.yaml").write_text("vms: {vault: {image: term}, bank: {image: term}, web: {image: term}}")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setenv("OKUBSD_STATE", str(tmp_path / "state"))
+    return Session()
+
+
+def test_it_is_asked_before_anything_crosses(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
+    (session.places.state).mkdir(mode=0o700)
+    kept = session.places.state / "clip"
+    kept.write_bytes(render_clip(Clip(source="vault", kind="text", data=b"x")))
+    with pytest.raises(Problem, match=r"clip from vault to web is denied: .*10-own.policy:1"):
+        clips.paste(session, "web")
+    # What was refused is not lost, and it is written down.
+    assert kept.exists() and clips.crossings(session.places)[-1]["outcome"] == "refused"
+    with pytest.raises(Problem, match="no terminal to ask on"):
+        policies.need_leave(session, "clip", "web", "bank", "5 letters")
+    policies.need_leave(session, "clip", "bank", "web", "5 letters")
+    assert call(["policy", "test", "clip", "vault", "host"]) == 1
+    assert call(["policy", "test", "clip", "web", "bank"]) == 0
+    assert "ask, by " in capsys.readouterr().out
+
+
+def test_a_policy_with_a_mistake_lets_nothing_cross(session: Session, tmp_path: Path) -> None:
+    (tmp_path / "okubsd/policy.d/20.policy").write_text("clip vualt * deny\n")
+    with pytest.raises(BadDescription, match="there is no VM 'vualt'"):
+        policies.need_leave(session, "clip", "bank", "web", "5 letters")
+    assert call(["policy", "check"]) == 8
+
+
+def test_a_policy_that_others_can_write_is_not_read(session: Session, tmp_path: Path) -> None:
+    (tmp_path / "okubsd/policy.d/10-own.policy").chmod(0o666)
+    assert call(["policy", "show"]) == 8
