@@ -155,7 +155,7 @@ def client_of(number: int, cookie: bytes) -> Iterator[Any]:
     """Be a client of a VM's display, as its guest is."""
     from Xlib import display as xdisplay
 
-    with window._authority(number, cookie):
+    with window.authority(number, cookie):
         opened = xdisplay.Display(f":{number}")
     try:
         yield opened
