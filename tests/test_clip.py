@@ -79,8 +79,55 @@ def test_a_picture_that_unpacks_to_more_than_its_size_is_refused() -> None:
     with pytest.raises(ValueError, match="damaged"):
         redraw_png(bomb)
     wide = chunk(b"IHDR", (1 << 20).to_bytes(4) + (1 << 20).to_bytes(4) + bytes([8, 2, 0, 0, 0]))
-    with pytest.raises(ValueError, match="16 million"):
+    with pytest.raises(ValueError, match="64 MB"):
         redraw_png(DOT[:8] + wide + DOT[33:])
+
+
+def png(
+    width: int, height: int, depth: int, colour: int, pixels: bytes, *more: tuple[bytes, bytes], lace: int = 0
+) -> bytes:
+    header = width.to_bytes(4) + height.to_bytes(4) + bytes([depth, colour, 0, 0, lace])
+    chunks = ((b"IHDR", header), *more, (b"IDAT", zlib.compress(pixels)), (b"IEND", b""))
+    return DOT[:8] + b"".join(chunk(kind, data) for kind, data in chunks)
+
+
+GOOD_PICTURES = {
+    "grey": png(3, 2, 1, 0, b"\0\xe0" * 2),
+    "clear grey": png(1, 1, 8, 0, b"\0\x80", (b"tRNS", b"\0\x80")),
+    "palette": png(2, 1, 1, 3, b"\0\x40", (b"PLTE", bytes(6)), (b"tRNS", b"\0")),
+    "interlaced": png(3, 3, 8, 0, b"\0a\0a" + b"\0ab" + b"\0a\0a" + b"\0abc", lace=1),
+    "16 bits": png(1, 2, 16, 6, b"\4" + bytes(8) + b"\0" + bytes(8)),
+}
+BAD_PICTURES = {
+    "too few pixels": png(3, 2, 8, 0, b"\0ab" * 2),
+    "too many": png(1, 1, 8, 0, b"\0a" + b"hidden"),
+    "no such filter": png(1, 1, 8, 0, b"\5a"),
+    "no palette": png(2, 1, 1, 3, b"\0\x40"),
+    "a palette of too many": png(2, 1, 1, 3, b"\0\x40", (b"PLTE", bytes(9))),
+    "two palettes": png(2, 1, 1, 3, b"\0\x40", (b"PLTE", bytes(6)), (b"PLTE", bytes(6))),
+    "transparency twice": png(1, 1, 8, 6, b"\0abcd", (b"tRNS", b"\0\x80")),
+    "hidden in an interlaced one": png(3, 3, 8, 0, b"\0a\0a" + b"\0ab" + b"\0a\0a" + b"\0abc" + b"more", lace=1),
+}
+
+
+@pytest.mark.parametrize("name", GOOD_PICTURES)
+def test_a_picture_stays_what_it_is(name: str) -> None:
+    drawn = redraw_png(GOOD_PICTURES[name])
+    assert redraw_png(drawn) == drawn and drawn[:33] == GOOD_PICTURES[name][:33]
+
+
+@pytest.mark.parametrize("name", BAD_PICTURES)
+def test_a_picture_that_is_not_what_it_says_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="damaged"):
+        redraw_png(BAD_PICTURES[name])
+
+
+def test_unseen_letters_carry_nothing() -> None:
+    smuggled = "".join(
+        map(chr, (0xE0100, 0xE01EF, 0x34F, 0x115F, 0x1160, 0x3164, 0xFFA0, 0xFE00, 0x1D173, 0x1BCA0, 0x13430))
+    )
+    clip = clip_of("a", TEXT, f"a{smuggled}b\U0001f469\u200d\U0001f4bb\u2764\ufe0f".encode())
+    assert clip.data.decode() == "ab\U0001f469\u200d\U0001f4bb\u2764\ufe0f" and clip.removed == 11
 
 
 @given(st.binary(max_size=200), st.integers(0, len(DOT) - 1), st.integers(0, 255))
@@ -201,20 +248,23 @@ def test_a_crossing_is_written_down_and_what_crossed_is_forgotten(
 ) -> None:
     monkeypatch.setenv("OKUBSD_STATE", str(tmp_path / "state"))
     monkeypatch.setattr(clips, "display_of", lambda session, name: web)
-    session = Session()
+    monkeypatch.setattr(clips, "need_leave", lambda *_: None)
+    monkeypatch.setattr(clips, "need_somebody", lambda *_: None)
+    session, shown = Session(), list[Clip]()
     with owner(web, "words of the web"):
         clip = clips.copy(session, "web")
     assert clip.data == b"words of the web" and clips.kept(session.places) == clip
     assert (session.places.state / "clip").stat().st_mode & 0o777 == 0o600
     with subprocess.Popen([sys.executable, "-c", TAKER, web.name], stdout=subprocess.PIPE, cwd=CHECKOUT) as taker:
-        assert clips.paste(session, "mail", seconds=60) == (clip, "taken")
+        assert clips.paste(session, "mail", shown.append, seconds=60) == (clip, "taken")
         assert taker.communicate()[0] == b"words of the web\n"
     assert clips.kept(session.places) is None
-    (entry,) = clips.crossings(session.places, "mail")
+    begun, entry = clips.crossings(session.places, "mail")
+    assert begun["outcome"] == "offered" and shown == [clip]
     assert entry["source"] == "web" and entry["bytes"] == 16 and entry["outcome"] == "taken"
     assert "words" not in json.dumps(entry) and clips.crossings(session.places, "other") == []
     with pytest.raises(Problem, match="nothing was copied"):
-        clips.paste(session, "mail")
+        clips.paste(session, "mail", shown.append)
 
 
 @pytest.mark.spawns
@@ -231,7 +281,45 @@ def test_the_desktop_takes_part_by_the_same_ritual(web: Display, tmp_path: Path)
         assert "copied 5 letters from host: words" in call("copy", "--host").stderr
     assert json.loads(call("show", "-j").stdout)["clip"] == {"source": "host", "kind": "text", "bytes": 5}
     late = call("paste", "--host", "-t", "1")
-    assert late.returncode == 1 and "nobody took it within 1 seconds; it is forgotten" in late.stderr
+    assert late.returncode == 1 and "nobody took it in time; it is forgotten" in late.stderr
     assert call("clear").stderr == "okubsd: nothing was copied\n"
     del env["DISPLAY"]
     assert "DISPLAY is not set" in call("copy", "host").stderr
+
+
+def test_one_clip_is_pasted_once_and_a_newer_one_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OKUBSD_STATE", str(tmp_path / "state"))
+    session = Session()
+    state = session.places.state
+    state.mkdir(mode=0o700)
+    older, newer = (Clip(source="web", kind=TEXT, data=data) for data in (b"older", b"newer"))
+    (state / "clip").write_bytes(render_clip(older))
+
+    def refuse(*_: object) -> None:
+        with pytest.raises(Problem, match="nothing was copied"):
+            clips.paste(session, "mail", lambda _: None)
+        (state / "clip").write_bytes(render_clip(newer))
+        raise Problem("no")
+
+    monkeypatch.setattr(clips, "need_leave", refuse)
+    with pytest.raises(Problem, match="no"):
+        clips.paste(session, "mail", lambda _: None)
+    assert clips.kept(session.places) == newer and len(list(state.glob(".clip*"))) == 0
+    # What a killed one left goes, too.
+    (state / ".clip.abc").write_bytes(b"x")
+    assert clips.clear(session.places) and not list(state.glob("*clip*"))
+
+
+def test_a_log_that_was_cut_short_loses_no_other_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OKUBSD_STATE", str(tmp_path / "state"))
+    session = Session()
+    session.places.state.mkdir(mode=0o700)
+    monkeypatch.setattr(clips, "display_of", lambda *_: 1 / 0)
+    (session.places.state / "crossings.log").write_text('12\n{"source": "a", "tar')
+    clips._write_down(session.places, Clip(source="vault", kind=TEXT, data=b"x"), "bank", "taken")
+    (entry,) = clips.crossings(session.places, "bank")
+    assert entry["source"] == "vault"
+    (session.places.state / "crossings.log").unlink()
+    os.mkfifo(session.places.state / "crossings.log")
+    with pytest.raises(Problem, match="has to be written down"):
+        clips._write_down(session.places, Clip(source="vault", kind=TEXT, data=b"x"), "bank", "taken")

@@ -90,12 +90,17 @@ def test_it_is_asked_before_anything_crosses(session: Session, capsys: pytest.Ca
     kept = session.places.state / "clip"
     kept.write_bytes(render_clip(Clip(source="vault", kind="text", data=b"x")))
     with pytest.raises(Problem, match=r"clip from vault to web is denied: .*10-own.policy:1"):
-        clips.paste(session, "web")
+        clips.paste(session, "web", lambda _: None)
     # What was refused is not lost, and it is written down.
-    assert kept.exists() and clips.crossings(session.places)[-1]["outcome"] == "refused"
+    assert kept.exists() and not list(session.places.state.glob(".clip*"))
+    assert clips.crossings(session.places)[-1]["outcome"] == "refused"
     with pytest.raises(Problem, match="no terminal to ask on"):
         policies.need_leave(session, "clip", "web", "bank", "5 letters")
     policies.need_leave(session, "clip", "bank", "web", "5 letters")
+    with pytest.raises(Problem, match="'old' is not in the description"):
+        policies.need_leave(session, "clip", "old", "web", "5 letters")
+    with pytest.raises(Problem, match="clip from vault is denied to everybody"):
+        clips.copy(session, "vault")
     assert call(["policy", "test", "clip", "vault", "host"]) == 1
     assert call(["policy", "test", "clip", "web", "bank"]) == 0
     assert "ask, by " in capsys.readouterr().out
@@ -111,3 +116,25 @@ def test_a_policy_with_a_mistake_lets_nothing_cross(session: Session, tmp_path: 
 def test_a_policy_that_others_can_write_is_not_read(session: Session, tmp_path: Path) -> None:
     (tmp_path / "okubsd/policy.d/10-own.policy").chmod(0o666)
     assert call(["policy", "show"]) == 8
+
+
+@pytest.mark.parametrize("how", ["another name", "a link to nothing", "a file", "closed"])
+def test_a_policy_that_is_not_seen_lets_nothing_cross(how: str, session: Session, tmp_path: Path) -> None:
+    directory = tmp_path / "okubsd/policy.d"
+    if how == "another name":
+        (directory / "30.Policy").write_text("clip bank * deny\n")
+    else:
+        directory.rename(tmp_path / "kept")
+    if how == "a link to nothing":
+        directory.symlink_to(tmp_path / "nowhere")
+    if how == "a file":
+        directory.write_text("")
+    if how == "closed":
+        directory.symlink_to(directory)
+    with pytest.raises(BadDescription):
+        policies.need_leave(session, "clip", "bank", "web", "5 letters")
+
+
+def test_a_comment_ends_with_its_line_and_at_nothing_else() -> None:
+    assert parse("# a\u2028clip * * allow\nclip * * deny\n")[0].action == "deny"
+    assert parse("clip * * deny\r\n")[0].line == 1

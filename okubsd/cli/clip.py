@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 import click
 
 from okubsd.cli.session import Verbs, as_json, harmless, pass_session, print_json
 from okubsd.errors import Misuse, Problem
 from okubsd.host.session import Session
+
+if TYPE_CHECKING:
+    from okubsd.display.clip import Clip
 
 
 class _Sides(Verbs):
@@ -65,16 +71,29 @@ def paste(session: Session, name: str, host: bool, seconds: int) -> None:
 
 
 def _paste(session: Session, target: str, seconds: int) -> None:
-    from okubsd.display.clip import describe
     from okubsd.host import clip as clips
 
-    there = clips.kept(session.places)
-    if there is not None:
-        session.report(f"paste it in {target} within {seconds} seconds: {describe(there)}")
-    _, outcome = clips.paste(session, target, seconds=seconds)
+    clip, outcome = clips.paste(session, target, _teller(session, target, seconds), seconds=seconds)
+    _tell(session, clip.source, target, outcome)
+
+
+def _teller(session: Session, target: str, seconds: int) -> Callable[[Clip], None]:
+    from okubsd.display.clip import describe
+
+    return lambda clip: session.report(f"paste it in {target} within {seconds} s: {describe(clip)}")
+
+
+_NOT_TAKEN = {
+    "partly": "only a part of it was taken",
+    "replaced": "something else was copied there",
+    "over": "nobody took it in time",
+}
+
+
+def _tell(session: Session, source: str, target: str, outcome: str) -> None:
+    """Tell what became of a clip.  Raises Problem where it was not taken."""
     if outcome != "taken":
-        why = "something else was copied there" if outcome == "replaced" else f"nobody took it within {seconds} seconds"
-        raise Problem(f"{target}: {why}; it is forgotten", f"okubsd clip copy {there.source if there else target}")
+        raise Problem(f"{target}: {_NOT_TAKEN[outcome]}; it is forgotten", f"okubsd clip copy {source}")
     session.report(f"{target} has it")
 
 
@@ -93,8 +112,9 @@ def give(session: Session, source: str, target: str, raw: bool, seconds: int) ->
     given, taken = (_side(session, name, host=False) for name in (source, target))
     # A target that shows nothing is told before anything is taken.
     clips.display_of(session, taken)
-    _copy(session, given, raw=raw)
-    _paste(session, taken, seconds)
+    clip = clips.read(session, given, raw=raw)
+    outcome = clips.give(session, clip, taken, _teller(session, taken, seconds), seconds=seconds)
+    _tell(session, given, taken, outcome)
 
 
 @clip.command("show")

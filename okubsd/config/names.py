@@ -57,9 +57,10 @@ def host_name(vm: str) -> str:
 
 
 # C0 but for tab and newline, DEL, and C1: what moves a cursor, sets a title or answers back.  And what is not seen
-# and changes what is: directions, line separators, tags (Unicode, general categories Cf, Zl, Zp), half surrogates.  The
-# joiners of scripts and emoji stay.
+# and changes what is: directions, line separators, tags (Unicode, general categories Cf, Zl, Zp), fillers, variants of
+# letters, half surrogates.  The joiners of scripts and emoji stay.
 CONTROL = re.compile(
-    "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\xad\\u061c\\u180e\\u200b\\u200e\\u200f\\u2028-\\u202e\\u2060-\\u206f"
-    "\\ud800-\\udfff\\ufeff\\ufff9-\\ufffb\\U000e0000-\\U000e007f]"
+    "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\xad\\u034f\\u061c\\u115f\\u1160\\u17b4\\u17b5\\u180b-\\u180f\\u200b\\u200e\\u200f"
+    "\\u2028-\\u202e\\u2060-\\u206f\\u3164\\ud800-\\udfff\\ufe00-\\ufe0d\\ufeff\\uffa0\\ufff9-\\ufffb"
+    "\\U00013430-\\U0001345f\\U0001bca0-\\U0001bca3\\U0001d173-\\U0001d17a\\U000e0000-\\U000e0fff]"
 )

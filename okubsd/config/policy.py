@@ -65,7 +65,7 @@ def parse_policy(files: Iterable[tuple[Path, str]], vms: Iterable[str]) -> tuple
     """
     known, lines, mistakes = tuple(vms), [], list[str]()
     for path, text in files:
-        for number, written in enumerate(text.splitlines(), 1):
+        for number, written in enumerate(text.split("\n"), 1):
             words = written.partition("#")[0].split()
             if not words:
                 continue

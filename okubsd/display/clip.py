@@ -41,7 +41,10 @@ def clip_of(source: str, kind: str, untrusted: bytes, *, raw: bool = False) -> C
     if len(untrusted) > LARGEST:
         raise ValueError(f"it holds more than {LARGEST >> 20} MB")
     if kind == PNG:
-        return Clip(source=source, kind=PNG, data=redraw_png(untrusted))
+        drawn = redraw_png(untrusted)
+        if len(drawn) > LARGEST:
+            raise ValueError(f"its picture has more than {LARGEST >> 20} MB")
+        return Clip(source=source, kind=PNG, data=drawn)
     try:
         text = untrusted.decode()
     except UnicodeDecodeError:

@@ -6,13 +6,15 @@ import contextlib
 import json
 import os
 import time
+from collections.abc import Callable, Iterator
 
 from okubsd import layout
 from okubsd.display.clip import HOST, LEASE, Clip, clip_of, describe, parse_clip, render_clip
 from okubsd.errors import HostLacks, Problem
 from okubsd.host import door, keys, running
+from okubsd.host.lifecycle import interruptible
 from okubsd.host.places import Places
-from okubsd.host.policy import need_leave
+from okubsd.host.policy import need_leave, need_somebody
 from okubsd.host.selection import Display, Offer, take
 from okubsd.host.session import Session
 
@@ -35,16 +37,22 @@ def display_of(session: Session, name: str) -> Display:
     return Display(vm.name, f":{number}", cookie)
 
 
-def copy(session: Session, source: str, *, raw: bool = False) -> Clip:
-    """Take what the clipboard of ``source`` holds, and keep it until it is pasted.
+def read(session: Session, source: str, *, raw: bool = False) -> Clip:
+    """Return what the clipboard of ``source`` holds.
 
-    Raises Problem where it holds nothing that may cross.
+    Raises Problem where it holds nothing that may cross, or the policy lets it cross to nobody.
     """
+    need_somebody(session, "clip", source)
     kind, untrusted = take(display_of(session, source))
     try:
-        clip = clip_of(source, kind, untrusted, raw=raw)
+        return clip_of(source, kind, untrusted, raw=raw)
     except ValueError as error:
         raise Problem(f"{source}: {error}") from None
+
+
+def copy(session: Session, source: str, *, raw: bool = False) -> Clip:
+    """Take what the clipboard of ``source`` holds, and keep it until it is pasted; as read()."""
+    clip = read(session, source, raw=raw)
     door.make_private(session.places.state)
     door.write(session.places.state / layout.CLIP, render_clip(clip))
     return clip
@@ -59,40 +67,74 @@ def kept(places: Places) -> Clip | None:
 
 
 def clear(places: Places) -> bool:
-    """Forget the clip; return whether there was one."""
-    try:
-        (places.state / layout.CLIP).unlink()
-    except FileNotFoundError:
-        return False
-    return True
+    """Forget the clip, and what a killed copy or paste left of one; return whether there was any."""
+    found = [*places.state.glob(layout.CLIP), *places.state.glob(f".{layout.CLIP}.*")]
+    for path in found:
+        path.unlink(missing_ok=True)
+    return bool(found)
 
 
-def paste(session: Session, target: str, *, seconds: float = LEASE) -> tuple[Clip, str]:
-    """Offer the clip to ``target`` for ``seconds``, once; return it and "taken", "replaced" or "over".
+@contextlib.contextmanager
+def _claimed(places: Places) -> Iterator[Clip]:
+    """Have the kept clip for the block, and nobody else; afterwards it is forgotten.
 
-    It is forgotten, whatever comes of the offer.  Raises Problem where there is none, where the policy does not let it
-    cross, or nowhere to offer it.
+    Where the block raises Problem before it was offered, it is kept again, unless something was copied since.
     """
-    clip = kept(session.places)
-    if clip is None:
-        raise Problem("nothing was copied yet", "okubsd clip copy --help")
+    path, mine = places.state / layout.CLIP, places.state / f".{layout.CLIP}.{os.getpid()}"
+    try:
+        path.rename(mine)
+    except FileNotFoundError:
+        raise Problem("nothing was copied yet", "okubsd clip copy --help") from None
+    try:
+        clip = parse_clip(mine.read_bytes())
+        if clip is None:
+            raise Problem(f"{path} holds no clip; it is forgotten")
+        try:
+            yield clip
+        except Problem:
+            with contextlib.suppress(FileExistsError):
+                os.link(mine, path)
+            raise
+    finally:
+        mine.unlink(missing_ok=True)
+
+
+def paste(session: Session, target: str, tell: Callable[[Clip], None], *, seconds: float = LEASE) -> tuple[Clip, str]:
+    """Offer the kept clip to ``target``, as give(); return it and what became of it.  It is forgotten then.
+
+    Raises Problem where there is none, where the policy does not let it cross, or nowhere to offer it.
+    """
+    with _claimed(session.places) as clip:
+        return clip, give(session, clip, target, tell, seconds=seconds)
+
+
+def give(session: Session, clip: Clip, target: str, tell: Callable[[Clip], None], *, seconds: float = LEASE) -> str:
+    """Offer ``clip`` to ``target`` for ``seconds``, once.
+
+    Return "taken", "partly", "replaced" or "over".  ``tell`` is called when it may cross.  What is offered is
+    written down before, and what came of it after.  Raises Problem as paste().
+    """
     try:
         need_leave(session, "clip", clip.source, target, describe(clip))
     except Problem:
         _write_down(session.places, clip, target, "refused")
         raise
-    offer = Offer(display_of(session, target), clip, seconds)
-    clear(session.places)
+    display = display_of(session, target)
+    _write_down(session.places, clip, target, "offered")
     outcome = "interrupted"
     try:
-        outcome = offer.wait()
+        with interruptible():
+            offer = Offer(display, clip, seconds)
+            tell(clip)
+            outcome = offer.wait()
     finally:
         _write_down(session.places, clip, target, outcome)
-    return clip, outcome
+    return outcome
 
 
 def _write_down(places: Places, clip: Clip, target: str, outcome: str) -> None:
     """Append a crossing to its log: who, to whom, what kind, how much, but not what."""
+    door.make_private(places.state)
     path = places.state / layout.CROSSINGS
     with contextlib.suppress(FileNotFoundError):
         if path.stat().st_size > _LONGEST_LOG:
@@ -106,9 +148,14 @@ def _write_down(places: Places, clip: Clip, target: str, outcome: str) -> None:
         "bytes": len(clip.data),
         "outcome": outcome,
     }
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
-        os.write(descriptor, json.dumps(said).encode() + b"\n")
+        descriptor = os.open(path, flags, 0o600)
+    except OSError as error:
+        raise Problem(f"{path}: {error.strerror}; what crosses has to be written down") from None
+    try:
+        # A line that was cut short by a power cut is ended first; an empty one is nothing.
+        os.write(descriptor, b"\n" + json.dumps(said).encode() + b"\n")
     finally:
         os.close(descriptor)
 
@@ -122,4 +169,5 @@ def crossings(places: Places, name: str = "") -> list[dict[str, object]]:
                 # The last line of a host that lost its power may be half a one.
                 with contextlib.suppress(ValueError):
                     found.append(json.loads(line))
-    return [entry for entry in found if not name or name in (entry.get("source"), entry.get("target"))]
+    entries = [entry for entry in found if isinstance(entry, dict)]
+    return [entry for entry in entries if not name or name in (entry.get("source"), entry.get("target"))]

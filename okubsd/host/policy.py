@@ -6,9 +6,9 @@ import os
 import sys
 from pathlib import Path
 
-from okubsd.config.policy import ALLOW, ASK, PolicyLine, decide_crossing, parse_policy
+from okubsd.config.policy import ALLOW, ASK, DENY, PolicyLine, decide_crossing, parse_policy
 from okubsd.display.clip import HOST
-from okubsd.errors import Problem
+from okubsd.errors import BadDescription, Problem
 from okubsd.host.places import xdg_directory
 from okubsd.host.reading import read_trusted
 from okubsd.host.session import Session
@@ -17,9 +17,30 @@ _DIRECTORY = "okubsd/policy.d"
 
 
 def policy_files() -> list[Path]:
-    """Return the policies in the order that they are asked: the host's before the user's, each by name."""
+    """Return the policies in the order that they are asked: the host's before the user's, each by name.
+
+    Raises BadDescription where a directory of policies cannot be read, or holds something else: nothing is let
+    through because a rule was not seen.
+    """
     places = (Path("/etc"), xdg_directory(os.environ, "XDG_CONFIG_HOME", ".config"))
-    return [path for top in places for path in sorted((top / _DIRECTORY).glob("[!.]*.policy"))]
+    return [path for top in places for path in _policies_in(top / _DIRECTORY)]
+
+
+def _policies_in(directory: Path) -> list[Path]:
+    try:
+        names = sorted(path.name for path in directory.iterdir())
+    except FileNotFoundError:
+        if directory.is_symlink():
+            raise BadDescription([f"{directory}: it points to nothing"]) from None
+        return []
+    except OSError as error:
+        raise BadDescription([f"{directory}: {error.strerror}"]) from None
+    # What an editor leaves behind begins with a dot or ends with a tilde.
+    found = [directory / name for name in names if not name.startswith(".") and not name.endswith("~")]
+    wrong = [f"{path}: the name of a policy ends in '.policy'" for path in found if path.suffix != ".policy"]
+    if wrong:
+        raise BadDescription(wrong)
+    return found
 
 
 def read_policy(session: Session) -> tuple[PolicyLine, ...]:
@@ -36,6 +57,9 @@ def decision(session: Session, service: str, source: str, target: str) -> Policy
 
 def need_leave(session: Session, service: str, source: str, target: str, what: str) -> None:
     """Raise Problem where the policy, or the user whom it asks about ``what``, does not let ``service`` cross."""
+    for name in (source, target):
+        if name != HOST and session.description.find(name) is None:
+            raise Problem(f"'{name}' is not in the description, so no policy is about it", "okubsd list")
     line = decision(session, service, source, target)
     if line.action == ALLOW:
         return
@@ -45,5 +69,14 @@ def need_leave(session: Session, service: str, source: str, target: str, what: s
     if not sys.stdin.isatty():
         raise Problem(f"{question} has to be asked ({line.place}), and there is no terminal to ask on")
     print(f"okubsd: {question}: {what}", file=sys.stderr)
-    if input("okubsd: let it cross? Write yes: ") != "yes":
+    print("okubsd: let it cross? Write yes: ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip() != "yes":
         raise Problem(f"{question}: it did not cross")
+
+
+def need_somebody(session: Session, service: str, source: str) -> None:
+    """Raise Problem where the policy lets ``service`` of ``source`` cross to nobody at all."""
+    targets = [HOST, *(vm.name for vm in session.description.vms)]
+    lines = [decision(session, service, source, target) for target in targets if target != source]
+    if lines and all(line.action == DENY for line in lines):
+        raise Problem(f"{service} from {source} is denied to everybody: {lines[0].place}", "okubsd policy show")

@@ -93,12 +93,12 @@ class Offer:
                 raise Problem(f"{display.of}: its display does not let the clipboard be set")
 
     def wait(self) -> str:
-        """Return "taken", "replaced" by something else that was copied there, or "over"; then it is offered no more."""
+        """Return what became of it: "taken", "partly", "replaced" by something that was copied there, or "over"."""
         try:
             said = self._child.ask(self._seconds + _GRACE)
         finally:
             self._child.end()
-        return said.decode() if said in (b"taken", b"replaced") else "over"
+        return said.decode() if said in (b"taken", b"partly", b"replaced") else "over"
 
 
 # --- in the child -------------------------------------------------------------------------------
@@ -117,10 +117,14 @@ class _Client:
         self.end, self.quiet = time.monotonic() + seconds, quiet
         self.opened = xdisplay.Display(name)
         # A window of a guest's may be gone at any moment.
-        self.opened.set_error_handler(lambda *_: None)
+        self.failed = False
+        self.opened.set_error_handler(self._fail)
         screen = self.opened.screen()
         mask = X.PropertyChangeMask
         self.window = screen.root.create_window(0, 0, 1, 1, 0, screen.root_depth, event_mask=mask)
+
+    def _fail(self, *_: Any) -> None:
+        self.failed = True
 
     def atom(self, name: str) -> int:
         return int(self.opened.intern_atom(name))
@@ -243,15 +247,20 @@ def _offer(end: socket.socket, name: str, clip: Clip, seconds: float) -> None:
         if event.type == X.SelectionClear:
             end.sendall(b"replaced\n")
             return
-        if event.type == X.SelectionRequest and _handed(client, event, clip, moment):
-            # The server drops what it has not read when a client goes that has not read everything: wait for it.
-            client.opened.sync()
-            end.sendall(b"taken\n")
+        if event.type != X.SelectionRequest:
+            continue
+        client.failed = False
+        outcome = _handed(client, event, clip, moment)
+        # The server drops what it has not read when a client goes that has not read everything: wait for it.
+        client.opened.sync()
+        # Whoever asks for a window that is not there gets nothing.
+        if outcome and not client.failed:
+            end.sendall(outcome)
             return
 
 
-def _handed(client: _Client, event: Any, clip: Clip, moment: int) -> bool:
-    """Answer one who asks for the clipboard; return whether he has all of the clip now."""
+def _handed(client: _Client, event: Any, clip: Clip, moment: int) -> bytes:
+    """Answer one who asks for the clipboard; return whether all of the clip was sent, or a part, b"" for nothing."""
     target = "UTF8_STRING" if clip.kind == TEXT else "image/png"
     place = event.property or event.target
     kinds = {client.atom(name): name for name in ("TARGETS", "TIMESTAMP", target)}
@@ -266,7 +275,7 @@ def _handed(client: _Client, event: Any, clip: Clip, moment: int) -> bool:
         _notify(client, event, place, begun=len(clip.data))
         return _sent_by_pieces(client, event, place, clip.data)
     _notify(client, event, place if asked else 0)
-    return asked == target
+    return b"taken\n" if asked == target else b""
 
 
 def _notify(client: _Client, event: Any, place: int, begun: int = 0) -> None:
@@ -289,8 +298,8 @@ def _notify(client: _Client, event: Any, place: int, begun: int = 0) -> None:
     client.opened.flush()
 
 
-def _sent_by_pieces(client: _Client, asked: Any, place: int, data: bytes) -> bool:
-    """Send ``data`` by pieces, each when the one before was taken; return whether the last was."""
+def _sent_by_pieces(client: _Client, asked: Any, place: int, data: bytes) -> bytes:
+    """Send ``data`` by pieces, each when the one before was taken; return how much was sent, as _handed()."""
     from Xlib import X
 
     pieces = [data[at : at + _PIECE] for at in range(0, len(data), _PIECE)] + [b""]
@@ -299,4 +308,6 @@ def _sent_by_pieces(client: _Client, asked: Any, place: int, data: bytes) -> boo
         if of_this and event.state == X.PropertyDelete:
             asked.requestor.change_property(place, asked.target, 8, pieces.pop(0))
             client.opened.flush()
-    return not pieces
+    # The last piece is empty: it only says that there are no more.
+    sent = len(data) // _PIECE + (len(data) % _PIECE > 0) - max(0, len(pieces) - 1)
+    return b"" if not sent else b"taken\n" if len(pieces) <= 1 else b"partly\n"
