@@ -24,7 +24,7 @@ from okubsd.host.session import Session
 from okubsd.host.system import HostRoot
 from okubsd.host.tunnels import read_secrets
 from okubsd.model import Vm
-from okubsd.pf.render import anchor_path
+from okubsd.pf.render import GROUP, anchor_path
 from okubsd.plan.changes import wanted_files
 from okubsd.plan.compile import Compiled, CompiledVm, compile_host
 from okubsd.plan.exits import number_all
@@ -177,10 +177,17 @@ def _pf_state(system: HostRoot, compiled: Compiled, vm: CompiledVm) -> PfState:
     """Return the rules that ``vm`` meets, as they will be after an apply; the guest's address is a stand-in."""
     files = wanted_files(compiled, {layout.SITE_PF_CONF: system.read(layout.SITE_PF_CONF)})
     anchors = {anchor_path(vm.vm.name): read_rules(f"{layout.ANCHORS}/{vm.vm.name}.conf", files, SOME_GUEST)}
-    addresses = {f"tap{vm.number}": ("100.64.1.2/31",), "lo0": ("127.0.0.1/8",)}
+    seen = {found.name: found for found in applying.ask_interfaces() if found.addresses}
+    addresses = {name: found.addresses for name, found in seen.items()}
+    addresses |= {f"tap{vm.number}": ("100.64.1.2/31",), "lo0": ("127.0.0.1/8",)}
+    # What is in another rdomain, a tap, a tunnel or a loopback is no way of the host's own.
+    beside = frozenset(
+        name for name, found in seen.items() if not found.rdomain and not {"egress", "lo", GROUP} & {*found.groups}
+    )
     if vm.vm.network.kind.is_tunnel:
         addresses[vm.egress.out] = ("100.127.255.253/32",)
-    return PfState(main=read_rules(layout.SITE_PF_CONF, files), anchors=anchors, addresses=addresses)
+    main = read_rules(layout.SITE_PF_CONF, files)
+    return PfState(main=main, anchors=anchors, addresses=addresses, beside=beside)
 
 
 def _as_dict(answer: Why) -> dict[str, Any]:

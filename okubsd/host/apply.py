@@ -17,6 +17,7 @@ from okubsd.host.session import Session
 from okubsd.host.system import HostRoot
 from okubsd.host.trust import is_root
 from okubsd.model import DRIVERS, FileState, HostFile
+from okubsd.netif.ifconfig import Tap, parse_all
 from okubsd.netif.numbers import parse_numbers
 from okubsd.plan.apply import ApplyFacts, plan_restore, plan_rules
 from okubsd.plan.compile import Compiled
@@ -181,3 +182,9 @@ def read_journal(system: HostRoot) -> dict[str, FileState | None] | None:
         return None
     except msgspec.DecodeError:
         raise Problem(f"{system.path(layout.JOURNAL)} is damaged", "remove it, then: doas okubsd apply") from None
+
+
+def ask_interfaces() -> tuple[Tap, ...]:
+    """Return the interfaces of this host, none where ifconfig(8) does not tell."""
+    done = door.run(("ifconfig",), timeout=10)
+    return parse_all(done.out.decode(errors="replace")) if done.code == 0 else ()

@@ -26,11 +26,13 @@ def ask_openbsd(system: HostRoot, description: Description | None) -> OpenBsdFac
     """Return what is to be seen of the host; ``description`` is the description, None where it has mistakes."""
     interfaces = parse_all(_said("ifconfig"))
     group = description.host.group if description else _GROUP
+    # Under doas(1), id(1) without a name tells of root.
+    user = os.environ.get("DOAS_USER") or user_name(os.geteuid())
     return OpenBsdFacts(
-        user=os.environ.get("DOAS_USER") or user_name(os.geteuid()),
+        user=user,
         group=group,
         group_exists=_gid(group) is not None,
-        groups=frozenset(_said("id", "-Gn").split()),
+        groups=frozenset(_said("id", "-Gn", user).split()),
         kernel=_said("dmesg"),
         firmware=system.path("etc/firmware/vmm-bios").is_file(),
         services=frozenset(_said("rcctl", "ls", "on").split()),

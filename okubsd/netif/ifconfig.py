@@ -13,13 +13,17 @@ _INET = re.compile(r"(?m)^\tinet (\d+\.\d+\.\d+\.\d+) netmask (0x[0-9a-f]{8})")
 
 
 class Tap(msgspec.Struct, frozen=True, kw_only=True):
-    """An interface as ifconfig shows it; ``address`` is the host's end with its prefix, "" where there is none."""
+    """An interface as ifconfig shows it; ``address`` is the host's end with its prefix, "" where there is none.
+
+    ``addresses`` are all of IPv4 that it has, with their prefixes.
+    """
 
     name: str
     up: bool
     rdomain: int
     groups: tuple[str, ...]
     address: str = ""
+    addresses: tuple[str, ...] = ()
 
     @property
     def guest(self) -> str:
@@ -44,6 +48,7 @@ def parse_ifconfig(text: str) -> Tap | None:
         rdomain=int(match["rdomain"] or 0),
         groups=tuple(groups[1].split()) if groups else (),
         address=f"{inet[1]}/{prefix}" if inet and prefix == 31 else "",
+        addresses=tuple(f"{found}/{int(mask, 16).bit_count()}" for found, mask in _INET.findall(text)),
     )
 
 

@@ -141,7 +141,7 @@ def plan_unapply(facts: ApplyFacts) -> tuple[Plan, tuple[Change, ...]]:
         *(_helper(Verb.REMOVE, name, "forget the anchor of") for name in _removed(changes)),
         *(_replace(change) for change in ordered),
         *_reread(changes, [], vmd_runs=facts.vmd_runs, forwarding=False),
-        *_stop_forwarding(changes, facts),
+        *_stop_forwarding(changes, forwarding=facts.forwarding),
     ]
     if "okubsd" in facts.services:
         steps.append(Call(what="take okubsd from the boot", argv=("rcctl", "disable", "okubsd")))
@@ -149,10 +149,10 @@ def plan_unapply(facts: ApplyFacts) -> tuple[Plan, tuple[Change, ...]]:
     return tuple(steps), changes
 
 
-def _stop_forwarding(changes: tuple[Change, ...], facts: ApplyFacts) -> list[Step]:
+def _stop_forwarding(changes: tuple[Change, ...], *, forwarding: bool) -> list[Step]:
     """Return what has the host forward no packets any more, where only okubsd's block in sysctl.conf had it do so."""
     for change in changes:
-        if change.path == layout.SITE_SYSCTL_CONF and facts.forwarding:
+        if change.path == layout.SITE_SYSCTL_CONF and forwarding:
             left = change.new.text if change.new else ""
             if not re.search(r"(?m)^\s*net\.inet\.ip\.forwarding\s*=\s*1", left):
                 return [Call(what="forward packets no more", argv=("sysctl", "net.inet.ip.forwarding=0"))]
@@ -170,6 +170,7 @@ def plan_restore(journal: Mapping[str, FileState | None], running: Iterable[str]
         *(_helper(Verb.CLOSE, name, "shut") for name in running),
         *(_replace(change) for change in changes),
         *_reread(changes, [], vmd_runs=vmd_runs, forwarding=False),
+        *_stop_forwarding(changes, forwarding=layout.SITE_SYSCTL_CONF in journal),
         *(_helper(Verb.OPEN, name, "open") for name in running),
         # An apply that was the first had okubsd started at boot; where it is undone, nothing of it is to be.
         *(

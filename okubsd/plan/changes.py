@@ -30,7 +30,9 @@ class Change(msgspec.Struct, frozen=True):
         texts = [_shown(stat, secret=secret).splitlines(keepends=True) for stat in (self.old, self.new)]
         before, after = (f"/{self.path}" if stat else "/dev/null" for stat in (self.old, self.new))
         told = "".join(_with_ends(difflib.unified_diff(texts[0], texts[1], before, after)))
-        return told or f"/{self.path}: what changes is not shown, for it holds keys\n"
+        if told or not secret:
+            return told or f"--- {before}\n+++ {after}\n"
+        return f"/{self.path}: what changes is not shown, for it holds keys\n"
 
 
 def _shown(stat: FileState | None, *, secret: bool) -> str:

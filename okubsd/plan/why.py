@@ -41,6 +41,7 @@ class PfState(msgspec.Struct, frozen=True, kw_only=True):
     main: Ruleset
     anchors: Mapping[str, Ruleset]
     addresses: Mapping[str, tuple[str, ...]]
+    beside: frozenset[str] = frozenset()
 
 
 def explain(vm: CompiledVm, state: PfState, packet: Packet) -> Why:
@@ -55,13 +56,27 @@ def explain(vm: CompiledVm, state: PfState, packet: Packet) -> Why:
     if first.rtable is None and not vm.vm.network.kind.is_tunnel:
         return Why(leaves=False, sentence=f"{vm.vm.name}: its routing table has no way out", hops=tuple(hops))
     out = leaving_packet(vm, packet, first.rtable, target)
+    aside = _connected(state, target) if first.rtable is not None else ""
+    if aside:
+        # A network that the host is in is reached by its interface, and not by the way out of everything else.
+        out = msgspec.structs.replace(out, interface=aside, groups=())
     second = evaluate(state.main, state.anchors, out, state.addresses)
-    hops.append(Hop(where=f"out on {UPLINK if first.rtable is not None else vm.egress.out}", verdict=second))
+    where = aside or (UPLINK if first.rtable is not None else vm.egress.out)
+    hops.append(Hop(where=f"out on {where}", verdict=second))
     leaves = second.passes
     kind = "the uplink" if first.rtable is not None else f"the tunnel of network '{vm.vm.network.name}'"
     word = f"leaves by {kind}" if leaves else "blocked where it would leave the host"
     redirected = f", sent to {target} instead" if first.rdr_to and leaves else ""
     return Why(leaves=leaves, sentence=f"{vm.vm.name}: {word}{redirected}", hops=tuple(hops))
+
+
+def _connected(state: PfState, target: str) -> str:
+    """Return the interface beside the uplink in whose network ``target`` is, "" for none."""
+    address = ipaddress.ip_address(target)
+    return next(
+        (name for name in sorted(state.beside) for text in state.addresses[name]
+         if address in ipaddress.ip_interface(text).network), "",
+    )  # fmt: skip
 
 
 def leaving_packet(vm: CompiledVm, packet: Packet, rtable: int | None, target: str) -> Packet:

@@ -266,3 +266,18 @@ def test_why_names_the_interface_of_each_hop() -> None:
     assert hops(2, "198.51.100.7", "tcp", 443)[1] == [f"in on tap{none.number}"]
     said, where = hops(0, "198.51.100.7", "udp", 53)
     assert said == f"leaves by the uplink, sent to {nat.egress.resolver} instead" and len(where) == 2
+
+
+def test_why_knows_the_hosts_addresses_and_the_networks_that_it_is_in() -> None:
+    result = compiled(describe([{"network": "nat"}]))
+    vm, state = result.vms[-1], state_of(result)
+    beside = {**state.addresses, "em1": ("198.51.100.15/24",)}
+    state = msgspec.structs.replace(state, addresses=beside, beside=frozenset({"em1"}))
+
+    def said(target: str) -> tuple[bool, str]:
+        found = explain(vm, state, guest_packet(vm, guest_of(vm), target, "tcp", 443))
+        return found.leaves, found.hops[-1].where
+
+    assert said("198.51.100.15") == (False, f"in on tap{vm.number}")
+    assert said("198.51.100.2") == (False, "out on em1")
+    assert said("203.0.113.9") == (True, "out on egress")

@@ -177,8 +177,12 @@ def wait_for_guest(step: WaitGuest, performance: Performance) -> None:
 
 
 def _check_boot(name: str, places: Places, done: door.Done) -> None:
-    """Raise Problem where a guest that does not answer never will."""
-    if b"Host key verification failed" in done.err or b"Permission denied" in done.err:
+    """Raise Problem where a guest that does not answer never will.
+
+    ssh(1) ends a refused key with the ways that were tried, in brackets; without them connect(2) was refused, which
+    passes (observed while a guest boots).
+    """
+    if b"Host key verification failed" in done.err or b"Permission denied (" in done.err:
         raise Unreachable(f"{name}: the guest cannot be reached by ssh: {door.reason(done)}")
     status = status_of(name)
     if status is None or not status.running:
