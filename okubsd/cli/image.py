@@ -12,7 +12,7 @@ from okubsd.cli.session import Verbs, ago, as_json, dry_run, pass_session, print
 from okubsd.config.names import did_you_mean, quoted
 from okubsd.config.sizes import render_megabytes
 from okubsd.errors import Misuse, Problem, Unknown
-from okubsd.host import builder, facts, store
+from okubsd.host import builder, facts, programs, store
 from okubsd.host.lifecycle import interruptible
 from okubsd.host.locks import locked
 from okubsd.host.session import Session
@@ -72,7 +72,9 @@ def _with_bases(session: Session, names: tuple[str, ...]) -> tuple[str, ...]:
 @pass_session
 def ls(session: Session, json: bool) -> None:
     """List the images: build, size, digest, what it was built from, and which VMs use it."""
-    built = {found.name: found for found in store.all_images(session.places)}
+    # Where vmd runs the VMs, root's images are what they are made of; a user's own are for QEMU beside it.
+    places = (session.places, session.places.of_system) if programs.has_vmd() else (session.places,)
+    built = {found.name: found for where in places for found in store.all_images(where)}
     rows = [_describe(session, name, built.get(name)) for name in sorted({*session.recipes, *built})]
     if json:
         print_json(images=rows)

@@ -133,6 +133,7 @@ def verify(places: Places, images: list[Image], remembered: Path) -> None:
             fresh.pop(str(path), None)
             if path.stat().st_size != part.size or hash_file(path) != part.sha256:
                 hint = f"okubsd image rm {image.name} && okubsd image build {image.name}"
+                hint = "import it anew: man 8 okubsd, EXAMPLES" if places == places.of_system else hint
                 raise Problem(f"image '{image.name}' is damaged: {path} is not what was built", hint)
             fresh[str(path)] = stamp
     if fresh != cache:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
@@ -84,6 +85,12 @@ def test_a_vm_that_was_not_applied_does_not_fall_to_qemu(applied: World) -> None
 def test_an_image_is_gone(applied: World) -> None:
     shutil.rmtree(applied.root / "var/okubsd/images/term")
     assert "image 'term'" in start(applied)
+
+
+def test_the_images_of_the_host_are_listed(applied: World) -> None:
+    done = applied.okubsd("image", "ls", "-j", user="alice")
+    built = {row["name"]: row["build"] for row in json.loads(done.stdout)["images"]}
+    assert built["term"] and built["base"] == "0123456789ab" and not built["office"]
 
 
 def test_a_damaged_drive_is_seen_before_vmd(applied: World) -> None:
