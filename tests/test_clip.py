@@ -156,7 +156,8 @@ def x_server(name: str) -> Iterator[Display]:
         yield Display(name, f":{os.read(read_end, 16).decode().strip()}", None)
     finally:
         os.close(read_end)
-        server.kill()
+        # It takes its socket away itself.
+        server.terminate()
         server.wait()
 
 
