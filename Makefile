@@ -112,4 +112,4 @@ uninstall:
 		$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/okubsd.fish
 
 clean:
-	rm -rf build *.egg-info $(OUT) $(VENV)
+	rm -rf build *.egg-info $(OUT) $(VENV) $(VENV)-oldest

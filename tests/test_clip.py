@@ -322,5 +322,5 @@ def test_a_log_that_was_cut_short_loses_no_other_line(tmp_path: Path, monkeypatc
     assert entry["source"] == "vault"
     (session.places.state / "crossings.log").unlink()
     os.mkfifo(session.places.state / "crossings.log")
-    with pytest.raises(Problem, match="has to be written down"):
+    with pytest.raises(Problem, match="cannot be written"):
         clips._write_down(session.places, Clip(source="vault", kind=TEXT, data=b"x"), "bank", "taken")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pty
 from pathlib import Path
 
 import pytest
@@ -138,3 +140,20 @@ def test_a_policy_that_is_not_seen_lets_nothing_cross(how: str, session: Session
 def test_a_comment_ends_with_its_line_and_at_nothing_else() -> None:
     assert parse("# a\u2028clip * * allow\nclip * * deny\n")[0].action == "deny"
     assert parse("clip * * deny\r\n")[0].line == 1
+
+
+@pytest.mark.parametrize(("typed", "crosses"), [("yes\n", True), ("y\n", False), ("", False)])
+def test_a_question_is_answered_by_yes_and_by_nothing_else(
+    typed: str, crosses: bool, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = pty.openpty()
+    monkeypatch.setattr(policies, "_ANSWER_SECONDS", 0.5)
+    with os.fdopen(theirs) as terminal:
+        monkeypatch.setattr("sys.stdin", terminal)
+        os.write(ours, typed.encode())
+        if crosses:
+            policies.need_leave(session, "clip", "web", "bank", "5 letters")
+        else:
+            with pytest.raises(Problem, match="it did not cross"):
+                policies.need_leave(session, "clip", "web", "bank", "5 letters")
+    os.close(ours)

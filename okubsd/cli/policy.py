@@ -49,7 +49,7 @@ def test(session: Session, service: str, source: str, target: str, json: bool) -
     for name in (source, target):
         if name != HOST and session.description.find(name) is None:
             raise Unknown(f"there is no VM '{name}'", "okubsd list")
-    line = decision(session, service, source, target)
+    line = decision(read_policy(session), service, source, target)
     if json:
         print_json(action=line.action, file=line.file, line=line.line)
     else:

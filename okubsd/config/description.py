@@ -147,8 +147,7 @@ def parse_description(
         elif tree is not None:
             vms.append((drop_path.stem, tree))
             _check_name(drop_path.stem, tree.line, drop_mistakes)
-        mistakes_of_vm = drop_mistakes.found
-        found += mistakes_of_vm
+        found += drop_mistakes.found
     defaults = {"backend": host.backend, **defaults}
     built = [_build_vm(name, tree, defaults, recipes, networks) for name, tree in vms]
     found += [m for tree in {id(t.mistakes): t.mistakes for _, t in vms}.values() for m in tree.found if m not in found]

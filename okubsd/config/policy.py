@@ -18,7 +18,7 @@ ALLOW, ASK, DENY = "allow", "ask", "deny"
 ACTIONS = (ALLOW, ASK, DENY)
 
 # What stands for more than one name, and for the desktop.
-ANYONE, ANY_VM, HOST = "*", "@anyvm", "@host"
+ANYONE, ANY_VM, DESKTOP = "*", "@anyvm", "@host"
 
 _WORDS = 4
 _FORM = "a line is 'service source target action', such as: clip vault @anyvm deny"
@@ -40,7 +40,7 @@ class PolicyLine(msgspec.Struct, frozen=True):
         return f"{self.file}:{self.line}" if self.file else "okubsd's own last line"
 
     def matches(self, service: str, source: str, target: str) -> bool:
-        """Return whether it is about ``service`` from ``source`` to ``target``, names of VMs or HOST."""
+        """Return whether it is about ``service`` from ``source`` to ``target``, names of VMs or DESKTOP."""
         return self.service in (service, ANYONE) and _is(self.source, source) and _is(self.target, target)
 
 
@@ -49,7 +49,7 @@ LAST = (PolicyLine("clip", ANYONE, ANYONE, ALLOW),)
 
 
 def _is(side: str, name: str) -> bool:
-    return side in (ANYONE, name) or (side == ANY_VM and name != HOST)
+    return side in (ANYONE, name) or (side == ANY_VM and name != DESKTOP)
 
 
 def decide_crossing(policy: Iterable[PolicyLine], service: str, source: str, target: str) -> PolicyLine:
@@ -88,8 +88,8 @@ def _mistake(words: list[str], known: tuple[str, ...]) -> str:
     if service not in (*SERVICES, ANYONE):
         return f"there is no service {quoted(service)}{did_you_mean(service, SERVICES)}"
     for side in sides:
-        if side not in (ANYONE, ANY_VM, HOST, *known):
-            allowed = (*known, ANY_VM, HOST) if VM_NAME.fullmatch(side) else (ANY_VM, HOST)
+        if side not in (ANYONE, ANY_VM, DESKTOP, *known):
+            allowed = (*known, ANY_VM, DESKTOP) if VM_NAME.fullmatch(side) else (ANY_VM, DESKTOP)
             return f"there is no VM {quoted(side)}{did_you_mean(side, allowed)}"
     if action not in ACTIONS:
         return f"{quoted(action)} is none of {', '.join(ACTIONS)}{did_you_mean(action, ACTIONS)}"

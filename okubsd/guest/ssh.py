@@ -111,11 +111,6 @@ def uptime_argv(vm: Vm, run: Path) -> Argv:
     return (*ssh_argv(vm, run), _UPTIME)
 
 
-def clock_command(seconds: str) -> str:
-    """Return the command that sets the guest's clock to ``seconds`` since the epoch."""
-    return remote_command(("date", "-s", f"@{seconds}"))
-
-
 def disconnect_argv(vm: Vm, run: Path, user: str = USER) -> Argv:
     """Return ssh that ends the shared connection of ``user``, and with it what it forwards."""
     return ssh_argv(vm, run, "-O", "exit", user=user)

@@ -121,12 +121,15 @@ def give(session: Session, clip: Clip, target: str, tell: Callable[[Clip], None]
         raise
     display = display_of(session, target)
     _write_down(session.places, clip, target, "offered")
-    outcome = "interrupted"
+    outcome = "failed"
     try:
         with interruptible():
             offer = Offer(display, clip, seconds)
             tell(clip)
             outcome = offer.wait()
+    except KeyboardInterrupt:
+        outcome = "interrupted"
+        raise
     finally:
         _write_down(session.places, clip, target, outcome)
     return outcome
@@ -148,16 +151,7 @@ def _write_down(places: Places, clip: Clip, target: str, outcome: str) -> None:
         "bytes": len(clip.data),
         "outcome": outcome,
     }
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
-    try:
-        descriptor = os.open(path, flags, 0o600)
-    except OSError as error:
-        raise Problem(f"{path}: {error.strerror}; what crosses has to be written down") from None
-    try:
-        # A line that was cut short by a power cut is ended first; an empty one is nothing.
-        os.write(descriptor, b"\n" + json.dumps(said).encode() + b"\n")
-    finally:
-        os.close(descriptor)
+    door.append(path, json.dumps(said).encode())
 
 
 def crossings(places: Places, name: str = "") -> list[dict[str, object]]:

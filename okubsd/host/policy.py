@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
-from okubsd.config.policy import ALLOW, ASK, DENY, PolicyLine, decide_crossing, parse_policy
+from okubsd.config.policy import ALLOW, ASK, DENY, DESKTOP, PolicyLine, decide_crossing, parse_policy
 from okubsd.display.clip import HOST
 from okubsd.errors import BadDescription, Problem
 from okubsd.host.places import xdg_directory
@@ -14,6 +16,9 @@ from okubsd.host.reading import read_trusted
 from okubsd.host.session import Session
 
 _DIRECTORY = "okubsd/policy.d"
+
+# Who does not answer for so long, in seconds, has said no.
+_ANSWER_SECONDS = 30.0
 
 
 def policy_files() -> list[Path]:
@@ -49,10 +54,10 @@ def read_policy(session: Session) -> tuple[PolicyLine, ...]:
     return parse_policy(texts, (vm.name for vm in session.description.vms))
 
 
-def decision(session: Session, service: str, source: str, target: str) -> PolicyLine:
-    """Return the line that decides whether ``service`` may cross, between names of VMs or "host"."""
-    sides = ("@host" if name == HOST else name for name in (source, target))
-    return decide_crossing(read_policy(session), service, *sides)
+def decision(policy: Iterable[PolicyLine], service: str, source: str, target: str) -> PolicyLine:
+    """Return the line of ``policy`` that decides whether ``service`` may cross, between names of VMs or "host"."""
+    sides = (DESKTOP if name == HOST else name for name in (source, target))
+    return decide_crossing(policy, service, *sides)
 
 
 def need_leave(session: Session, service: str, source: str, target: str, what: str) -> None:
@@ -60,7 +65,7 @@ def need_leave(session: Session, service: str, source: str, target: str, what: s
     for name in (source, target):
         if name != HOST and session.description.find(name) is None:
             raise Problem(f"'{name}' is not in the description, so no policy is about it", "okubsd list")
-    line = decision(session, service, source, target)
+    line = decision(read_policy(session), service, source, target)
     if line.action == ALLOW:
         return
     question = f"{service} from {source} to {target}"
@@ -70,13 +75,15 @@ def need_leave(session: Session, service: str, source: str, target: str, what: s
         raise Problem(f"{question} has to be asked ({line.place}), and there is no terminal to ask on")
     print(f"okubsd: {question}: {what}", file=sys.stderr)
     print("okubsd: let it cross? Write yes: ", end="", file=sys.stderr, flush=True)
-    if sys.stdin.readline().strip() != "yes":
+    answered, _, _ = select.select([sys.stdin], [], [], _ANSWER_SECONDS)
+    if not answered or sys.stdin.readline().strip() != "yes":
         raise Problem(f"{question}: it did not cross")
 
 
 def need_somebody(session: Session, service: str, source: str) -> None:
     """Raise Problem where the policy lets ``service`` of ``source`` cross to nobody at all."""
     targets = [HOST, *(vm.name for vm in session.description.vms)]
-    lines = [decision(session, service, source, target) for target in targets if target != source]
+    policy = read_policy(session)
+    lines = [decision(policy, service, source, target) for target in targets if target != source]
     if lines and all(line.action == DENY for line in lines):
         raise Problem(f"{service} from {source} is denied to everybody: {lines[0].place}", "okubsd policy show")

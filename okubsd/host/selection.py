@@ -88,9 +88,12 @@ class Offer:
         with display.authority():
             memory = _MEMORY + len(clip.data)
             self._child = door.Child(lambda end: _offer(end, display.name, clip, seconds), memory=memory)
-            if self._child.ask(_TAKE_SECONDS + _GRACE) != b"offered":
+            try:
+                if self._child.ask(_TAKE_SECONDS + _GRACE) != b"offered":
+                    raise Problem(f"{display.of}: its display does not let the clipboard be set")
+            except BaseException:
                 self._child.end()
-                raise Problem(f"{display.of}: its display does not let the clipboard be set")
+                raise
 
     def wait(self) -> str:
         """Return what became of it: "taken", "partly", "replaced" by something that was copied there, or "over"."""

@@ -43,12 +43,8 @@ def rules_path(name: str) -> str:
     return f"{anchor_path(name)}/{_TAP}/{_RDOMAIN}"
 
 
-def ending_path(name: str, end: int, part: int = 1) -> str:
-    """Return the path of the anchor of rules that end at ``end`` (seconds since the epoch), the ``part``-th of them."""
-    return f"{rules_path(name)}/{_ending(end, part)}"
-
-
 def _ending(end: int, part: int) -> str:
+    """Return the name of the anchor of rules that end at ``end`` (seconds since the epoch), the ``part``-th of them."""
     return f"{UNTIL}{end}" if part == 1 else f"{UNTIL}{end}n{part}"
 
 

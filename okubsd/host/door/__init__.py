@@ -2,7 +2,7 @@
 
 from okubsd.host.door.child import Child
 from okubsd.host.door.common import Done, Verbosity, reason
-from okubsd.host.door.files import make_private, point, write
+from okubsd.host.door.files import append, make_private, point, write
 from okubsd.host.door.guests import (
     GAVE_UP,
     MOST_OF_A_GUEST,
@@ -24,6 +24,7 @@ __all__ = [
     "Clean",
     "Done",
     "Verbosity",
+    "append",
     "ask",
     "call_interactive",
     "joined",

@@ -52,3 +52,20 @@ def point(link: Path, target: str) -> None:
     aside.unlink(missing_ok=True)
     aside.symlink_to(target)
     aside.replace(link)
+
+
+def append(path: Path, line: bytes) -> None:
+    """Append ``line`` to the log ``path``, which is made for its owner alone if need be.
+
+    One that was cut short by a power cut is ended first, so a log may have empty lines.
+    Raises Problem where that is no file of ours to write to; nothing is waited for.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        descriptor = os.open(path, flags, 0o600)
+    except OSError as error:
+        raise Problem(f"{path} cannot be written: {error.strerror}") from None
+    try:
+        os.write(descriptor, b"\n" + line + b"\n")
+    finally:
+        os.close(descriptor)

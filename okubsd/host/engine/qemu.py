@@ -202,11 +202,6 @@ def console(name: str, run: Path) -> None:
     consoles.attach(run / layout.CONSOLE, sys.stdin.fileno(), sys.stdout.fileno())
 
 
-def clock(run: Path) -> str | None:
-    """Return nothing: QEMU's guests have a clock that runs with the host's."""
-    return None
-
-
 def memory_of(pid: int) -> int:
     """Return the resident memory of ``pid`` in bytes, 0 where it cannot be told (proc(5), status)."""
     try:
