@@ -13,10 +13,13 @@ STATE_KEY, STATE_TRUSTED = "key", "trusted"
 # What was found out of the host, which images were verified, and locks.
 HOST_ANSWERS, VERIFIED = "host.json", "verified.json"
 DESCRIPTION_LOCK, GATEWAYS_LOCK = "description.lock", "gateways.lock"
-KNOWN_IN_STATE = frozenset(
+# What was taken from a clipboard, and every crossing from one VM to another.
+CLIP, CROSSINGS, OLD_CROSSINGS = "clip", "crossings.log", "crossings.log.old"
+IN_STATE = frozenset(
     {
         *(STATE_VMS, STATE_IMAGES, STATE_RUN, STATE_KEY, STATE_TRUSTED),
         *(HOST_ANSWERS, VERIFIED, DESCRIPTION_LOCK, GATEWAYS_LOCK),
+        *(CLIP, CROSSINGS, OLD_CROSSINGS),
     }
 )
 
@@ -31,13 +34,9 @@ QEMU_LOG, DISPLAY_LOG, UPLINK_LOG, NAMES_LOG, KEEPER_LOG, WATCH_LOG = (
 )
 LOGS = (CONSOLE_LOG, QEMU_LOG, DISPLAY_LOG, NAMES_LOG, KEEPER_LOG, UPLINK_LOG)
 
-# --- beside the VMs: what was taken from a clipboard, and every crossing from one VM to another --------------------
-
-CLIP, CROSSINGS, OLD_CROSSINGS = "clip", "crossings.log", "crossings.log.old"
-
 # --- the run directory of a VM: what says that it lives, and dies with it ----------------------------------------
 
-QMP, EVENTS, CONSOLE = "qmp", "events", "console"
+QMP, CONSOLE = "qmp", "console"
 QEMU_LIFE, DISPLAY_LIFE, NAMES_LIFE = "qemu.life", "display.life", "names.life"
 SSH_CONFIG, SSH_SOCKET = "ssh_config", "ssh-"
 INITRD, STARTED, STALL, CLOCK = "initrd", "started.json", "stall", "clock.json"

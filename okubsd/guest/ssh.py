@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from okubsd import layout
 from okubsd.model import Argv, Vm
 
 # X11 inside the guest: display 10 is TCP port 6010 of the guest's loopback (X(7), DISPLAY NAMES).
@@ -26,7 +27,7 @@ def render_ssh_config(vm: Vm, address: str, port: int, keys: Path, run: Path) ->
         "User": USER,
         "IdentityFile": _quote(keys / "id_ed25519"),
         "IdentitiesOnly": "yes",
-        "UserKnownHostsFile": _quote(keys / "known_hosts"),
+        "UserKnownHostsFile": _quote(keys / layout.KNOWN_HOSTS),
         "GlobalKnownHostsFile": "none",
         "StrictHostKeyChecking": "yes",
         "HostKeyAlgorithms": "ssh-ed25519",

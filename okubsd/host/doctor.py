@@ -5,6 +5,7 @@ from __future__ import annotations
 import grp
 import os
 
+from okubsd import layout
 from okubsd.config.parse_y import ConfError
 from okubsd.errors import Problem
 from okubsd.host import apply, door, programs
@@ -34,7 +35,7 @@ def ask_openbsd(system: HostRoot, description: Description | None) -> OpenBsdFac
         group_exists=_gid(group) is not None,
         groups=frozenset(_said("id", "-Gn", user).split()),
         kernel=_said("dmesg"),
-        firmware=system.path("etc/firmware/vmm-bios").is_file(),
+        firmware=system.path(layout.FIRMWARE).is_file(),
         services=frozenset(_said("rcctl", "ls", "on").split()),
         vmd_answers=apply.vmd_runs(),
         limits=_said("getcap", "-f", "/etc/login.conf.d/vmd:/etc/login.conf", "vmd"),

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from okubsd import layout
 from okubsd.errors import Problem
 from okubsd.guest.identity import host_key_line
 from okubsd.host import door, keys
@@ -33,14 +34,16 @@ def rename(places: Places, old: str, new: str) -> None:
     if (there / keys.HOST_SEED).is_file():
         # The pinned host key is told by its name; written before the directory moves, it holds for both.
         public = (there / keys.HOST_SEED).read_bytes()[32:]
-        door.write(there / "known_hosts", (host_key_line(old, public) + host_key_line(new, public)).encode(), 0o644)
+        door.write(
+            there / layout.KNOWN_HOSTS, (host_key_line(old, public) + host_key_line(new, public)).encode(), 0o644
+        )
     there.rename(here)
 
 
 def check_free(places: Places, name: str) -> None:
     """Raise Problem where something is kept of a VM called ``name``, as of one that was removed but for its home."""
     here = places.vm(name)
-    kept = [path.name for path in here.iterdir() if path.name != "lock"] if here.is_dir() else []
+    kept = [path.name for path in here.iterdir() if path.name != layout.VM_LOCK] if here.is_dir() else []
     if kept:
         raise Problem(f"{here} has something of an earlier VM '{name}'; choose another name", f"ls {here}")
 

@@ -7,6 +7,7 @@ import os
 import secrets
 from pathlib import Path
 
+from okubsd import layout
 from okubsd.errors import Problem
 from okubsd.guest.identity import Secrets, host_key_line, render_xauthority
 from okubsd.host import door
@@ -19,7 +20,7 @@ _SECRET_FILES = (CLIENT_KEY, HOST_SEED)
 
 def have_keys(directory: Path) -> bool:
     """Return whether the VM's keys were made; the last one written stands for all."""
-    return (directory / "known_hosts").exists()
+    return (directory / layout.KNOWN_HOSTS).exists()
 
 
 def make_keys(directory: Path, alias: str) -> None:
@@ -33,7 +34,7 @@ def make_keys(directory: Path, alias: str) -> None:
     door.write(directory / CLIENT_KEY, client.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
     door.write(directory / HOST_SEED, host.private_bytes_raw() + host.public_key().public_bytes_raw())
     pinned = host_key_line(alias, host.public_key().public_bytes_raw())
-    door.write(directory / "known_hosts", pinned.encode(), 0o644)
+    door.write(directory / layout.KNOWN_HOSTS, pinned.encode(), 0o644)
 
 
 def read_secrets(directory: Path, cookie: bytes) -> Secrets:
@@ -44,7 +45,7 @@ def read_secrets(directory: Path, cookie: bytes) -> Secrets:
     if len(seed) != 64:
         raise Problem(
             f"the key {directory / HOST_SEED} is damaged",
-            f"rm {directory}/known_hosts  # the next start makes new keys",
+            f"rm {directory / layout.KNOWN_HOSTS}  # the next start makes new keys",
         )
     return Secrets(seed[:32], seed[32:], public, cookie)
 
@@ -57,7 +58,7 @@ def check_keys(directory: Path) -> None:
             mode = path.stat().st_mode
         except FileNotFoundError:
             raise Problem(
-                f"the key {path} is missing", f"rm {directory}/known_hosts  # the next start makes new keys"
+                f"the key {path} is missing", f"rm {directory / layout.KNOWN_HOSTS}  # the next start makes new keys"
             ) from None
         if name in _SECRET_FILES and mode & 0o077:
             raise Problem(f"the key {path} can be read by others (mode {mode & 0o777:04o})", f"chmod 0600 {path}")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from okubsd import layout
 from okubsd.config.names import quoted
 from okubsd.errors import Problem
 from okubsd.host.trust import place_mistake
@@ -32,12 +33,12 @@ class Places(msgspec.Struct, frozen=True):
     @property
     def images(self) -> Path:
         """Return the directory of the built images."""
-        return self.state / "images"
+        return self.state / layout.STATE_IMAGES
 
     @property
     def run(self) -> Path:
         """Return the directory of what says that VMs live: it lies where no logout and no cleaner of /tmp comes by."""
-        return self.state / "run"
+        return self.state / layout.STATE_RUN
 
     @property
     def of_system(self) -> Places:
@@ -46,7 +47,7 @@ class Places(msgspec.Struct, frozen=True):
 
     def vm(self, name: str) -> Path:
         """Return the directory of a VM's home, keys and logs."""
-        return self.state / "vms" / name
+        return self.state / layout.STATE_VMS / name
 
     def vm_run(self, name: str) -> Path:
         """Return the directory of a running VM's sockets."""
@@ -81,20 +82,14 @@ def find_places(env: Mapping[str, str] = os.environ) -> Places:
     return Places(state, find_share(), root)
 
 
-# What okubsd has in its state directory; one that is made has none of it yet.
-_KNOWN = frozenset(
-    {"vms", "images", "run", "key", "trusted", "host.json", "verified.json", "description.lock", "gateways.lock"}
-)
-
-
 def _refuse_strange_directory(state: Path) -> None:
     """Raise Problem for a state directory that others use and that holds something else: it would be shut to them."""
     try:
         status = state.lstat()
-        foreign = {path.name for path in state.iterdir()} - _KNOWN if status.st_mode & 0o077 else set()
+        foreign = {path.name for path in state.iterdir()} - layout.IN_STATE if status.st_mode & 0o077 else set()
     except OSError:
         return
-    if status.st_mode & stat.S_ISVTX or (foreign and not foreign & _KNOWN and not (state / "vms").is_dir()):
+    if status.st_mode & stat.S_ISVTX or (foreign and not (state / layout.STATE_VMS).is_dir()):
         sentence = f"{quoted(state, 200)} is a directory for others too, and okubsd's own is shut to them"
         raise Problem(sentence, "set OKUBSD_STATE to an empty directory, or to one that is not there yet")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from okubsd import layout
 from okubsd.errors import Problem, TimedOut, Unreachable
 from okubsd.guest.ssh import publish_argv, unpublish_argv
 from okubsd.host import door
@@ -17,14 +18,14 @@ from okubsd.host.sockets import listener_pid
 from okubsd.host.waiting import wait_until
 from okubsd.model import Vm
 
-_SOCKET = re.compile(r"publish-(\d{1,5})-(\d{1,5})")
+_SOCKET = re.compile(rf"{layout.PUBLISHED}(\d{{1,5}})-(\d{{1,5}})")
 _CALL = 20
 
 
 def published(run: Path) -> dict[int, int]:
     """Return the published ports of the VM with the run directory ``run``: those of the host to those of the guest."""
     found = {}
-    for path in run.glob("publish-*") if run.is_dir() else ():
+    for path in run.glob(f"{layout.PUBLISHED}*") if run.is_dir() else ():
         match = _SOCKET.fullmatch(path.name)
         if match and listener_pid(path) is not None:
             found[int(match[1])] = int(match[2])
@@ -44,7 +45,7 @@ def publish(guest: Guest, port: int, host_port: int) -> None:
         raise Problem(
             f"{vm.name}: port {host_port} is published already", f"okubsd publish --stop {vm.name} {host_port}"
         )
-    socket = run / f"publish-{host_port}-{port}"
+    socket = run / f"{layout.PUBLISHED}{host_port}-{port}"
     socket.unlink(missing_ok=True)
     done = door.ask(publish_argv(vm, run, socket, port, host_port), timeout=_CALL)
     if done.code == door.GAVE_UP:
@@ -58,7 +59,7 @@ def unpublish(vm: Vm, run: Path, host_port: int) -> bool:
     port = published(run).get(host_port)
     if port is None:
         return False
-    socket = run / f"publish-{host_port}-{port}"
+    socket = run / f"{layout.PUBLISHED}{host_port}-{port}"
     door.ask(unpublish_argv(vm, run, socket), timeout=_CALL)
     wait_until(lambda: listener_pid(socket) is None, 5, pause=0.02)
     return True

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from okubsd import layout
 from okubsd.errors import Problem
 from okubsd.host import door, programs
 from okubsd.host.places import Places
@@ -28,9 +29,6 @@ _OPENBSD: tuple[Argv, ...] = (
     ("ifconfig",),
     ("rcctl", "ls", "on"),
 )
-
-# The logs of a VM, in its directory.
-_LOGS = ("console.log", "qemu.log", "display.log", "names.log", "keeper.log", "uplink.log")
 
 
 def host_parts(system: HostRoot) -> Iterator[Part]:
@@ -58,7 +56,7 @@ def file_parts(system: HostRoot, names: Iterable[str]) -> Iterator[Part]:
 
 def log_parts(places: Places, name: str) -> Iterator[Part]:
     """Yield the ends of the logs of the VM called ``name``."""
-    for log in _LOGS:
+    for log in layout.LOGS:
         path = places.vm(name) / log
         if path.is_file():
             yield Part(f"{name}: {log}", _end_of(path))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from okubsd.config.names import GATEWAY_SUFFIX, VM_NAME, did_you_mean, quoted
 from okubsd.errors import BadDescription, Unknown
-from okubsd.host.places import Places, find_places
-from okubsd.model import Description, Recipe, Vm
+
+if TYPE_CHECKING:
+    from okubsd.host.places import Places
+    from okubsd.model import Description, Recipe, Vm
 
 Report = Callable[[str], None]
 
@@ -39,6 +42,8 @@ class Session:
     @functools.cached_property
     def places(self) -> Places:
         """Return the places of this user."""
+        from okubsd.host.places import find_places
+
         return find_places()
 
     @functools.cached_property

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from okubsd import layout
 from okubsd.config.names import IMAGE_NAME, quoted
 from okubsd.errors import Misuse, Problem, Unknown
 from okubsd.host import door, locks
@@ -44,8 +45,8 @@ class Known(msgspec.Struct, frozen=True):
 
 def known_keys(places: Places) -> Iterator[Known]:
     """Yield the user's own key, then those that he or root trusts; what cannot be read is passed over."""
-    own = places.state / "key" / f"{OWN}.pub"
-    trusted = sorted((places.state / "trusted").glob("*.pub"))
+    own = places.state / layout.STATE_KEY / f"{OWN}.pub"
+    trusted = sorted((places.state / layout.STATE_TRUSTED).glob("*.pub"))
     of_system = sorted((places.system / SYSTEM_KEYS).glob("*.pub"))
     for path in (own, *trusted, *of_system):
         key = _read_public(path)
@@ -67,7 +68,7 @@ def need_own_key(places: Places) -> tuple[PublicKey, bytes]:
 
     Raises Problem where it is damaged, or readable by others.
     """
-    directory = places.state / "key"
+    directory = places.state / layout.STATE_KEY
     secret = directory / f"{OWN}.sec"
     for private in (places.state, directory):
         door.make_private(private)
@@ -141,7 +142,7 @@ def trust(places: Places, key: PublicKey, name: str) -> Path:
     """Trust ``key`` under ``name`` and return its file.  Raises Misuse for a name that is none, or is taken."""
     if not IMAGE_NAME.fullmatch(name) or name == OWN:
         raise Misuse(f"{quoted(name)} is no name for a key: small letters, digits and '-'")
-    directory = places.state / "trusted"
+    directory = places.state / layout.STATE_TRUSTED
     for private in (places.state, directory):
         door.make_private(private)
     path = directory / f"{name}.pub"

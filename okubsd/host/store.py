@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from okubsd import layout
 from okubsd.config.names import did_you_mean
 from okubsd.errors import Problem, Unknown
 from okubsd.host import door
@@ -118,7 +119,7 @@ def verify(places: Places, images: list[Image], remembered: Path) -> None:
     A file whose size, times and inode are those of the last good check, which is kept in the directory
     ``remembered``, is not read again.
     """
-    cache_path = remembered / "verified.json"
+    cache_path = remembered / layout.VERIFIED
     try:
         cache = msgspec.json.decode(cache_path.read_bytes(), type=dict[str, str])
     except (OSError, msgspec.DecodeError):

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from okubsd import layout
 from okubsd.config.marked import with_block, without_block
 from okubsd.model import DRIVERS, FileState, HostFile, How
 from okubsd.plan.compile import Compiled
@@ -42,7 +43,7 @@ def _shown(stat: FileState | None, *, secret: bool) -> str:
 
 def is_secret(path: str) -> bool:
     """Return whether the file at ``path`` holds the keys of a tunnel."""
-    return path.startswith(("etc/hostname.wg", "etc/okubsd/openvpn/"))
+    return path.startswith((layout.hostname_if("wg"), f"{layout.OPENVPN}/"))
 
 
 def _with_ends(lines: Iterable[str]) -> Iterable[str]:
@@ -63,7 +64,7 @@ def wanted_files(compiled: Compiled, files: Mapping[str, FileState | None]) -> d
 
 def is_ours(path: str) -> bool:
     """Return whether okubsd alone writes the file at ``path``."""
-    return path.startswith("etc/okubsd/") or INTERFACE.fullmatch(path) is not None
+    return path.startswith(f"{layout.ETC}/") or INTERFACE.fullmatch(path) is not None
 
 
 def _wanted(file: HostFile, now: FileState | None) -> FileState:

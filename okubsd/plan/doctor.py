@@ -72,9 +72,9 @@ def _vmm(facts: OpenBsdFacts) -> Iterable[Finding]:
 
 def _firmware(facts: OpenBsdFacts) -> Iterable[Finding]:
     if facts.firmware:
-        yield Finding(state="ok", what="firmware: /etc/firmware/vmm-bios")
+        yield Finding(state="ok", what=f"firmware: /{layout.FIRMWARE}")
     else:
-        sentence = "firmware: there is no /etc/firmware/vmm-bios, which a VM boots by"
+        sentence = f"firmware: there is no /{layout.FIRMWARE}, which a VM boots by"
         yield Finding(state="lacks", what=sentence, command="doas fw_update vmm", vital=True)
 
 
