@@ -59,8 +59,14 @@ ETC = "etc/okubsd"
 VM_CONF, PF_CONF = f"{ETC}/vm.conf", f"{ETC}/pf.conf"
 ANCHORS, RECORDS, NAMES_OF_RULES = f"{ETC}/pf", f"{ETC}/vms", f"{ETC}/names"
 NUMBERS, AUTOSTART = f"{ETC}/numbers", f"{ETC}/autostart"
+# Whether the host forwarded packets before okubsd had it do so: 0 or 1.
+FORWARDED_BEFORE = f"{ETC}/forwarded-before"
 # The queues of an interface, which are loaded while it is there; what dhcpd(8) leases on a switch; tunnels.
 QUEUES, DHCPD, OPENVPN = f"{ETC}/queues", f"{ETC}/dhcpd", f"{ETC}/openvpn"
+
+# What is made on the way, and is empty when all files of okubsd's are gone; what lives until the next boot.
+EMPTY_AT_LAST = (ANCHORS, RECORDS, NAMES_OF_RULES, QUEUES, DHCPD, OPENVPN, ETC)
+VAR_RUN = "var/run/okubsd"
 
 SITE_VM_CONF, SITE_PF_CONF, SITE_DOAS_CONF = "etc/vm.conf", "etc/pf.conf", "etc/doas.conf"
 SITE_SYSCTL_CONF, SITE_RC_CONF = "etc/sysctl.conf", "etc/rc.conf.local"

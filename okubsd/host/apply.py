@@ -52,6 +52,7 @@ def ask_apply(system: HostRoot, compiled: Compiled) -> ApplyFacts:
         services=frozenset(name for name in ("vmd", "okubsd") if _starts_at_boot(name)),
         forwarding=records.sysctl("net.inet.ip.forwarding") == "1",
         numbers=frozenset(numbers.values()),
+        interfaces=frozenset(interface.name for interface in ask_interfaces()),
         vmd_runs=vmd_runs(),
         pf_enabled=_pf_enabled(),
         images=frozenset(
@@ -76,7 +77,7 @@ def _our_files(system: HostRoot) -> Iterator[str]:
     # The administrator's own files are there too: the description, recipes, tunnels.
     yield from (
         name
-        for name in (layout.VM_CONF, layout.PF_CONF, layout.NUMBERS, layout.AUTOSTART)
+        for name in (layout.VM_CONF, layout.PF_CONF, layout.NUMBERS, layout.AUTOSTART, layout.FORWARDED_BEFORE)
         if system.path(name).is_file()
     )
     directories = (
@@ -163,7 +164,8 @@ def restore(session: Session) -> bool:
     running = _running(kept_numbers(system))
     failed = []
     performance = Performance(session)
-    for step in plan_restore(journal, running, vmd_runs=vmd_runs()):
+    before = system.read(layout.FORWARDED_BEFORE)
+    for step in plan_restore(journal, running, vmd_runs=vmd_runs(), forwarded_before=before):
         # Going back goes on: what cannot be undone now must not keep the rest from being undone.
         try:
             perform.perform_step(step, performance)

@@ -13,13 +13,14 @@ from pathlib import PurePosixPath
 import msgspec
 
 from okubsd import layout
+from okubsd.config.marked import without_block
 from okubsd.errors import Problem
 from okubsd.model import FileState, HostFile
 from okubsd.plan.changes import INTERFACE, Change, changes_to, is_ours, wanted_files
 from okubsd.plan.compile import Compiled, CompiledVm
 from okubsd.plan.interfaces import interface_steps
 from okubsd.plan.judge import is_anchor, judge_argv, judge_staged, judge_vms
-from okubsd.plan.steps import Call, Finish, Journal, Plan, Remove, Replace, Step
+from okubsd.plan.steps import Call, Finish, Journal, Plan, Remove, Replace, Step, Tidy
 from okubsd.vmd.helper import Verb, helper_argv, opening, parse_record
 
 
@@ -29,7 +30,7 @@ class ApplyFacts(msgspec.Struct, frozen=True, kw_only=True):
     ``files`` are those that okubsd has or is to have, by path (None: not there); ``running`` the VMs that vmd runs
     by the numbers they were started with; ``drives`` the VMs that have theirs; ``taps`` the numbers whose device
     node is there, ``numbers`` those that VMs have already; ``images`` those that vmd can open overlays of;
-    ``services`` the daemons that start at boot.
+    ``services`` the daemons that start at boot; ``interfaces`` the names of those that are there.
     """
 
     files: Mapping[str, FileState | None]
@@ -39,6 +40,7 @@ class ApplyFacts(msgspec.Struct, frozen=True, kw_only=True):
     numbers: frozenset[int] = frozenset()
     images: frozenset[str] = frozenset()
     services: frozenset[str] = frozenset()
+    interfaces: frozenset[str] = frozenset()
     forwarding: bool = False
     vmd_runs: bool = False
     pf_enabled: bool = True
@@ -49,7 +51,10 @@ def plan_apply(compiled: Compiled, facts: ApplyFacts) -> tuple[Plan, tuple[Chang
 
     Raises Problem where a running VM would lose its number or its description, or an image is missing.
     """
-    changes = changes_to(wanted_files(compiled, facts.files), facts.files)
+    wanted = wanted_files(compiled, facts.files)
+    if layout.SITE_SYSCTL_CONF in {file.path for file in compiled.files}:
+        wanted[layout.FORWARDED_BEFORE] = _forwarded_before(facts)
+    changes = changes_to(wanted, facts.files)
     _refuse_what_runs(compiled, facts)
     _refuse_foreign_files(compiled, facts)
     _need_images(compiled, facts)
@@ -141,36 +146,65 @@ def plan_unapply(facts: ApplyFacts) -> tuple[Plan, tuple[Change, ...]]:
         *(_helper(Verb.REMOVE, name, "forget the anchor of") for name in _removed(changes)),
         *(_replace(change) for change in ordered),
         *_reread(changes, [], vmd_runs=facts.vmd_runs, forwarding=False),
-        *_stop_forwarding(changes, forwarding=facts.forwarding),
+        *_stop_forwarding(facts.files.get(layout.FORWARDED_BEFORE)),
+        *_destroy_interfaces(facts),
     ]
     if "okubsd" in facts.services:
         steps.append(Call(what="take okubsd from the boot", argv=("rcctl", "disable", "okubsd")))
+    steps.append(Tidy(what="remove empty directories", empty=layout.EMPTY_AT_LAST, transient=layout.VAR_RUN))
     steps.append(Finish(what="drop the old files"))
     return tuple(steps), changes
 
 
-def _stop_forwarding(changes: tuple[Change, ...], *, forwarding: bool) -> list[Step]:
-    """Return what has the host forward no packets any more, where only okubsd's block in sysctl.conf had it do so."""
-    for change in changes:
-        if change.path == layout.SITE_SYSCTL_CONF and forwarding:
-            left = change.new.text if change.new else ""
-            if not re.search(r"(?m)^\s*net\.inet\.ip\.forwarding\s*=\s*1", left):
-                return [Call(what="forward packets no more", argv=("sysctl", "net.inet.ip.forwarding=0"))]
-    return []
+def _destroy_interfaces(facts: ApplyFacts) -> list[Step]:
+    """Return what takes the loopbacks and taps of VMs down that are there; nothing is left in their rdomains."""
+    names = (f"{kind}{number}" for number in sorted(facts.numbers) for kind in ("tap", "lo"))
+    return [
+        Call(what=f"take {name} down", argv=("ifconfig", name, "destroy"), may_fail=True)
+        for name in names
+        if name in facts.interfaces
+    ]
 
 
-def plan_restore(journal: Mapping[str, FileState | None], running: Iterable[str], *, vmd_runs: bool) -> Plan:
+def _forwarded_before(facts: ApplyFacts) -> FileState:
+    """Return the file that says whether the host forwarded packets before okubsd: written once, then kept."""
+    kept = facts.files.get(layout.FORWARDED_BEFORE)
+    if kept is not None:
+        return kept
+    # A block of ours without the file beside it was written when there was no such file yet.
+    site = facts.files.get(layout.SITE_SYSCTL_CONF)
+    ours = site is not None and without_block(site.text) != site.text
+    return FileState("1\n" if facts.forwarding and not ours else "0\n", 0o644)
+
+
+def _stop_forwarding(before: FileState | None) -> list[Step]:
+    """Return what has the host forward no packets any more, where ``before`` okubsd it did not."""
+    if before is None or before.text.strip() != "0":
+        return []
+    return [Call(what="forward packets no more", argv=("sysctl", "net.inet.ip.forwarding=0"))]
+
+
+def plan_restore(
+    journal: Mapping[str, FileState | None],
+    running: Iterable[str],
+    *,
+    vmd_runs: bool,
+    forwarded_before: FileState | None = None,
+) -> Plan:
     """Return the steps back to the files of ``journal``, from whatever point an apply was cut short at.
 
-    What runs is shut first and opened last, by the rules of before.
+    What runs is shut first and opened last, by the rules of before.  ``forwarded_before`` is the file of that name as
+    the cut apply left it.
     """
+    first = layout.FORWARDED_BEFORE in journal and journal[layout.FORWARDED_BEFORE] is None
     running = [name for name in running if journal.get(f"{layout.ANCHORS}/{name}.conf") is not None]
     changes = tuple(Change(path, None, stat) for path, stat in sorted(journal.items()))
     return (
         *(_helper(Verb.CLOSE, name, "shut") for name in running),
+        # While the file that it is read from is still there: going back can be cut short, too.
+        *_stop_forwarding(forwarded_before if first else None),
         *(_replace(change) for change in changes),
         *_reread(changes, [], vmd_runs=vmd_runs, forwarding=False),
-        *_stop_forwarding(changes, forwarding=layout.SITE_SYSCTL_CONF in journal),
         *(_helper(Verb.OPEN, name, "open") for name in running),
         # An apply that was the first had okubsd started at boot; where it is undone, nothing of it is to be.
         *(
@@ -205,9 +239,15 @@ def _refuse_foreign_files(compiled: Compiled, facts: ApplyFacts) -> None:
     hint = "give the VM another 'number', or 'numbers' below 'host' another range"
     for vm in compiled.vms:
         for kind in ("lo", "tap"):
-            path = layout.hostname_if(f"{kind}{vm.number}")
-            if vm.number not in facts.numbers and facts.files.get(path) is not None:
-                raise Problem(f"/{path} is not okubsd's, and VM '{vm.vm.name}' would get the number {vm.number}", hint)
+            name = f"{kind}{vm.number}"
+            path = layout.hostname_if(name)
+            if vm.number in facts.numbers:
+                continue
+            foreign = f"/{path}" if facts.files.get(path) is not None else name if name in facts.interfaces else ""
+            if foreign:
+                raise Problem(
+                    f"{foreign} is not okubsd's, and VM '{vm.vm.name}' would get the number {vm.number}", hint
+                )
     for file in compiled.files:
         match = INTERFACE.fullmatch(file.path)
         number = int(re.sub(r"\D", "", match[1])) if match else None

@@ -69,6 +69,48 @@ def test_unapply_takes_back_every_byte(world: World) -> None:
     assert "nothing to do" in world.okubsd("unapply", "-y").stderr
 
 
+def test_nothing_stays_after_unapply(world: World) -> None:
+    world.must("apply", "-y")
+    # As after the two VMs ran: their loopbacks, and what the helper notes of them.
+    world.change(interfaces={"lo100": ["rdomain 100"], "lo101": ["rdomain 101"], "lo7": ["rdomain 7"]})
+    (world.root / "var/run/okubsd").mkdir(parents=True, exist_ok=True)
+    (world.root / "var/run/okubsd/term.guest").write_text("100.64.1.3\n")
+    (world.root / "etc/okubsd/okubsd.yaml").unlink(missing_ok=True)
+    world.must("unapply", "-y")
+    assert sorted(world.state["interfaces"]) == ["lo7"]
+    assert not (world.root / "var/run/okubsd").exists()
+    left = {str(path.relative_to(world.root)) for path in (world.root / "etc/okubsd").rglob("*")}
+    assert not left & {"etc/okubsd/pf", "etc/okubsd/vms", "etc/okubsd/names"}
+    world.must("apply", "-y")
+
+
+@pytest.mark.parametrize("before", ["0", "1"])
+def test_the_host_forwards_afterwards_as_it_did_before(before: str, world: World) -> None:
+    world.change(sysctl={"net.inet.ip.forwarding": before})
+    world.must("apply", "-y")
+    assert world.state["sysctl"]["net.inet.ip.forwarding"] == "1"
+    assert "nothing to do" in world.okubsd("apply", "-y").stderr, "what was before is written once"
+    world.must("unapply", "-y")
+    assert world.state["sysctl"]["net.inet.ip.forwarding"] == before
+
+
+@pytest.mark.parametrize("before", ["0", "1"])
+def test_a_first_apply_that_is_cut_leaves_forwarding_as_it_was(
+    before: str, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.change(sysctl={"net.inet.ip.forwarding": before})
+
+    def first(system: HostRoot) -> Plan:
+        result = compile_host(wish_of(DESCRIPTION), RECIPES, {}, "alice")
+        return plan_apply(result, applying.ask_apply(system, result))[0]
+
+    total = cut_after(world, 0, first, monkeypatch)
+    cut_after(world, total - 1, first, monkeypatch)
+    assert world.state["sysctl"]["net.inet.ip.forwarding"] == "1"
+    applying.restore(Session())
+    assert world.state["sysctl"]["net.inet.ip.forwarding"] == before
+
+
 def test_the_plan_is_shown_and_nothing_done(world: World) -> None:
     before = world.tree()
     shown = world.must("apply", "-n")
@@ -311,6 +353,14 @@ def test_an_interface_of_the_administrators_is_not_taken(world: World) -> None:
     before = world.tree("etc")
     done = world.okubsd("apply", "-y")
     assert done.returncode == 1 and "/etc/hostname.lo101 is not okubsd's" in done.stderr and "'vault'" in done.stderr
+    assert world.tree("etc") == before
+
+
+def test_an_interface_without_a_file_is_not_taken_either(world: World) -> None:
+    world.change(interfaces={"lo101": ["rdomain 101"]})
+    before = world.tree("etc")
+    done = world.okubsd("apply", "-y")
+    assert done.returncode == 1 and "lo101 is not okubsd's, and VM 'vault' would get the number 101" in done.stderr
     assert world.tree("etc") == before
 
 

@@ -49,6 +49,7 @@ HOW: dict[type[Step], tuple[str, str]] = {
     steps.Replace: (_APPLY, "replace"),
     steps.Remove: (_APPLY, "remove"),
     steps.Finish: (_APPLY, "finish"),
+    steps.Tidy: (_APPLY, "tidy"),
     steps.PutRules: (_APPLY, "put_rules"),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import subprocess
@@ -61,6 +62,16 @@ def replace(step: steps.Replace, performance: Performance) -> None:
 def remove(step: steps.Remove, performance: Performance) -> None:
     """Remove a file."""
     _system(performance).remove(step.path)
+
+
+def tidy(step: steps.Tidy, performance: Performance) -> None:
+    """Remove directories that nothing is left in."""
+    system = _system(performance)
+    shutil.rmtree(system.path(step.transient), ignore_errors=True)
+    for name in step.empty:
+        # What is not empty holds something of the administrator's.
+        with contextlib.suppress(OSError):
+            system.path(name).rmdir()
 
 
 def finish(step: steps.Finish, performance: Performance) -> None:

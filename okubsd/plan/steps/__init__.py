@@ -3,7 +3,7 @@
 A start, a stop, new rules and an `apply` are all made of these, and host/perform has a function for each.
 """
 
-from okubsd.plan.steps.apply import Call, Finish, Journal, PutRules, Remove, Replace, Stage
+from okubsd.plan.steps.apply import Call, Finish, Journal, PutRules, Remove, Replace, Stage, Tidy
 from okubsd.plan.steps.base import Phase, Plan, Slot, Step, render_plan
 from okubsd.plan.steps.start import (
     BuildImages,
@@ -65,6 +65,7 @@ __all__ = [
     "StartUplink",
     "StartVmd",
     "Step",
+    "Tidy",
     "VerifyImages",
     "WaitDisplay",
     "WaitGuest",

@@ -38,6 +38,13 @@ class Remove(Step, frozen=True, kw_only=True):
     path: str
 
 
+class Tidy(Step, frozen=True, kw_only=True):
+    """Remove the directories at ``empty`` that are, and all that is below ``transient``."""
+
+    empty: tuple[str, ...]
+    transient: str
+
+
 class Finish(Step, frozen=True, kw_only=True):
     """Drop the journal and the candidates: what was begun is done."""
 
