@@ -13,6 +13,24 @@ HERE = Path(__file__).parent
 CHECKOUT = HERE.parent
 
 
+# These files of tests/vm lay interfaces of the host by the same names, so never two of them at once.
+_LAY_NETWORKS = ("test_network", "test_openvpn", "test_walls")
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Have the tests of a file run on one worker, and those of all that lay networks on the same, with "loadscope"."""
+    if config.getvalue("dist") != "loadscope":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            name = Path(nodeid.partition("::")[0]).stem
+            return "networks" if name in _LAY_NETWORKS else name
+
+    return ByFile(config, log)
+
+
 @pytest.fixture
 def tmp_path() -> Iterator[Path]:
     """A directory with a short name: sockets lie below it."""

@@ -19,12 +19,15 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 OLDEST = ("tests/test_transfer.py", "tests/test_safety.py", "tests/test_cli.py", "tests/test_config.py",
           "tests/test_guest.py", "tests/test_host.py", "tests/test_images.py", "tests/openbsd/test_exchange.py")  # fmt: skip
 
-# The arguments of each part for pytest(1): pure parts on all processors, real VMs with the machine for themselves.
+# What calls programs waits for them half of the time; two guests with software CPUs fill two processors.
+BUSY, WAITING, GUESTS = "auto", str(2 * (os.cpu_count() or 1)), "2"
+
+# The arguments of each part for pytest(1).
 PARTS: dict[str, tuple[str, ...]] = {
-    "unit": ("-m", "not vm and not spawns", "-n", "auto"),
-    "fast": ("-m", "spawns and not vm", "-n", "auto"),
-    "oldest": ("-m", "not vm", "-n", "auto", "-p", "no:cacheprovider", *OLDEST),
-    "vm": ("-m", "vm"),
+    "unit": ("-m", "not vm and not spawns", "-n", BUSY),
+    "fast": ("-m", "spawns and not vm", "-n", WAITING),
+    "oldest": ("-m", "not vm", "-n", WAITING, "-p", "no:cacheprovider", *OLDEST),
+    "vm": ("-m", "vm", "-n", GUESTS, "--dist", "loadscope"),
 }
 
 

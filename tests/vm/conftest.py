@@ -1,8 +1,10 @@
-"""One world for all real-VM tests: images are built once, VMs are stopped after each test."""
+"""One world for the real-VM tests of a worker: images are built once, VMs are stopped after each test."""
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +15,8 @@ import pytest
 from tests.conftest import CHECKOUT
 from tests.vm.world import World
 
+STORE = CHECKOUT / "out/tests"
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
@@ -21,11 +25,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def built() -> Iterator[World]:
-    """A world with the images of its small VMs built."""
+def built(worker_id: str) -> Iterator[World]:
+    """A world with the images of its small VMs built; each worker of pytest-xdist has one of its own."""
+    first = worker_id in ("master", "gw0")
     with tempfile.TemporaryDirectory(prefix="okt-") as tmp:
-        world = World(CHECKOUT / "out/tests", Path(tmp))
-        world.ok("image", "build", "term", "spy")
+        world = World(STORE if first else STORE / worker_id, Path(tmp))
+        STORE.mkdir(parents=True, exist_ok=True)
+        with (STORE / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            images = world.state / "images"
+            if not first and not images.exists() and (STORE / "state/images").exists():
+                shutil.copytree(STORE / "state/images", images, symlinks=True)
+            world.ok("image", "build", "term", "spy")
         yield world
         world.end_all()
 
