@@ -49,7 +49,7 @@ def test_every_message_of_vmctl_is_understood(fault: str, applied: World, monkey
     meaning, hint = MESSAGES[fault]
     if fault == "dies":
         # Nothing is there for the helper to look at.
-        assert "tap100 is not there" in said
+        assert "tap100 is down" in said
     else:
         assert meaning in said and hint in said
     assert applied.state["anchors"]["okubsd/term"]["text"] == "block drop quick on tap100\n", (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -212,10 +213,39 @@ def test_ports_of_a_switch_are_closed_unless_vms_are_to_meet(laid: World) -> Non
         runs(laid, name, number, number)
         assert helper(laid, "open", name).returncode == 0
     assert [call for call in calls(laid) if "protected" in call] == [
+        # Before vmd opens it, and looked after again when the network is opened.
+        "protected veb108 tap1104 1",
         "protected veb108 tap1104 1",
         "-protected veb109 tap1105",
     ]
     assert (laid.root / "dev/tap1104").exists() and (laid.root / "dev/tap1105").exists()
+
+
+def test_a_guest_that_resets_itself_keeps_its_walls(laid: World) -> None:
+    assert helper(laid, "prepare", "lab1", data="who").returncode == 0
+    made = [call for call in calls(laid) if "tap" in call]
+    assert made == ["create tap104", "create tap1104", "add veb108 tap1104", "protected veb108 tap1104 1"]
+    runs(laid, "lab1", 104, 104)
+    assert helper(laid, "open", "lab1").returncode == 0
+    reset(laid, "lab1")
+    assert laid.state["protected"]["veb108"] == {"tap1104": 1}
+    # A tap of vmd's own making would not have been the same one again.
+    laid.change(interfaces={name: lines for name, lines in laid.state["interfaces"].items() if name != "tap1104"})
+    reset(laid, "lab1")
+    assert laid.state["protected"]["veb108"] == {}
+    # The next start makes them anew, and nothing of the last one is left in them.
+    assert helper(laid, "prepare", "lab1", data="who").returncode == 0
+    assert "destroy tap104" in calls(laid) and laid.state["protected"]["veb108"] == {"tap1104": 1}
+
+
+def reset(world: World, name: str) -> None:
+    """Have the guest of a VM that runs reset itself: vmd opens its taps again."""
+    code = (
+        "from tests.openbsd.sim.device import forget_taps; from tests.openbsd.sim.state import state\n"
+        f"with state() as s: forget_taps(s, s.vms[{name!r}])"
+    )
+    done = world.run(sys.executable, "-c", code)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_switch_that_lets_vms_meet_is_told_of_those_that_run(world: World) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .host import ROOT, place
-from .state import SimVm, alive, state
+from .state import SimVm, State, alive, state
 
 if TYPE_CHECKING:
     pass
@@ -57,8 +57,16 @@ def device(args: list[str]) -> None:
     serve(qemu, name, vm["tap"], host, guest)
     with state() as s:
         s.running.pop(name, None)
-        # A port that leaves its switch is protected from nobody when it comes back.
-        for port in vm["ports"]:
+        forget_taps(s, vm)
+
+
+def forget_taps(s: State, vm: SimVm) -> None:
+    """Let go of the VM's taps, at its end or its reset: one that vmd made is gone, and with it that it was protected.
+
+    One that ifconfig(8) made stays as it is (tun(4), observed).
+    """
+    for port in vm["ports"]:
+        if port["tap"] not in s.interfaces:
             s.protected.get(port["interface"], {}).pop(port["tap"], None)
 
 

@@ -27,34 +27,56 @@ def show_all() -> None:
             print(f"{name}: flags=8043<UP,BROADCAST,RUNNING,MULTICAST> {lines[0]} mtu 1500")
 
 
+def destroy(s: State, name: str) -> None:
+    for ports in s.protected.values():
+        ports.pop(name, None)
+    s.queues = [queue for queue in s.queues if f" on {name} " not in f"{queue} "]
+    if s.interfaces.pop(name, None) is None:
+        fail(f"ifconfig: {name}: SIOCIFDESTROY: Device not configured")
+
+
+def create(s: State, name: str) -> None:
+    if name in s.interfaces:
+        fail(f"ifconfig: SIOCIFCREATE: File exists: {name}")
+    s.interfaces[name] = ["rdomain 0", "created"]
+
+
+def add(s: State, name: str, port: str) -> None:
+    if name not in s.interfaces or port not in s.interfaces:
+        fail(f"ifconfig: {port}: No such file or directory")
+
+
+def protect(s: State, name: str, port: str, number: str) -> None:
+    if name not in s.interfaces:
+        fail(f"{name}: no such interface")
+    held = [each["tap"] for vm in running(s).values() for each in vm["vm"]["ports"]]
+    if port not in s.interfaces and port not in held:
+        # A port that is not one (observed).
+        fail(f"ifconfig: {name}: {number}: No such process")
+    s.protected.setdefault(name, {})[port] = int(number)
+
+
+def unprotect(s: State, name: str, port: str) -> None:
+    if name not in s.interfaces:
+        fail(f"{name}: no such interface")
+    s.protected.get(name, {}).pop(port, None)
+
+
+VERBS = {"destroy": destroy, "create": create, "add": add, "protected": protect, "-protected": unprotect}
+
+
 def ifconfig(args: list[str]) -> None:
-    match args:
-        case [name, "destroy"]:
-            with state() as s:
-                if s.interfaces.pop(name, None) is None:
-                    fail(f"ifconfig: {name}: SIOCIFDESTROY: Device not configured")
-                s.calls.append(f"destroy {name}")
-            return
-        case [name, "protected", port, number]:
-            with state() as s:
-                if name not in s.interfaces:
-                    fail(f"{name}: no such interface")
-                s.calls.append(f"protected {name} {port} {number}")
-                s.protected.setdefault(name, {})[port] = int(number)
-            return
-        case [name, "-protected", port]:
-            with state() as s:
-                if name not in s.interfaces:
-                    fail(f"{name}: no such interface")
-                s.calls.append(f"-protected {name} {port}")
-                s.protected.get(name, {}).pop(port, None)
-            return
-        case []:
-            return show_all()
-        case [_]:
-            pass
-        case _:
+    if len(args) > 1:
+        name, verb, *rest = args
+        if verb not in VERBS:
             undocumented(f"ifconfig {args}")
+        with state() as s:
+            VERBS[verb](s, name, *rest)
+            s.calls.append(" ".join((verb, name, *rest)))
+        return
+    if not args:
+        show_all()
+        return
     with state() as s:
         if re.match(r"(wg|tun|veb|vport)\d", args[0]) and args[0] in s.interfaces:
             rdomain = s.interfaces[args[0]][0].split()[1]
@@ -62,6 +84,9 @@ def ifconfig(args: list[str]) -> None:
                   "\tindex 9 priority 0 llprio 3\n\tgroups: wg okubsd")  # fmt: skip
             return
         vm = next((vm for vm in running(s).values() if vm["vm"]["tap"] == args[0]), None)
+        if vm is None and "created" in s.interfaces.get(args[0], []):
+            print(f"{args[0]}: flags=8802<BROADCAST,SIMPLEX,MULTICAST> mtu 1500\n\tgroups: tap\n\tstatus: no carrier")
+            return
         if vm is None and args[0].startswith("tap") and args[0] in s.interfaces:
             show_prepared(args[0], s.interfaces[args[0]])
             return
