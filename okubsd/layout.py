@@ -40,12 +40,14 @@ QMP, CONSOLE = "qmp", "console"
 QEMU_LIFE, DISPLAY_LIFE, NAMES_LIFE = "qemu.life", "display.life", "names.life"
 SSH_CONFIG, SSH_SOCKET = "ssh_config", "ssh-"
 INITRD, STARTED, STALL, CLOCK = "initrd", "started.json", "stall", "clock.json"
-DISPLAY, HEADLESS, XAUTHORITY, COOKIE = "display", "headless", "Xauthority", "cookie"
+DISPLAY, NESTED, XAUTHORITY, COOKIE = "display", "nested", "Xauthority", "cookie"
 NAMES, NAMES_STATE = "names", "names.state"
+# Who shows the VM's windows, and the socket that he answers at.
+GLASS, GLASS_LIFE, GLASS_LOG = "glass", "glass.life", "glass.log"
 CLIENTS, LINK = "clients.json", "link"
 PUBLISHED = "publish-"
 # What belongs to the display: it may outlive a boot.
-OF_DISPLAY = frozenset({DISPLAY, DISPLAY_LIFE, HEADLESS, XAUTHORITY, COOKIE})
+OF_DISPLAY = frozenset({DISPLAY, DISPLAY_LIFE, NESTED, XAUTHORITY, COOKIE, GLASS, GLASS_LIFE})
 
 # --- an image: images/NAME/BUILD, and a link to the current one --------------------------------------------------
 

@@ -103,10 +103,18 @@ class Kind(enum.StrEnum):
     APP = "app"
 
 
+class Face(enum.StrEnum):
+    """How what a VM shows comes to the desktop (okubsd-desktop(7))."""
+
+    SEAMLESS = "seamless"  # each of its windows is a window of the desktop, in a frame of ours
+    XEPHYR = "xephyr"  # its whole screen in one window, which is Xephyr's
+
+
 class Vm(msgspec.Struct, frozen=True, kw_only=True):
     """One virtual machine as the user wishes it (okubsd.yaml(5)).
 
-    ``memory`` and ``home`` are bytes, ``display`` is (width, height) in pixels, ``display_memory`` what its X server
+    ``memory`` and ``home`` are bytes, ``face`` is how it is shown, ``display`` (width, height) of a screen of
+    its own in pixels, ``display_memory`` what its X server
     may hold in bytes (0: by its size), ``apps`` the
     names that may be started here, first the default; an empty tuple allows all of the image's.
     ``rules`` are its rules, ``tunnel`` is the wg-quick file of a gateway.
@@ -121,6 +129,7 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True):
     rules: tuple[Rule, ...] = ()
     bandwidth: Bandwidth = Bandwidth()
     tunnel: str = ""
+    face: Face = Face.SEAMLESS
     display: tuple[int, int] = (1280, 800)
     display_memory: int = 0
     apps: tuple[str, ...] = ()

@@ -99,13 +99,14 @@ def test_a_running_vm_only_shows_the_app() -> None:
 def test_a_vm_whose_display_was_closed_gets_another() -> None:
     state = msgspec.structs.replace(RUNNING, display=None)
     plan = plan_of(VM, HOST, state, Request())
-    assert kinds(plan) == ["StartDisplay", "WaitDisplay", "Disconnect", "Connect", "ShowApp"]
+    assert kinds(plan) == ["StartDisplay", "StartGlass", "WaitDisplay", "Disconnect", "Connect", "ShowApp"]
 
 
 def test_a_vm_that_was_booted_without_window_is_connected_to() -> None:
     state = msgspec.structs.replace(RUNNING, connected=False, display=None)
     assert kinds(plan_of(VM, HOST, state, Request())) == [
         "StartDisplay",
+        "StartGlass",
         "WaitDisplay",
         "Connect",
         "ShowApp",
@@ -127,7 +128,7 @@ def test_without_a_display_a_start_says_what_to_do() -> None:
 
 
 @pytest.mark.parametrize(
-    ("program", "request_"), [("Xephyr", Request()), ("Xvfb", Request(headless=True)), ("ssh", Request())]
+    ("program", "request_"), [("Xvfb", Request()), ("Xvfb", Request(headless=True)), ("ssh", Request())]
 )
 def test_a_missing_program_is_told_before_anything_is_begun(program: str, request_: Request) -> None:
     host = msgspec.structs.replace(HOST, missing={program: "sudo apt-get install it"})

@@ -99,7 +99,7 @@ def virtual_display(run: Path) -> Iterator[tuple[int, bytes]]:
     cookie = os.urandom(16)
     door.write(run / "Xauthority", render_xauthority(cookie))
     read_end, write_end = os.pipe()
-    argv = server_argv(Vm(name="stock", image="stock"), run / "Xauthority", str(write_end), headless=True)
+    argv = server_argv(Vm(name="stock", image="stock"), run / "Xauthority", str(write_end), nested=True)
     server = door.spawn(argv, run / "display.log", keep_fds=(write_end,))
     os.close(write_end)
     try:

@@ -1,4 +1,4 @@
-"""okubsd key: whose images are taken."""
+"""okubsd key: keys that are pressed on a VM's display, and keys that images are signed with."""
 
 from __future__ import annotations
 
@@ -15,9 +15,36 @@ from okubsd.host.session import Session
 from okubsd.images.signify import LARGEST_KEY, PublicKey, parse_public_key
 
 
-@click.group(cls=Verbs)
+class _Keys(Verbs):
+    """The verbs of keys that sign; a VM and keys of a keyboard are no verb."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        words = [word for word in args if not word.startswith("-")]
+        if len(words) >= 2 and words[0] not in self.commands:
+            args = ["press", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=_Keys)
 def key() -> None:
-    """Keys that sign images: ls, trust, rm."""
+    """Keys: VM KEY... presses them on the VM's own display; ls, trust, rm are of those that sign images."""
+
+
+@key.command("press", hidden=True)
+@click.argument("name", metavar="VM")
+@click.argument("chords", metavar="KEY...", nargs=-1, required=True)
+@pass_session
+def press(session: Session, name: str, chords: tuple[str, ...]) -> None:
+    """Press keys on the VM's own display: Return, F5, Ctrl+L, Alt+Left, one after the other."""
+    from okubsd.cli.desktop import display_of
+    from okubsd.display.chords import parse_chord
+    from okubsd.host.hands import press_on
+
+    try:
+        parsed = tuple(parse_chord(chord) for chord in chords)
+    except ValueError as error:
+        raise Misuse(str(error), f"okubsd key {name} Ctrl+L") from None
+    press_on(*display_of(session, name), parsed)
 
 
 @key.command("ls")

@@ -59,7 +59,7 @@ _KEPT: dict[str, Callable[[Vm], str]] = {
     "cpus": lambda vm: str(vm.cpus),
     "network": lambda vm: vm.network.name,
     "home": lambda vm: render_size(vm.home),
-    "display": lambda vm: f"{vm.display[0]}x{vm.display[1]}",
+    "display": lambda vm: f"{vm.face} {vm.display[0]}x{vm.display[1]}",
     "disposable": lambda vm: "yes" if vm.disposable else "no",
     "keep": lambda vm: "yes" if vm.keep else "no",
 }

@@ -93,7 +93,7 @@ VM_FIELDS: Mapping[str, fields.Parser[Any]] = {
     "deny": _rules(allow=False),
     "bandwidth": _bandwidth,
     "tunnel": fields.matching(PATH, "the path of a wg-quick file"),
-    "display": fields.pixels,
+    "display": fields.display,
     # An X server does not start with less.
     "display_memory": fields.size_between(128 << 20, 16 << 30),
     "apps": _APPS,
@@ -235,6 +235,10 @@ def _build_vm(
     preset = values.pop("preset", "")
     if rules or preset:
         values["rules"] = (*rules, *(rule.preset(preset, str(tree.mistakes.path), tree.line) if preset else ()))
+    if "display" in values:
+        face, size = values.pop("display")
+        values |= {"face": face} if face else {}
+        values |= {"display": size} if size else {}
     if "tunnel" in values:
         values["tunnel"] = beside(tree.mistakes.path, values["tunnel"])
     return Vm(name=name, **values)

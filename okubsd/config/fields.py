@@ -10,6 +10,7 @@ from typing import TypeVar
 from okubsd.config.names import did_you_mean
 from okubsd.config.sizes import parse_size, render_size
 from okubsd.config.tree import Value
+from okubsd.model import Face
 
 T = TypeVar("T")
 Parser = Callable[[Value], T | None]
@@ -80,13 +81,23 @@ def yes_or_no(value: Value) -> bool | None:
     return answer
 
 
-def pixels(value: Value) -> tuple[int, int] | None:
-    """Parse WIDTHxHEIGHT; X11 coordinates are 16 bits signed."""
-    match = _PIXELS.fullmatch(value.scalar() or "")
-    if match and all(160 <= int(number) <= 32767 for number in match.groups()):
-        return int(match[1]), int(match[2])
-    value.wrong("WIDTHxHEIGHT in pixels from 160x160 to 32767x32767, such as 1280x800")
-    return None
+def display(value: Value) -> tuple[Face | None, tuple[int, int] | None] | None:
+    """Parse how a VM is shown, WIDTHxHEIGHT of its screen, or both; X11 coordinates are 16 bits signed."""
+    face, size = None, None
+    words = (value.scalar() or "").split()
+    for word in words:
+        match = _PIXELS.fullmatch(word)
+        if word in set(Face) and face is None:
+            face = Face(word)
+        elif match and size is None and all(160 <= int(number) <= 32767 for number in match.groups()):
+            size = int(match[1]), int(match[2])
+        else:
+            words = []
+    if not words:
+        faces = ", ".join(Face)
+        value.wrong(f"one of {faces}, or WIDTHxHEIGHT in pixels from 160x160 to 32767x32767, such as 1280x800, or both")
+        return None
+    return face, size
 
 
 def matching(pattern: re.Pattern[str], rule: str) -> Parser[str]:

@@ -15,10 +15,10 @@ _COMMON = ("-nolisten", "tcp", "-terminate", "-br", "-dpi", "96", "-maxclients",
 
 # What no guest needs of its display: a way to type and to record there, other ways to its pixels, shared memory across
 # a machine boundary, OpenGL, video ports that Xephyr would hand to the host's.  Firefox and GTK work without.
-_OFF = (
-    *("MIT-SHM", "XTEST", "RECORD", "SECURITY", "GLX", "XVideo", "DOUBLE-BUFFER", "X-Resource"),
-    *("MIT-SCREEN-SAVER", "DPMS", "Composite", "DAMAGE"),
-)
+_OFF = (*("MIT-SHM", "SECURITY", "GLX", "XVideo", "DOUBLE-BUFFER", "X-Resource", "MIT-SCREEN-SAVER", "DPMS"),)
+# What the glass works by; a guest that uses them, too, reaches no more than its own display.  The server knows one
+# switch for XTEST and RECORD (observed).
+_OF_GLASS = ("XTEST", "RECORD", "Composite", "DAMAGE")
 # A server's own programs and pictures beside those of its guest, in bytes; 512 MB were found to do for Firefox.
 _OWN_MEMORY, _SCREENS = 384 << 20, 32
 
@@ -29,17 +29,18 @@ def display_memory(vm: Vm) -> int:
     return vm.display_memory or _OWN_MEMORY + _SCREENS * width * height * 4
 
 
-def server_argv(vm: Vm, cookies: Path, report_fd: str, *, headless: bool) -> Argv:
+def server_argv(vm: Vm, cookies: Path, report_fd: str, *, nested: bool, screen: str = "") -> Argv:
     """Return the X server of ``vm``, its memory bounded (setrlimit(2), RLIMIT_DATA).
 
-    ``cookies`` is its authority file, ``report_fd`` the descriptor it writes its display number to.
+    ``cookies`` is its authority file, ``report_fd`` the descriptor it writes its display number to.  One that is
+    ``nested`` has no connection to the user's display, and a ``screen`` of WIDTHxHEIGHT where that is not the VM's.
     """
     width, height = vm.display
     limit = ("sh", "-c", 'ulimit -d "$1" && shift && exec "$@"', "okubsd-display", str(display_memory(vm) >> 10))
-    off = tuple(word for name in _OFF for word in ("-extension", name))
+    off = tuple(word for name in (*_OFF, *(() if nested else _OF_GLASS)) for word in ("-extension", name))
     common = ("-displayfd", report_fd, "-auth", str(cookies), *_COMMON, *off)
-    if headless:
-        return (*limit, "Xvfb", *common, "-screen", "0", f"{width}x{height}x24")
+    if nested:
+        return (*limit, "Xvfb", *common, "-screen", "0", f"{screen or f'{width}x{height}'}x24")
     # -sw-cursor: otherwise a guest's cursor is made on the host, as large as the guest likes.
     own = ("-resizeable", "-no-host-grab", "-sw-cursor", "-noxv", "-screen", f"{width}x{height}")
     return (*limit, "Xephyr", *common, *own, "-title", title(vm))

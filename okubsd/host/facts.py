@@ -9,7 +9,7 @@ import time
 import msgspec
 
 from okubsd import layout
-from okubsd.host import keys, programs, store
+from okubsd.host import keys, locks, programs, store
 from okubsd.host.engine import engine
 from okubsd.host.homes import home_sizes
 from okubsd.host.places import Places
@@ -55,6 +55,8 @@ def ask_vm(places: Places, name: str) -> VmFacts:
         seat=seat,
         pid=pid,
         display=live_display(run),
+        nested=(run / layout.NESTED).exists(),
+        glass=locks.is_alive(run / layout.GLASS_LIFE),
         connected=seat is not None and socket.exists() and listener_pid(socket) is not None,
         has_keys=keys.have_keys(directory),
         has_home=(directory / layout.HOME).exists(),
@@ -77,6 +79,7 @@ def ask_host(places: Places, vm: Vm | None = None) -> HostFacts:
         seccomp=sys.platform == "linux",
         now=time.time(),
         okubsd=programs.okubsd_argv(),
+        glass=programs.glass_argv(),
         names_program=places.share / _NAMES,
         missing={name: package_hint(name, sys.platform) for name in _NEEDED if programs.find_program(name) is None},
     )

@@ -26,7 +26,7 @@ from okubsd.plan.limits import OPENBSD, QEMU, limits
 from okubsd.plan.seats import choose_seat
 from okubsd.plan.seats.base import Boot, Seat
 from okubsd.plan.start import plan_start
-from okubsd.plan.steps import CleanUp, Plan, Slot, StartDisplay
+from okubsd.plan.steps import CleanUp, Plan, Slot, StartDisplay, StartGlass
 from okubsd.plan.stop import PATIENCE, plan_stop
 
 # How long a forced stop waits to clean up, in seconds; what runs was ended before.
@@ -186,7 +186,7 @@ def _start(session: Session, vm: Vm, request: Request) -> Started:
     """Decide and perform one start, or undo it."""
     decided = decide_start(session, vm, request)
     state = decided.boot.state
-    if any(isinstance(step, StartDisplay) and not step.headless for step in decided.plan):
+    if any((isinstance(step, StartDisplay) and step.desktop) or isinstance(step, StartGlass) for step in decided.plan):
         check_desktop(decided.boot.host.display)
     if not state.running:
         _tell_seat(session, decided)
@@ -197,9 +197,6 @@ def _start(session: Session, vm: Vm, request: Request) -> Started:
         _undo(decided, performance)
         raise
     _record(session.places, vm.name, timing)
-    if performance.app_was_running and not request.headless and (state.run / layout.HEADLESS).exists():
-        sentence = f"{vm.name}: the app is shown already, on a display that nobody sees"
-        raise Problem(sentence, f"okubsd restart {vm.name}  # shows it on this desktop")
     return Started(timing, state.running, performance.app_was_running)
 
 
@@ -267,6 +264,10 @@ def _undo(decided: Decided, performance: Performance) -> None:
     if not before.running:
         performance.close()
         perform(decided.seat.end(before.name, before.run, before.pid), performance)
+    if performance.glass is not None and performance.glass.poll() is None:
+        # It ends its halves with itself.
+        performance.glass.terminate()
+        performance.glass.wait()
     for process in (performance.server, performance.qemu if not before.running else None):
         if process is not None and process.poll() is None:
             process.kill()

@@ -41,6 +41,7 @@ class Performance:
         self.slots: dict[Slot, str] = {}
         self.qemu: subprocess.Popen[bytes] | None = None
         self.server: subprocess.Popen[bytes] | None = None
+        self.glass: subprocess.Popen[bytes] | None = None
         self.display_step: StartDisplay | None = None
         self.exit_end = -1
         self.phases: dict[str, float] = {}

@@ -29,6 +29,11 @@ def okubsd_argv(*args: str) -> Argv:
     return (str(script), *args) if script.is_file() else (sys.executable, "-P", "-m", "okubsd", *args)
 
 
+def glass_argv() -> Argv:
+    """Return the program that shows the windows of a VM; it gets one argument (display/orders.py)."""
+    return (sys.executable, "-P", "-m", "okubsd.host.glass")
+
+
 def has_vmd() -> bool:
     """Return whether this host has vmd(8), by the program that speaks to it."""
     return find_program("vmctl") is not None

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from okubsd.display.png import render_png
-from okubsd.errors import DisplayGone, TimedOut
+from okubsd.errors import DisplayGone, HostLacks, TimedOut
 from okubsd.guest.identity import FAMILY_LOCAL, render_xauthority
 from okubsd.host import door
 
@@ -43,6 +43,20 @@ _AT_REST = 0.5
 def preload() -> None:
     """Import what looking at a display takes, while there is something to wait for anyway."""
     import Xlib.display  # noqa: F401
+
+
+def size_of(display: str) -> tuple[int, int]:
+    """Return width and height of the user's own ``display`` in pixels.  Raises HostLacks where it does not answer."""
+    from Xlib import display as xdisplay
+    from Xlib.error import DisplayError, XauthError
+
+    try:
+        opened = xdisplay.Display(display)
+    except (DisplayError, XauthError, OSError) as error:
+        raise HostLacks(f"the X display {display} does not answer: {error}", "xdpyinfo") from None
+    screen = opened.screen()
+    opened.close()
+    return int(screen.width_in_pixels), int(screen.height_in_pixels)
 
 
 @contextlib.contextmanager

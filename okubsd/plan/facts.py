@@ -14,7 +14,8 @@ class VmFacts(msgspec.Struct, frozen=True, kw_only=True):
     """The state of one VM.
 
     ``seat`` is where it runs, None where it does not, ``pid`` what the host has for it; ``display`` the number of its
-    live X server, ``connected`` whether the shared ssh connection is open; ``home_size`` is that of its home drive in
+    live X server, ``nested`` whether that has no connection to the desktop, ``glass`` whether its windows are shown
+    there; ``connected`` whether the shared ssh connection is open; ``home_size`` is that of its home drive in
     bytes, ``stall`` why a running guest stands still, "" where it does not.
     """
 
@@ -24,6 +25,8 @@ class VmFacts(msgspec.Struct, frozen=True, kw_only=True):
     seat: Seat | None = None
     pid: int | None = None
     display: int | None = None
+    nested: bool = False
+    glass: bool = False
     connected: bool = False
     has_keys: bool = False
     has_home: bool = False
@@ -44,7 +47,8 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     out of them.  ``seccomp`` says whether QEMU can filter its system calls, ``usable_memory`` how many bytes there are
     for programs (0: not known), ``taken_memory`` how many of them the VMs of vmd that run may take.
     ``missing`` maps a program that is not there to the command that installs it, ``now`` is seconds since the epoch,
-    ``okubsd`` how we are called again, and ``names_program`` what keeps the addresses of names.
+    ``okubsd`` how we are called again, ``glass`` what shows windows, and ``names_program`` what keeps the addresses of
+    names.
     """
 
     root: bool
@@ -62,6 +66,7 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     missing: dict[str, str] = {}
     now: float = 0.0
     okubsd: Argv = ("okubsd",)
+    glass: Argv = ("okubsd-glass",)
     names_program: Path = Path("names")
 
     def weakness(self, network: Network) -> str:

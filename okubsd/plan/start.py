@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+
 from okubsd import layout
 from okubsd.config.names import did_you_mean, quoted
+from okubsd.display.frame import COLORS
+from okubsd.display.orders import Orders
 from okubsd.display.server import keyboard_argv, server_argv
 from okubsd.errors import HostLacks, Unknown
 from okubsd.guest.ssh import connect_argv, disconnect_argv, show_app_argv
-from okubsd.model import Argv, Recipe, Request, Vm
+from okubsd.model import Argv, Face, Recipe, Request, Vm
 from okubsd.plan.facts import HostFacts
 from okubsd.plan.seats.base import Boot, Seat
 from okubsd.plan.steps import (
@@ -20,6 +24,7 @@ from okubsd.plan.steps import (
     ShowApp,
     Slot,
     StartDisplay,
+    StartGlass,
     Step,
     WaitDisplay,
 )
@@ -58,15 +63,23 @@ def plan_start(boot: Boot, seat: Seat, request: Request) -> Plan:
         )
     needs_display = windowed and state.display is None
     booting = () if state.running else seat.programs(vm)
-    _check_programs(host, ("ssh", *booting, *((_server(request),) if needs_display else ())))
+    nested = _is_nested(boot, request, needs_display=needs_display)
+    server = ("Xvfb" if nested else "Xephyr",) if needs_display else ()
+    _check_programs(host, ("ssh", *booting, *server))
     begin, waits = ([], []) if state.running else seat.boot(boot)
-    display = [_display(boot, request)] if needs_display else []
-    shown = _show(boot, seat, app, request, needs_display=needs_display) if windowed else []
+    display: list[Step] = [_display(boot, request, nested=nested)] if needs_display else []
+    seamless = windowed and nested and not request.headless and host.display != ""
+    if seamless and (needs_display or not state.glass):
+        display.append(_glass(boot))
+    shown = _show(boot, seat, app, request, needs_display=needs_display, seamless=seamless) if windowed else []
     return (*begin, *display, *waits, *shown, *(seat.shown(vm, state.run) if waits else ()))
 
 
-def _server(request: Request) -> str:
-    return "Xvfb" if request.headless else "Xephyr"
+def _is_nested(boot: Boot, request: Request, *, needs_display: bool) -> bool:
+    """Return whether the VM's display is, or is to be, one without a connection to the desktop."""
+    if not needs_display:
+        return boot.state.nested
+    return request.headless or boot.vm.face is not Face.XEPHYR
 
 
 def _check_programs(host: HostFacts, needed: tuple[str, ...]) -> None:
@@ -76,14 +89,29 @@ def _check_programs(host: HostFacts, needed: tuple[str, ...]) -> None:
             raise HostLacks(f"the program '{program}' is not on this host", host.missing[program])
 
 
-def _display(boot: Boot, request: Request) -> StartDisplay:
+def _display(boot: Boot, request: Request, *, nested: bool) -> StartDisplay:
     run = boot.state.run
-    argv = server_argv(boot.vm, run / layout.XAUTHORITY, Slot.REPORT_FD, headless=request.headless)
+    desktop = "" if request.headless else boot.host.display
+    # Windows of the desktop have places there: the nested screen is as large.
+    screen = Slot.SCREEN if desktop and nested else ""
+    argv = server_argv(boot.vm, run / layout.XAUTHORITY, Slot.REPORT_FD, nested=nested, screen=screen)
     log = boot.state.directory / layout.DISPLAY_LOG
-    return StartDisplay(argv=argv, log=log, run=run, headless=request.headless, phase=Phase.BOOT)
+    return StartDisplay(argv=argv, log=log, run=run, nested=nested, desktop=desktop, phase=Phase.BOOT)
 
 
-def _show(boot: Boot, seat: Seat, app: str, request: Request, *, needs_display: bool) -> list[Step]:
+def _glass(boot: Boot) -> StartGlass:
+    vm, run = boot.vm, boot.state.run
+    color, ink = COLORS[vm.color]
+    keyboard = keyboard_argv(boot.host.display, run / layout.XAUTHORITY, Slot.DISPLAY)
+    orders = Orders(
+        vm=vm.name, run=str(run), desktop=boot.host.display, network=vm.network.name, color=color, ink=ink,
+        okubsd=boot.host.okubsd, keyboard=keyboard,
+    )  # fmt: skip
+    log = boot.state.directory / layout.GLASS_LOG
+    return StartGlass(argv=(*boot.host.glass, orders.render()), log=log, run=run, phase=Phase.BOOT)
+
+
+def _show(boot: Boot, seat: Seat, app: str, request: Request, *, needs_display: bool, seamless: bool) -> list[Step]:
     """Return the steps from a guest that listens to the app's window."""
     vm, state = boot.vm, boot.state
     steps: list[Step] = []
@@ -99,9 +127,8 @@ def _show(boot: Boot, seat: Seat, app: str, request: Request, *, needs_display: 
         steps.append(Connect(argv=argv, what=f"{vm.name}: the guest cannot be reached by ssh", phase=Phase.SSH))
     show = show_app_argv(vm, state.run, app, request.arguments, another=request.another)
     keyboard = _keyboard(boot) if needs_display and not request.headless else ()
-    steps.append(
-        ShowApp(vm=vm, app=app, argv=show, run=state.run, pace=vm.boot_timeout, keyboard=keyboard, phase=Phase.APP)
-    )
+    step = ShowApp(vm=vm, app=app, argv=show, run=state.run, pace=vm.boot_timeout, keyboard=keyboard, phase=Phase.APP)
+    steps.append(msgspec.structs.replace(step, seamless=seamless))
     return steps
 
 

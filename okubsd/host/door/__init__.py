@@ -1,6 +1,6 @@
 """The one door: every program is spawned here, and every lock taken; so are files written that must be whole."""
 
-from okubsd.host.door.child import Child
+from okubsd.host.door.child import Child, fork
 from okubsd.host.door.common import Done, Verbosity, reason
 from okubsd.host.door.files import append, make_private, point, write
 from okubsd.host.door.guests import (
@@ -14,7 +14,7 @@ from okubsd.host.door.guests import (
     spawn_measured,
     stream,
 )
-from okubsd.host.door.spawning import kill, must, run, spawn
+from okubsd.host.door.spawning import begin, kill, must, run, spawn
 
 __all__ = [
     "GAVE_UP",
@@ -26,7 +26,9 @@ __all__ = [
     "Verbosity",
     "append",
     "ask",
+    "begin",
     "call_interactive",
+    "fork",
     "joined",
     "kill",
     "make_private",

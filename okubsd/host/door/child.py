@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Callable
 
 
@@ -72,6 +73,25 @@ class Child:
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self._pid, 0)
         self._end.close()
+
+
+def fork(half: Callable[[], int]) -> int:
+    """Begin ``half`` in a process of its own, which holds what we hold; return its pid.
+
+    What ``half`` returns is its exit code; what it raises is told on its standard error.
+    """
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        _end_with_parent()
+        signal.alarm(0)
+        code = half()
+    except BaseException:
+        traceback.print_exc()
+    os._exit(code)
 
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)

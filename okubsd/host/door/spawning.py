@@ -153,6 +153,15 @@ def spawn(
     return process
 
 
+def begin(argv: Argv) -> subprocess.Popen[bytes]:
+    """Start ``argv`` in a session of its own and return it; all it says comes by its stdout."""
+    refuse_guest(argv)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        resolve(argv), stdin=subprocess.DEVNULL, stdout=pipe, stderr=subprocess.STDOUT, start_new_session=True
+    )
+
+
 def kill(pid: int, sign: signal.Signals) -> None:
     """Send ``sign`` to ``pid`` if it is still there."""
     with contextlib.suppress(ProcessLookupError):

@@ -37,6 +37,7 @@ HOW: dict[type[Step], tuple[str, str]] = {
     steps.WaitReady: (_DISPLAY, "wait_ready"),
     steps.WatchClient: (_DISPLAY, "watch_client"),
     steps.StartDisplay: (_DISPLAY, "start_display"),
+    steps.StartGlass: (_DISPLAY, "start_glass"),
     steps.WaitDisplay: (_DISPLAY, "wait_display"),
     steps.Disconnect: (_DISPLAY, "disconnect"),
     steps.Connect: (_DISPLAY, "connect"),

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 from okubsd import layout
 from okubsd.config.names import quoted
 from okubsd.display.server import display_socket
 from okubsd.errors import DisplayGone, HostLacks, Problem, TimedOut, Unreachable
-from okubsd.host import door, keys, running, window
+from okubsd.host import door, keys, locks, running, window, windows
 from okubsd.host.performance import Performance, last_lines
 from okubsd.host.sockets import listener_pid
 from okubsd.host.waiting import wait_until
@@ -39,9 +40,12 @@ def watch_client(step: steps.WatchClient, performance: Performance) -> None:
 
 def start_display(step: steps.StartDisplay, performance: Performance) -> None:
     """Start the VM's X server; what waits for it comes later."""
-    (step.run / layout.HEADLESS).unlink(missing_ok=True)
-    if step.headless:
-        (step.run / layout.HEADLESS).touch(mode=0o600)
+    (step.run / layout.NESTED).unlink(missing_ok=True)
+    if step.nested:
+        (step.run / layout.NESTED).touch(mode=0o600)
+    if step.nested and step.desktop:
+        width, height = window.size_of(step.desktop)
+        performance.slots[Slot.SCREEN] = f"{width}x{height}"
     _start_server(step, performance)
     performance.display_step = step
 
@@ -55,6 +59,14 @@ def _start_server(step: steps.StartDisplay, performance: Performance) -> None:
         performance.server = door.spawn(performance.fill(step.argv), step.log, keep_fds=(report,), life=life)
     finally:
         os.close(report)
+
+
+def start_glass(step: steps.StartGlass, performance: Performance) -> None:
+    """Start what shows the windows; it waits for the display itself."""
+    if locks.is_alive(step.run / layout.GLASS_LIFE):
+        return
+    (step.run / layout.GLASS).unlink(missing_ok=True)
+    performance.glass = door.spawn(step.argv, step.log, life=step.run / layout.GLASS_LIFE)
 
 
 def wait_ready(step: steps.WaitReady, performance: Performance) -> None:
@@ -141,11 +153,14 @@ def show_app(step: steps.ShowApp, performance: Performance) -> None:
     def still() -> None:
         _check_app(step, performance, log, before)
 
+    if step.seamless:
+        _wait_for_glass(step, performance, lambda step: windows.is_ready(step.run))
     with window.watching(step.vm.name, number, cookie, running.live_qemu(step.run)) as watcher:
         # While somebody looks: the server ends with its last client, and this is one.
         _copy_keyboard(step, performance)
         if not _start_app(step, watcher):
             performance.app_was_running = True
+            _raise_shown(step)
             return
         with performance.timed(Phase.WINDOW):
             if not watcher.wait(b"mapped", step.pace, still):
@@ -153,6 +168,40 @@ def show_app(step: steps.ShowApp, performance: Performance) -> None:
                 raise TimedOut(f"{step.vm.name}: no window of '{step.app}' within {step.pace} seconds", hint)
         with performance.timed(Phase.PAINT):
             watcher.wait(b"painted", _PAINT_SECONDS, still)
+            if step.seamless:
+                _wait_for_glass(step, performance, _is_painted)
+
+
+# The glass begins in a third of a second; a host that is busy takes its time.
+_GLASS_SECONDS = 20.0
+
+
+def _wait_for_glass(step: steps.ShowApp, performance: Performance, there: Callable[[steps.ShowApp], bool]) -> None:
+    """Wait until something is ``there`` that the glass does.  Raises Problem where the glass ended, or TimedOut.
+
+    It is there before an app is: the first client of a display is to find its window manager.
+    """
+
+    def is_there() -> bool:
+        glass = performance.glass
+        if glass is not None and glass.poll() is not None:
+            log = performance.places.vm(step.vm.name) / layout.GLASS_LOG
+            raise Problem(f"{step.vm.name}: its windows cannot be shown{last_lines(log, 1)}")
+        return there(step)
+
+    late = f"{step.vm.name}: its windows are not shown within {_GLASS_SECONDS:.0f} seconds"
+    wait_until(is_there, _GLASS_SECONDS, late, pause=0.02)
+
+
+def _is_painted(step: steps.ShowApp) -> bool:
+    return any(row.painted for row in windows.windows_of(step.run))
+
+
+def _raise_shown(step: steps.ShowApp) -> None:
+    """Bring the window of an app up that is shown already."""
+    row = windows.best_of(windows.windows_of(step.run), step.app) if step.seamless else None
+    if row is not None:
+        windows.do(step.run, "raise", row.window)
 
 
 def _copy_keyboard(step: steps.ShowApp, performance: Performance) -> None:

@@ -27,6 +27,7 @@ class Slot(enum.StrEnum):
 
     QEMU_PID = "<qemu-pid>"
     DISPLAY = "<display>"
+    SCREEN = "<screen>"
     DISPLAY_SOCKET = "<display-socket>"
     REPORT_FD = "<report-fd>"
     EXIT_FD = "<exit-fd>"

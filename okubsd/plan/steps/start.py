@@ -247,11 +247,26 @@ class CompareClocks(Step, frozen=True, kw_only=True):
 
 
 class StartDisplay(Step, frozen=True, kw_only=True):
-    """Start the VM's X server, whose number and lock go to the directory ``run``; nobody sees a ``headless`` one."""
+    """Start the VM's X server, whose number and lock go to the directory ``run``.
+
+    ``desktop`` is the user's display that it is, or will be, seen on, "" for none; one that is ``nested`` has no
+    connection to that.
+    """
 
     log: Path
     run: Path
-    headless: bool = False
+    nested: bool = False
+    desktop: str = ""
+
+    def show(self) -> str:
+        return shlex.join(self.argv) + " &"
+
+
+class StartGlass(Step, frozen=True, kw_only=True):
+    """Start what shows the windows of a nested display on the desktop."""
+
+    log: Path
+    run: Path
 
     def show(self) -> str:
         return shlex.join(self.argv) + " &"
@@ -280,7 +295,8 @@ class Connect(Step, frozen=True, kw_only=True):
 class ShowApp(Step, frozen=True, kw_only=True):
     """Start an app in the guest and wait for its window; ``pace`` is how many seconds that may take.
 
-    ``keyboard`` gives a new display the host's keyboard before, () where nobody types.
+    ``keyboard`` gives a new display the host's keyboard before, () where nobody types; ``seamless`` says that the
+    glass shows it.
     """
 
     vm: Vm
@@ -288,6 +304,7 @@ class ShowApp(Step, frozen=True, kw_only=True):
     run: Path
     pace: int
     keyboard: Argv = ()
+    seamless: bool = False
 
     def progress(self) -> str:
         return f"{self.vm.name}: waiting for the window of {self.app}"

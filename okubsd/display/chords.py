@@ -1,0 +1,42 @@
+"""Keys by their names, as people write them: Ctrl+L, Alt+F4, Return, ö."""
+
+from __future__ import annotations
+
+import msgspec
+
+# The words for modifiers, and the keysym of each (keysymdef.h).
+MODIFIERS = {"ctrl": "Control_L", "control": "Control_L", "shift": "Shift_L", "alt": "Alt_L", "super": "Super_L"}
+
+# Names that keysymdef.h has otherwise.
+_OTHERWISE = {
+    "enter": "Return", "esc": "Escape", "del": "Delete", "backspace": "BackSpace", "pageup": "Prior",
+    "pagedown": "Next", "space": "space", "tab": "Tab", "plus": "plus", "ins": "Insert",
+}  # fmt: skip
+
+
+class Chord(msgspec.Struct, frozen=True):
+    """A key by the name of its keysym, and the keysyms of the modifiers that are held down with it."""
+
+    key: str
+    held: tuple[str, ...] = ()
+
+
+def parse_chord(text: str) -> Chord:
+    """Return the chord that ``text`` names.  Raises ValueError for a modifier that there is none of, or no key."""
+    *held, key = text.split("+") if text != "+" and not text.endswith("++") else [*text[:-2].split("+"), "plus"]
+    if not key:
+        raise ValueError(f"'{text}' names no key")
+    unknown = [word for word in held if word and word.lower() not in MODIFIERS]
+    if unknown:
+        raise ValueError(f"there is no modifier '{unknown[0]}', there are {', '.join(MODIFIERS)}")
+    return Chord(_OTHERWISE.get(key.lower(), key), tuple(MODIFIERS[word.lower()] for word in held if word))
+
+
+def keysym_of(letter: str) -> int:
+    """Return the keysym of a letter (X protocol, appendix A: Latin-1 is itself, others are 0x1000000 and more)."""
+    if letter == "\n":
+        return 0xFF0D
+    if letter == "\t":
+        return 0xFF09
+    code = ord(letter)
+    return code if 0x20 <= code <= 0x7E or 0xA0 <= code <= 0xFF else 0x1000000 + code

@@ -1,0 +1,31 @@
+"""What the glass is told when it begins."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Orders(msgspec.Struct, frozen=True, kw_only=True):
+    """The VM's run directory, the user's display, how the windows look, and how okubsd is called.
+
+    ``color`` and ``ink`` are 0xRRGGBB, ``network`` is what the label calls the VM's network, ``keyboard`` gives the
+    VM's display the keyboard of the user's.
+    """
+
+    vm: str
+    run: str
+    desktop: str
+    network: str
+    color: int
+    ink: int
+    okubsd: tuple[str, ...]
+    keyboard: tuple[str, ...] = ()
+
+    def render(self) -> str:
+        """Return the one argument that the glass gets."""
+        return msgspec.json.encode(self).decode()
+
+
+def parse_orders(text: str) -> Orders:
+    """Return the orders that ``text`` is.  Raises msgspec.DecodeError where it is none."""
+    return msgspec.json.decode(text.encode(), type=Orders)

@@ -1,0 +1,186 @@
+"""The glass: show the windows of a VM's own display on the user's desktop (okubsd-desktop(7)).
+
+Two halves and one that minds them.  The reader speaks to the nested display only, the painter to the user's only; the
+minder speaks to neither.  Where one half ends, so does the other, and both begin anew: what runs in the guest goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from okubsd import layout
+from okubsd.display.orders import Orders, parse_orders
+from okubsd.display.server import display_socket
+from okubsd.display.words import Asked, Told
+from okubsd.host import door, keys, locks, running
+from okubsd.host.glass import sandbox
+from okubsd.host.glass.control import Control
+from okubsd.host.glass.painter import Deeds, Painter
+from okubsd.host.glass.pane import Look
+from okubsd.host.glass.reader import Reader
+from okubsd.host.glass.wire import SLOT_SIZE, Hung, Slots, Wire, pair
+from okubsd.host.sockets import listener_pid
+from okubsd.host.window import authority
+from okubsd.plan.steps.base import Slot
+
+# What a half may hold, in bytes of data; how often both may begin anew within how many seconds.
+_MEMORY = 320 << 20
+_TRIES, _TRY_SECONDS, _SETTLE_SECONDS = 5, 60.0, 0.3
+# How long the nested display may take to tell its number, and how often is looked whether the VM lives.
+_DISPLAY_SECONDS, _LOOK_SECONDS = 20.0, 1.0
+# The exit code of a half that has nothing to begin anew for.
+_FOR_GOOD = 3
+
+
+def main() -> int:
+    """Mind the halves until the VM ends."""
+    orders = parse_orders(sys.argv[1])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    begun: list[float] = []
+    life = _Life(Path(orders.run))
+    while _settled(begun) and len([moment for moment in begun if moment > time.monotonic() - _TRY_SECONDS]) < _TRIES:
+        begun.append(time.monotonic())
+        number = _display_number(Path(orders.run))
+        if number is None or not _halves(orders, number, life):
+            return 0
+    print("okubsd: the windows ended too often", file=sys.stderr)
+    return 1
+
+
+def _settled(begun: list[float]) -> bool:
+    """Leave the servers a moment to notice that the halves of before are gone."""
+    if begun:
+        time.sleep(_SETTLE_SECONDS)
+    return True
+
+
+def _display_number(run: Path) -> int | None:
+    """Return the number of the nested display, once it listens; None where it is gone or does not come.
+
+    It is not called to see whether it listens: it ends with its last client.
+    """
+    end = time.monotonic() + _DISPLAY_SECONDS
+    while time.monotonic() < end and locks.is_alive(run / layout.DISPLAY_LIFE):
+        number = running.display_number(run)
+        if number is not None and display_socket(number).exists():
+            return number
+        time.sleep(0.01)
+    return None
+
+
+class _Life:
+    """Whether the VM lives: by the lock of its QEMU, or else by the connection to it, once there was one."""
+
+    def __init__(self, run: Path) -> None:
+        self._lock, self._socket = run / layout.QEMU_LIFE, run / f"{layout.SSH_SOCKET}user"
+        self._seen = False
+
+    def goes_on(self) -> bool:
+        if self._lock.exists():
+            return locks.is_alive(self._lock)
+        connected = listener_pid(self._socket) is not None
+        self._seen = self._seen or connected
+        return connected or not self._seen
+
+
+def _halves(orders: Orders, number: int, life: _Life) -> bool:
+    """Run both halves until one ends, or the VM does; return whether they are to begin anew."""
+    slots = Slots(SLOT_SIZE)
+    ours, theirs = pair()
+    guard, held = os.pipe()
+
+    def read() -> int:
+        ours.close()
+        os.close(held)
+        return _read(orders, number, Wire(theirs, Asked), slots)
+
+    def paint() -> int:
+        theirs.close()
+        os.close(held)
+        return _paint(orders, number, Wire(ours, Told), slots, guard)
+
+    children = [door.fork(read), door.fork(paint)]
+    ours.close()
+    theirs.close()
+    os.close(guard)
+    try:
+        return _wait(children, life)
+    finally:
+        os.close(held)
+        for pid in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+
+
+def _wait(children: list[int], life: _Life) -> bool:
+    """Wait until a half ends, or the VM does; return whether another try may do better."""
+    while life.goes_on():
+        # A child that ends interrupts nothing here: it is looked after, often enough for anybody who waits.
+        end = time.monotonic() + _LOOK_SECONDS
+        while time.monotonic() < end:
+            for pid in children:
+                ended, status = os.waitpid(pid, os.WNOHANG)
+                if ended:
+                    children.remove(pid)
+                    return os.waitstatus_to_exitcode(status) != _FOR_GOOD
+            time.sleep(0.1)
+    return False
+
+
+def _read(orders: Orders, number: int, wire: Wire, slots: Slots) -> int:
+    """Be the reader, until the nested display is gone, or the painter; return our exit code."""
+    from Xlib import display as xdisplay
+    from Xlib import error
+
+    cookie = keys.read_cookie(Path(orders.run))
+    if cookie is None:
+        return _FOR_GOOD
+    with authority(number, cookie):
+        opened = xdisplay.Display(f":{number}")
+    del cookie
+    reader = Reader(opened, wire, slots)
+    sandbox.enter(_MEMORY)
+    with contextlib.suppress(error.ConnectionClosedError, Hung):
+        reader.run()
+    return 0
+
+
+def _paint(orders: Orders, number: int, wire: Wire, slots: Slots, guard: int) -> int:
+    """Be the painter, until the user's display is gone, the reader, or the minder; return our exit code."""
+    from Xlib import display as xdisplay
+    from Xlib import error
+
+    try:
+        opened = xdisplay.Display(orders.desktop)
+    except (error.DisplayError, OSError):
+        return _FOR_GOOD
+    look = Look(orders.vm, orders.color, orders.ink, orders.network)
+    control = Control(Path(orders.run) / layout.GLASS)
+    keyboard = [f":{number}" if word == Slot.DISPLAY else word for word in orders.keyboard]
+    deeds = Deeds(
+        cross=lambda word: control.run((*orders.okubsd, "clip", word, orders.vm)),
+        # As often as the user's keyboard changes; a program of the desktop's own, not of a guest's.
+        remap=lambda: control.run(tuple(keyboard)),
+    )
+    painter = Painter(opened, wire, slots, look, deeds)
+    try:
+        while True:
+            ready = painter.turn([guard, *control.waiting()])
+            if guard in ready:
+                return 0
+            control.turn(painter, ready)
+    except Hung:
+        return 0
+    except error.ConnectionClosedError:
+        return _FOR_GOOD
+
+
+if __name__ == "__main__":
+    sys.exit(main())

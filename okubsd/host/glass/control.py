@@ -1,0 +1,86 @@
+"""The painter's other ear: a socket on which `okubsd windows`, `raise` and `close` ask, and programs that it began."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from okubsd.host import door
+from okubsd.host.windows import Question, WindowRow
+
+if TYPE_CHECKING:
+    from okubsd.host.glass.painter import Painter
+
+# A question is one line of JSON, at most so long; who asks has so many seconds to do so.
+_LONGEST, _SECONDS = 4096, 0.5
+
+
+class Control:
+    """The socket at ``path``, and the programs that keys began."""
+
+    def __init__(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(str(path))
+        self._listener.listen(8)
+        self._listener.settimeout(_SECONDS)
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def waiting(self) -> list[Any]:
+        """Return what to wait for: those who ask, and the words of the program that a key began."""
+        return [self._listener, *([self._child.stdout] if self._child is not None else [])]
+
+    def run(self, argv: tuple[str, ...]) -> None:
+        """Begin a program whose last line is shown; one at a time."""
+        if self._child is None:
+            self._child = door.begin(argv)
+
+    def turn(self, painter: Painter, ready: list[Any]) -> None:
+        """Answer who asks, and show what a program said when it ends."""
+        if self._listener in ready:
+            with contextlib.suppress(OSError, msgspec.DecodeError):
+                self._answer(painter)
+        if self._child is not None and self._child.stdout in ready:
+            said = os.read(self._child.stdout.fileno(), 4096) if self._child.stdout else b""
+            if said:
+                painter.notice(said.decode(errors="replace").strip().rpartition("\n")[2])
+                return
+            self._child.wait()
+            self._child = None
+
+    def _answer(self, painter: Painter) -> None:
+        asking, _ = self._listener.accept()
+        with asking:
+            asking.settimeout(_SECONDS)
+            line = asking.makefile("rb").readline(_LONGEST)
+            question = msgspec.json.decode(line, type=Question)
+            asking.sendall(msgspec.json.encode(answer(painter, question)) + b"\n")
+
+
+def answer(painter: Painter, question: Question) -> Any:
+    """Do what is asked, and return what is to be said to it."""
+    if question.do == "windows":
+        return [row(pane) for pane in painter.panes.values() if not pane.menu]
+    if question.do == "ready":
+        return painter.ready
+    pane = painter.panes.get(question.window)
+    if question.do in ("raise", "close") and pane is not None and not pane.menu:
+        (painter.bring_up if question.do == "raise" else painter.ask_to_close)(pane)
+        return True
+    if question.do == "say":
+        painter.notice(question.words[:200])
+        return True
+    return False
+
+
+def row(pane: Any) -> WindowRow:
+    """Return what is told of a window."""
+    return WindowRow(
+        pane.number, pane.app, pane.title, pane.x, pane.y, pane.width, pane.height, pane.painted, pane.focused
+    )

@@ -1,0 +1,372 @@
+"""The painter of the glass: it shows the windows of one VM on the user's desktop, and gives them keys and pointer.
+
+It speaks to the user's X server only.  What the reader tells it may be a lie: every number is checked, nothing is
+drawn outside of the inside of a frame, and it never waits for the reader.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from Xlib import X, error
+from Xlib.protocol import event as xevent
+
+from okubsd.display.frame import LARGEST, MOST_WINDOWS, Box, is_menu
+from okubsd.display.words import Asked, Message, State, Told
+from okubsd.host.glass import cursor, shm
+from okubsd.host.glass.pane import Desk, Look, Pane
+from okubsd.host.glass.wire import Slots, Wire
+from okubsd.host.glass.xkb import LOCKS
+
+# The modifiers that do not matter for a key of ours: Caps Lock and Num Lock in every mixture.
+_LOCK_MIXTURES = (0, X.LockMask, X.Mod2Mask, X.LockMask | X.Mod2Mask)
+_TAKE, _GIVE = ord("c"), ord("v")
+# How long a notice stays in the label, in seconds.
+_NOTICE_SECONDS = 4.0
+
+
+class Deeds(msgspec.Struct, frozen=True):
+    """What the painter has others do: to ``cross`` with "copy" or "paste", and to ``remap`` the VM's keyboard."""
+
+    cross: Callable[[str], None]
+    remap: Callable[[], None]
+
+
+class Painter:
+    """The windows of one VM on the user's display."""
+
+    def __init__(self, display: Any, wire: Wire, slots: Slots, look: Look, deeds: Deeds) -> None:
+        self.display, self.wire, self.slots, self.deeds = display, wire, slots, deeds
+        self.desk = Desk(display, look)
+        self.panes: dict[int, Pane] = {}
+        self.frames: dict[int, Pane] = {}
+        self.segment = shm.segment_of(display, slots.slot_size)
+        self.focused: Pane | None = None
+        self.ready = False
+        self.cursor: Any = None
+        self._notice_ends = 0.0
+        display.set_error_handler(lambda *_: 0)
+        self._keys = self._crossing_keys()
+
+    def _crossing_keys(self) -> dict[int, str]:
+        """Return by keycode what crosses with Ctrl and Shift: C takes from a window, V gives to it."""
+        codes = ((self.display.keysym_to_keycode(_TAKE), "copy"), (self.display.keysym_to_keycode(_GIVE), "paste"))
+        return {code: word for code, word in codes if code}
+
+    # --- turning -------------------------------------------------------------------------------
+
+    def turn(self, others: list[Any]) -> list[Any]:
+        """Wait for something to happen and take it; return those of ``others`` that something happened to.
+
+        Raises Hung where the reader is gone, and what python-xlib raises where the display is.
+        """
+        self._drain()
+        self.display.flush()
+        waiting = [self.display.fileno(), self.wire, *others]
+        timeout = max(0.0, self._notice_ends - time.monotonic()) if self._notice_ends else None
+        ready, _, _ = select.select(waiting, [self.wire] if self.wire.waits else [], [], timeout)
+        self.wire.flush()
+        if self.wire in ready:
+            for message in self.wire.hear():
+                self._told(message)
+        self._drain()
+        if self._notice_ends and time.monotonic() >= self._notice_ends:
+            self._notice_ends = 0.0
+            for pane in self.panes.values():
+                pane.draw_label()
+        return [other for other in others if other in ready]
+
+    def _drain(self) -> None:
+        """Take every event that is there; of moves of the pointer that follow each other only the last."""
+        while self.display.pending_events():
+            event = self.display.next_event()
+            queue = self.display.display.event_queue
+            if isinstance(event, xevent.MotionNotify) and queue and isinstance(queue[0], xevent.MotionNotify):
+                continue
+            self._event(event)
+
+    def bring_up(self, pane: Pane) -> None:
+        """Have the desktop's window manager raise and focus a window."""
+        self._ask_manager(pane, "_NET_ACTIVE_WINDOW", 2, X.CurrentTime)
+        pane.top.map()
+        pane.top.configure(stack_mode=X.Above)
+
+    def ask_to_close(self, pane: Pane) -> None:
+        """Ask the program of a window to close it."""
+        self.wire.tell(Asked.CLOSE, pane.number)
+
+    def notice(self, words: str) -> None:
+        """Show ``words`` in the labels for a moment."""
+        for pane in self.panes.values():
+            pane.draw_label(words)
+        self._notice_ends = time.monotonic() + _NOTICE_SECONDS
+
+    # --- what the reader tells -------------------------------------------------------------------
+
+    def _told(self, message: Message) -> None:
+        if message.kind == Told.READY:
+            self.ready = True
+        elif message.kind == Told.WINDOW:
+            self._window(message)
+        elif message.kind == Told.PIXELS:
+            self._pixels(message)
+        elif message.kind == Told.CURSOR:
+            self._cursor(message.numbers)
+        elif (pane := self.panes.get(message.window)) is not None and message.kind in _TOLD:
+            _TOLD[Told(message.kind)](self, pane, message)
+
+    def _window(self, message: Message) -> None:
+        x, y, width, height, over, owner = message.numbers[:6]
+        if message.window in self.panes or len(self.panes) >= MOST_WINDOWS:
+            return
+        x, y = (max(-LARGEST, min(LARGEST, number)) for number in (x, y))
+        menu = bool(over) and is_menu(width, height, self.desk.size)
+        pane = Pane(self.desk, message.window, Box(x, y, width, height), menu=menu, owner=self.panes.get(owner))
+        self.panes[message.window] = pane
+        self.frames[pane.top.id] = self.frames[pane.inner.id] = pane
+        if self.cursor is not None:
+            pane.inner.change_attributes(cursor=self.cursor)
+        self._grab_keys(pane)
+
+    def _grab_keys(self, pane: Pane) -> None:
+        """Have the keys for crossing before the guest, on whatever key they are now."""
+        if pane.menu:
+            return
+        pane.top.ungrab_key(X.AnyKey, X.AnyModifier)
+        for code in self._keys:
+            for locks in _LOCK_MIXTURES:
+                modifiers = X.ControlMask | X.ShiftMask | locks
+                pane.top.grab_key(code, modifiers, False, X.GrabModeAsync, X.GrabModeAsync)
+
+    def _place(self, pane: Pane, message: Message) -> None:
+        x, y, width, height = (max(-LARGEST, min(LARGEST, number)) for number in message.numbers[:4])
+        pane.wish(Box(x, y, width, height))
+
+    def _gone(self, pane: Pane, message: Message) -> None:
+        del self.panes[message.window], self.frames[pane.top.id], self.frames[pane.inner.id]
+        self.focused = None if self.focused is pane else self.focused
+        pane.destroy()
+
+    def _pixels(self, message: Message) -> None:
+        """Draw a rectangle inside of its window's frame, whatever the reader says of it."""
+        x, y, width, height, slot = message.numbers[:5]
+        box, pane = Box(x, y, width, height), self.panes.get(message.window)
+        if not (0 < width <= LARGEST and 0 < height <= LARGEST):
+            box = Box(0, 0, 1, 1)
+        view = self.slots.view(slot, 4 * box.width * box.height)
+        with view:
+            if pane is not None and pane.clip(box) is not None:
+                self._draw(pane, box, view)
+                pane.painted = True
+        # One round trip for what is drawn: nobody is ahead of the server by more than the slots.
+        self.display.sync()
+        self.wire.tell(Asked.DONE, 0, slot)
+
+    def _draw(self, pane: Pane, box: Box, view: memoryview) -> None:
+        """Put the image ``view`` at ``box``; the server cuts off what lies beyond the window."""
+        if self.segment is not None:
+            self.segment.memory[: len(view)] = view
+            self.segment.put(pane.inner, pane.gc, box.x, box.y, box.width, box.height, 24)
+            return
+        # A request holds 256 KB at most, so an image goes in strips.
+        rows = max(1, (200 << 10) // (4 * box.width))
+        for row in range(0, box.height, rows):
+            high = min(rows, box.height - row)
+            strip = bytes(view[4 * box.width * row : 4 * box.width * (row + high)])
+            pane.inner.put_image(pane.gc, box.x, box.y + row, box.width, high, X.ZPixmap, 24, 0, strip)
+
+    def _cursor(self, numbers: tuple[int, ...]) -> None:
+        width, height, hot_x, hot_y, slot = numbers[:5]
+        if 0 < width <= cursor.LARGEST and 0 < height <= cursor.LARGEST:
+            pixels = bytes(self.slots.view(slot, 4 * width * height))
+            before, self.cursor = self.cursor, cursor.make(self.display, width, height, (hot_x, hot_y), pixels)
+            for pane in self.panes.values():
+                pane.inner.change_attributes(cursor=self.cursor)
+            if before is not None:
+                before.free()
+        self.wire.tell(Asked.DONE, 0, slot)
+
+    def _title(self, pane: Pane, message: Message) -> None:
+        pane.rename(message.text)
+
+    def _class(self, pane: Pane, message: Message) -> None:
+        pane.be_of_class(message.text)
+
+    def _hints(self, pane: Pane, message: Message) -> None:
+        pane.be_hinted(message.numbers)
+
+    def _urgent(self, pane: Pane, message: Message) -> None:
+        pane.be_urgent(bool(message.numbers[0]) and not pane.focused)
+
+    def _stubborn(self, pane: Pane, _message: Message) -> None:
+        pane.draw_label("this window cannot be closed from outside")
+
+    def _drag(self, pane: Pane, message: Message) -> None:
+        """Have the desktop's window manager move or resize the window with the pointer (EWMH, _NET_WM_MOVERESIZE)."""
+        if pane.menu or not pane.focused or not 0 <= message.numbers[0] <= 8:
+            return
+        where = self.desk.root.query_pointer()
+        if not where.mask & X.Button1Mask:
+            return
+        self.wire.tell(Asked.FOCUS, 0)
+        self.display.ungrab_pointer(X.CurrentTime)
+        self._ask_manager(pane, "_NET_WM_MOVERESIZE", where.root_x, where.root_y, message.numbers[0], 1, 1)
+
+    def _state(self, pane: Pane, message: Message) -> None:
+        state, wanted = message.numbers[:2]
+        if pane.menu:
+            return
+        if state == State.ICONIC:
+            self._ask_manager(pane, "WM_CHANGE_STATE", 3)
+        elif state == State.MAXIMIZED:
+            names = ("_NET_WM_STATE_MAXIMIZED_VERT", "_NET_WM_STATE_MAXIMIZED_HORZ")
+            both = (self.desk.atoms[name] for name in names)
+            self._ask_manager(pane, "_NET_WM_STATE", int(bool(wanted)), *both, 1)
+
+    def _ask_manager(self, pane: Pane, name: str, *numbers: int) -> None:
+        data = (32, [*numbers, *[0] * (5 - len(numbers))])
+        told = xevent.ClientMessage(window=pane.top, client_type=self.desk.atoms[name], data=data)
+        self.desk.root.send_event(told, X.SubstructureRedirectMask | X.SubstructureNotifyMask)
+
+    # --- what the desktop tells ------------------------------------------------------------------
+
+    def _event(self, event: Any) -> None:
+        """Take one event of the desktop's server; keys and buttons that a program sent by itself are none."""
+        if isinstance(event, xevent.MappingNotify):
+            self.display.refresh_keyboard_mapping(event)
+            if event.request == X.MappingKeyboard:
+                self._keys = self._crossing_keys()
+                for each in self.panes.values():
+                    self._grab_keys(each)
+                self.deeds.remap()
+            return
+        pane = self.frames.get(event.window.id) if hasattr(event, "window") else None
+        handler = _HANDLERS.get(type(event).__name__)
+        if pane is None or handler is None:
+            return
+        if event.send_event and not isinstance(event, xevent.ConfigureNotify | xevent.ClientMessage):
+            return
+        with contextlib.suppress(error.BadWindow, error.BadDrawable):
+            handler(self, pane, event)
+
+    def _key(self, pane: Pane, event: Any) -> None:
+        down = isinstance(event, xevent.KeyPress)
+        both = X.ControlMask | X.ShiftMask
+        if event.detail in self._keys and event.state & 0xFF & ~LOCKS == both:
+            if down:
+                self.deeds.cross(self._keys[event.detail])
+            return
+        self.wire.tell(Asked.KEY, pane.number, event.detail, int(down), event.state & LOCKS, event.state >> 13 & 3)
+
+    def _button(self, pane: Pane, event: Any) -> None:
+        if event.window.id != pane.inner.id:
+            if event.detail == 1 and isinstance(event, xevent.ButtonPress):
+                self._move_by_label(pane, event)
+            return
+        down = isinstance(event, xevent.ButtonPress)
+        self.wire.tell(Asked.BUTTON, pane.number, event.event_x, event.event_y, event.detail, int(down))
+
+    def _move_by_label(self, pane: Pane, event: Any) -> None:
+        self.display.ungrab_pointer(event.time)
+        self._ask_manager(pane, "_NET_WM_MOVERESIZE", event.root_x, event.root_y, 8, 1, 1)
+
+    def _motion(self, pane: Pane, event: Any) -> None:
+        if event.window.id == pane.inner.id:
+            self.wire.tell(Asked.POINTER, pane.number, event.event_x, event.event_y)
+
+    def _enter(self, pane: Pane, event: Any) -> None:
+        if event.window.id == pane.inner.id:
+            self.wire.tell(Asked.RAISE, pane.number)
+            self.wire.tell(Asked.POINTER, pane.number, event.event_x, event.event_y)
+
+    def _focus_in(self, pane: Pane, event: Any) -> None:
+        if event.window.id == pane.top.id and event.detail not in (X.NotifyInferior, X.NotifyPointer):
+            pane.focused, self.focused = True, pane
+            pane.be_urgent(False)
+            self.wire.tell(Asked.FOCUS, pane.number)
+
+    def _focus_out(self, pane: Pane, event: Any) -> None:
+        if event.window.id == pane.top.id and event.detail not in (X.NotifyInferior, X.NotifyPointer):
+            pane.focused = False
+            self.wire.tell(Asked.FOCUS, 0)
+
+    def _exposed(self, pane: Pane, event: Any) -> None:
+        if event.window.id == pane.inner.id:
+            self.wire.tell(Asked.EXPOSE, pane.number, event.x, event.y, event.width, event.height)
+        elif event.count == 0:
+            pane.draw_label()
+
+    def _configured(self, pane: Pane, event: Any) -> None:
+        if event.window.id == pane.top.id and pane.moved(event.width, event.height):
+            self.wire.tell(Asked.PLACED, pane.number, pane.x, pane.y, pane.width, pane.height)
+
+    def _visibility(self, pane: Pane, event: Any) -> None:
+        if event.window.id == pane.top.id:
+            self._see(pane, seen=event.state != X.VisibilityFullyObscured)
+
+    def _unmapped(self, pane: Pane, event: Any) -> None:
+        if event.window.id == pane.top.id:
+            self._see(pane, seen=False)
+
+    def _mapped(self, pane: Pane, event: Any) -> None:
+        if event.window.id == pane.top.id:
+            self._see(pane, seen=True)
+
+    def _see(self, pane: Pane, *, seen: bool) -> None:
+        """What nobody sees costs nothing."""
+        if pane.hidden == seen:
+            pane.hidden = not seen
+            self.wire.tell(Asked.SEEN, pane.number, int(seen))
+
+    def _message(self, pane: Pane, event: Any) -> None:
+        atoms = self.desk.atoms
+        if event.client_type != atoms["WM_PROTOCOLS"] or event.data[0] != 32:
+            return
+        if event.data[1][0] == atoms["WM_DELETE_WINDOW"]:
+            self.ask_to_close(pane)
+        elif event.data[1][0] == atoms["WM_TAKE_FOCUS"]:
+            pane.top.set_input_focus(X.RevertToParent, event.data[1][1])
+
+    def _state_changed(self, pane: Pane, event: Any) -> None:
+        """Tell the guest that its window is maximized, or no more, as the desktop's window manager has it."""
+        atoms = self.desk.atoms
+        if event.window.id == pane.top.id and event.atom == atoms["_NET_WM_STATE"]:
+            found = pane.top.get_property(atoms["_NET_WM_STATE"], X.AnyPropertyType, 0, 32)
+            held = set(found.value) if found is not None and found.format == 32 else set()
+            maximized = int(atoms["_NET_WM_STATE_MAXIMIZED_VERT"] in held)
+            self.wire.tell(Asked.STATED, pane.number, State.MAXIMIZED, maximized)
+
+
+_TOLD = {
+    Told.PLACE: Painter._place,
+    Told.TITLE: Painter._title,
+    Told.CLASS: Painter._class,
+    Told.HINTS: Painter._hints,
+    Told.URGENT: Painter._urgent,
+    Told.GONE: Painter._gone,
+    Told.DRAG: Painter._drag,
+    Told.STATE: Painter._state,
+    Told.STUBBORN: Painter._stubborn,
+}
+_HANDLERS = {
+    "KeyPress": Painter._key,
+    "KeyRelease": Painter._key,
+    "ButtonPress": Painter._button,
+    "ButtonRelease": Painter._button,
+    "MotionNotify": Painter._motion,
+    "EnterNotify": Painter._enter,
+    "FocusIn": Painter._focus_in,
+    "FocusOut": Painter._focus_out,
+    "Expose": Painter._exposed,
+    "ConfigureNotify": Painter._configured,
+    "VisibilityNotify": Painter._visibility,
+    "UnmapNotify": Painter._unmapped,
+    "MapNotify": Painter._mapped,
+    "ClientMessage": Painter._message,
+    "PropertyNotify": Painter._state_changed,
+}

@@ -1,0 +1,226 @@
+"""A window of the desktop that shows one window of a guest, in a frame that the guest cannot paint over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from Xlib import X, Xatom, Xutil
+
+from okubsd.display.frame import FRAME, MENU, Box, Edges, clamp_size, host_title, on_screen, plain, size_hints
+
+# The fonts of labels, the first that the server has (X core fonts; the ones with all of Unicode first).
+_FONTS = (
+    "-misc-fixed-medium-r-normal--13-*-*-*-*-*-iso10646-1",
+    "-misc-fixed-medium-r-semicondensed--13-*-*-*-*-*-iso10646-1",
+    "fixed",
+)
+_FRAME_EVENTS = (
+    X.StructureNotifyMask | X.FocusChangeMask | X.KeyPressMask | X.KeyReleaseMask | X.ExposureMask
+    | X.PropertyChangeMask | X.ButtonPressMask | X.VisibilityChangeMask
+)  # fmt: skip
+_INNER_EVENTS = (
+    X.ButtonPressMask | X.ButtonReleaseMask | X.PointerMotionMask | X.EnterWindowMask | X.ExposureMask
+    | X.KeyPressMask | X.KeyReleaseMask
+)  # fmt: skip
+
+
+class Look(msgspec.Struct, frozen=True):
+    """How the windows of one VM look: its name, the two colors of its frames, and what its network is called."""
+
+    vm: str
+    color: int
+    ink: int
+    network: str
+
+
+class Desk:
+    """What all panes of a VM share on the user's display."""
+
+    def __init__(self, display: Any, look: Look) -> None:
+        self.display, self.look = display, look
+        self.screen = display.screen()
+        self.root = self.screen.root
+        self.size = (self.screen.width_in_pixels, self.screen.height_in_pixels)
+        self.atoms = {name: display.intern_atom(name) for name in _ATOMS}
+        self.visual, self.colormap, self.foreign = _visual(self.screen)
+        self.font = _font(display)
+        self.label_gc = self.root.create_gc(foreground=look.ink, background=look.color, font=self.font)
+        self.leader = self.root.create_window(-1, -1, 1, 1, 0, X.CopyFromParent)
+
+    def text(self, window: Any, x: int, y: int, words: str) -> None:
+        """Write ``words`` into ``window``; a letter that the font lacks is its box."""
+        letters = [min(ord(letter), 0xFFFF) for letter in words[:250]]
+        window.image_text_16(self.label_gc, x, y, letters)
+
+
+_ATOMS = (
+    *("WM_PROTOCOLS", "WM_DELETE_WINDOW", "WM_TAKE_FOCUS", "UTF8_STRING", "_NET_WM_NAME", "_NET_WM_ICON"),
+    *("_NET_WM_STATE", "_NET_WM_STATE_MAXIMIZED_VERT", "_NET_WM_STATE_MAXIMIZED_HORZ", "_NET_WM_STATE_HIDDEN"),
+    *("_NET_WM_STATE_FULLSCREEN", "_NET_WM_MOVERESIZE", "_NET_ACTIVE_WINDOW", "_NET_WM_WINDOW_TYPE", "_NET_WM_PID"),
+    *("_NET_WM_WINDOW_TYPE_NORMAL", "_NET_WM_WINDOW_TYPE_DIALOG", "WM_STATE", "_OKUBSD_VM", "WM_CHANGE_STATE"),
+)
+
+
+def _visual(screen: Any) -> tuple[int, int, bool]:
+    """Return the visual of depth 24 that guests' pixels are for, a colormap for it, and whether it is another one.
+
+    Raises ValueError where the screen has none.
+    """
+    if screen.root_depth == 24:
+        return screen.root_visual, screen.default_colormap, False
+    for depth in screen.allowed_depths:
+        for visual in depth.visuals if depth.depth == 24 else ():
+            if visual.visual_class == X.TrueColor:
+                return visual.visual_id, screen.root.create_colormap(visual.visual_id, X.AllocNone), True
+    raise ValueError("the desktop's display has no colors of 24 bits")
+
+
+def _font(display: Any) -> Any:
+    for name in _FONTS:
+        if display.list_fonts(name, 1):
+            return display.open_font(name)
+    return display.open_font("cursor")
+
+
+class Pane:
+    """One window of the guest on the desktop."""
+
+    def __init__(self, desk: Desk, number: int, box: Box, *, menu: bool, owner: Pane | None) -> None:
+        """Make and map it: a ``menu`` by itself where it wants to be, any other by the desktop's window manager."""
+        self.desk, self.number, self.menu, self.owner = desk, number, menu, owner
+        self.title, self.app = "", ""
+        self.edges: Edges = MENU if menu else FRAME
+        self.width, self.height = clamp_size(box.width, box.height)
+        self.x, self.y = box.x, box.y
+        self.painted = self.hidden = self.focused = False
+        self._hints: tuple[int, ...] = (0,) * 8
+        outer = self.edges.around(Box(box.x, box.y, self.width, self.height))
+        self.outer = on_screen(outer, desk.size) if menu else outer
+        self.top = self._make_top()
+        self.inner = self._make_inner()
+        self.gc = self.inner.create_gc()
+        if not menu:
+            self._introduce()
+        self.inner.map()
+        self.top.map()
+
+    def _make_top(self) -> Any:
+        desk, box = self.desk, self.outer
+        return desk.root.create_window(
+            box.x, box.y, box.width, box.height, 0, 24, X.InputOutput, desk.visual, background_pixel=desk.look.color,
+            border_pixel=0, colormap=desk.colormap, override_redirect=int(self.menu), event_mask=_FRAME_EVENTS,
+        )  # fmt: skip
+
+    def _make_inner(self) -> Any:
+        desk, edges = self.desk, self.edges
+        width, height = edges.inside(self.outer.width, self.outer.height)
+        return self.top.create_window(
+            edges.side, edges.top, width, height, 0, 24, X.InputOutput, desk.visual, background_pixel=0x303030,
+            border_pixel=0, colormap=desk.colormap, event_mask=_INNER_EVENTS, bit_gravity=X.NorthWestGravity,
+        )  # fmt: skip
+
+    def _introduce(self) -> None:
+        """Tell the desktop's window manager whose window this is."""
+        desk, atoms = self.desk, self.desk.atoms
+        self.top.set_wm_protocols([atoms["WM_DELETE_WINDOW"], atoms["WM_TAKE_FOCUS"]])
+        self.top.set_wm_client_machine("localhost")
+        self.top.change_property(atoms["_OKUBSD_VM"], atoms["UTF8_STRING"], 8, desk.look.vm.encode())
+        self.top.change_property(atoms["_NET_WM_ICON"], Xatom.CARDINAL, 32, icon(desk.look.color))
+        kind = "DIALOG" if self.owner is not None else "NORMAL"
+        window_type = [atoms[f"_NET_WM_WINDOW_TYPE_{kind}"]]
+        self.top.change_property(atoms["_NET_WM_WINDOW_TYPE"], Xatom.ATOM, 32, window_type)
+        if self.owner is not None:
+            self.top.set_wm_transient_for(self.owner.top)
+        self.be_urgent(False)
+        self.be_of_class("")
+        self.rename("")
+        self.be_hinted(self._hints)
+
+    # --- what the guest says of it -----------------------------------------------------------------
+
+    def rename(self, untrusted: str) -> None:
+        """Show another title: in the frame, and in what the desktop's window manager draws."""
+        self.title = plain(untrusted)
+        if not self.menu:
+            words = host_title(self.desk.look.vm, self.title).encode()
+            self.top.change_property(self.desk.atoms["_NET_WM_NAME"], self.desk.atoms["UTF8_STRING"], 8, words)
+            self.top.change_property(Xatom.WM_NAME, Xatom.STRING, 8, words.decode().encode("latin-1", "replace"))
+            self.draw_label()
+
+    def be_of_class(self, untrusted: str) -> None:
+        """Be known to window managers as the VM's, and as what its program calls itself."""
+        self.app = "".join(letter for letter in plain(untrusted, 40) if letter.isascii() and letter.isalnum())
+        if not self.menu:
+            self.top.set_wm_class(f"okubsd-{self.desk.look.vm}", self.app or "okubsd")
+
+    def be_hinted(self, numbers: tuple[int, ...]) -> None:
+        """Have the size hints that the guest gave, by its ``numbers``."""
+        self._hints = numbers
+        if not self.menu:
+            flags = Xutil.PMinSize
+            hints = size_hints(numbers, self.edges)
+            flags |= Xutil.PMaxSize if "max_width" in hints else 0
+            flags |= Xutil.PResizeInc | Xutil.PBaseSize if "width_inc" in hints else 0
+            self.top.set_wm_normal_hints(flags=flags, **hints)
+
+    def be_urgent(self, urgent: bool) -> None:
+        """Ask for the user's attention, or no more."""
+        if not self.menu:
+            flags = Xutil.InputHint | Xutil.StateHint | Xutil.WindowGroupHint | (Xutil.UrgencyHint if urgent else 0)
+            self.top.set_wm_hints(flags=flags, input=1, initial_state=Xutil.NormalState, window_group=self.desk.leader)
+
+    def wish(self, box: Box) -> None:
+        """Have the size that the guest asks for, and a menu its place, too."""
+        width, height = clamp_size(box.width, box.height)
+        outer = self.edges.around(Box(box.x, box.y, width, height))
+        if self.menu:
+            outer = on_screen(outer, self.desk.size)
+            self.top.configure(x=outer.x, y=outer.y, width=outer.width, height=outer.height)
+            self.top.configure(stack_mode=X.Above)
+        elif (width, height) != (self.width, self.height):
+            self.top.configure(width=outer.width, height=outer.height)
+
+    # --- what the desktop does with it -------------------------------------------------------------
+
+    def moved(self, width: int, height: int) -> bool:
+        """Take the size of the frame, and look where it is; return whether anything is another."""
+        before = (self.x, self.y, self.width, self.height)
+        self.width, self.height = self.edges.inside(width, height)
+        self.inner.configure(width=self.width, height=self.height)
+        place = self.desk.root.translate_coords(self.inner, 0, 0)
+        self.x, self.y = place.x, place.y
+        if (self.width, self.height) != before[2:]:
+            self.draw_label()
+        return (self.x, self.y, self.width, self.height) != before
+
+    def draw_label(self, notice: str = "") -> None:
+        """Write VM, title and network above the guest's pixels, or a ``notice`` of ours instead of the title."""
+        if self.menu:
+            return
+        look, wide = self.desk.look, self.width + 2 * self.edges.side
+        self.top.clear_area(0, 0, wide, self.edges.top)
+        network = f" {look.network}"
+        room = max(0, (wide - 16) // 6)
+        words = f"{look.vm}: {notice or self.title or self.app}"[: max(0, room - len(network) - 1)]
+        self.desk.text(self.top, 8, 14, words)
+        self.desk.text(self.top, wide - 8 - 6 * len(network), 14, network)
+
+    def clip(self, box: Box) -> Box | None:
+        """Return what of ``box`` lies inside of the frame."""
+        return box.cut(self.width, self.height)
+
+    def destroy(self) -> None:
+        """Take it from the desktop."""
+        self.gc.free()
+        self.top.destroy()
+
+
+def icon(color: int) -> list[int]:
+    """Return a picture for task bars, 32 by 32: a window in the VM's color (EWMH, _NET_WM_ICON)."""
+    size = 32
+    edge, inside = 0xFF000000 | color, 0xFFFFFFFF
+    rows = [
+        edge if x < 4 or x >= size - 4 or y < 9 or y >= size - 4 else inside for y in range(size) for x in range(size)
+    ]
+    return [size, size, *rows]

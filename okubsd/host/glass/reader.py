@@ -1,0 +1,392 @@
+"""The reader of the glass: the window manager of a VM's own display, which tells the painter what is to be seen.
+
+It speaks to a server that a hostile guest draws on, so it holds nothing else: see sandbox.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+from typing import Any
+
+import msgspec
+from Xlib import X, Xatom, Xutil, error
+from Xlib.ext import composite, damage
+from Xlib.protocol import event as xevent
+
+from okubsd.display.frame import MOST_WINDOWS, Box, clamp_size
+from okubsd.display.words import Asked, Message, State, Told
+from okubsd.host.glass import cursor, said
+from okubsd.host.glass.inputs import Inputs
+from okubsd.host.glass.wire import SLOTS, Slots, Wire
+
+# XFIXES, CursorNotify: the pointer has another picture.
+_CURSOR_MASK = 1
+
+
+class Pane(msgspec.Struct):
+    """A window of the guest that is mapped."""
+
+    window: Any
+    box: Box
+    over: bool
+    damage: int
+    pixmap: Any = None
+    dirty: Box | None = None
+    seen: bool = True
+    urgent: bool = False
+
+
+def _place(box: Box) -> tuple[int, int, int, int]:
+    return box.x, box.y, box.width, box.height
+
+
+class Reader:
+    """What is known of the nested display."""
+
+    def __init__(self, display: Any, wire: Wire, slots: Slots) -> None:
+        """Become the window manager of ``display``.  Raises Xlib.error.XError where it has one already."""
+        self.display, self.wire, self.slots = display, wire, slots
+        self.root = display.screen().root
+        self.panes: dict[int, Pane] = {}
+        self.free = list(range(SLOTS))
+        self.atoms = {name: display.intern_atom(name) for name in said.NAMES}
+        self.inputs = Inputs(display)
+        self._cursor_due = True
+        display.set_error_handler(lambda *_: 0)
+        self._manage()
+        self._find_windows()
+
+    def _manage(self) -> None:
+        """Take the display's windows under management; whoever comes second is told so by the server."""
+        refused = error.CatchError(error.BadAccess)
+        mask = X.SubstructureRedirectMask | X.SubstructureNotifyMask
+        self.root.change_attributes(event_mask=mask, onerror=refused)
+        self.display.sync()
+        if refused.get_error() is not None:
+            raise refused.get_error()
+        for query in ("composite", "damage", "xfixes"):
+            getattr(self.display, f"{query}_query_version")()
+        self.root.composite_redirect_subwindows(composite.RedirectAutomatic)
+        self.display.xfixes_select_cursor_input(self.root, _CURSOR_MASK)
+        said.announce(self.root, self.atoms)
+        size = self.root.get_geometry()
+        self.wire.tell(Told.READY, 0, size.width, size.height)
+
+    def _find_windows(self) -> None:
+        for window in self.root.query_tree().children[-MOST_WINDOWS:]:
+            with contextlib.suppress(error.XError):
+                attributes = window.get_attributes()
+                if attributes.map_state == X.IsViewable and attributes.win_class == X.InputOutput:
+                    self._adopt(window, over=bool(attributes.override_redirect))
+
+    # --- turning -------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Turn until the display or the painter is gone, which raises."""
+        while True:
+            while self.display.pending_events():
+                self._event(self.display.next_event())
+            self._tell_cursor()
+            self._tell_pixels()
+            self.display.flush()
+            if not self.display.display.event_queue:
+                writing = [self.wire] if self.wire.waits else []
+                ready, _, _ = select.select([self.display.fileno(), self.wire], writing, [])
+                self.wire.flush()
+                if self.wire in ready:
+                    for message in self.wire.hear():
+                        self._asked(message)
+
+    def _event(self, event: Any) -> None:
+        """Take one event of the server; what it is about may be gone."""
+        handler = _HANDLERS.get(type(event).__name__)
+        if handler is not None:
+            with contextlib.suppress(error.BadWindow, error.BadDrawable, error.BadMatch, error.BadValue):
+                handler(self, event)
+
+    # --- windows -------------------------------------------------------------------------------
+
+    def _adopt(self, window: Any, *, over: bool) -> None:
+        """Take a window that is or will be mapped."""
+        if window.id in self.panes or len(self.panes) >= MOST_WINDOWS:
+            return
+        size = window.get_geometry()
+        box = Box(size.x, size.y, size.width, size.height)
+        if not over:
+            window.configure(border_width=0)
+            window.change_property(self.atoms["WM_STATE"], self.atoms["WM_STATE"], 32, [Xutil.NormalState, 0])
+        window.change_attributes(event_mask=X.PropertyChangeMask)
+        made = window.damage_create(damage.DamageReportBoundingBox)
+        pane = Pane(window=window, box=box, over=over, damage=made)
+        self.panes[window.id] = pane
+        owner = said.owner_of(window)
+        self.wire.tell(Told.WINDOW, window.id, *_place(box), int(over), owner if owner in self.panes else 0)
+        for tell in (self._tell_class, self._tell_title, self._tell_hints, self._tell_urgency):
+            tell(pane)
+        self._whole(pane)
+
+    def _map_request(self, event: Any) -> None:
+        attributes = event.window.get_attributes()
+        event.window.map()
+        if attributes.win_class == X.InputOutput:
+            self._adopt(event.window, over=False)
+
+    def _mapped(self, event: Any) -> None:
+        pane = self.panes.get(event.window.id)
+        if pane is None and event.override:
+            if event.window.get_attributes().win_class == X.InputOutput:
+                self._adopt(event.window, over=True)
+        elif pane is not None:
+            # The picture of a window begins anew with each mapping.
+            self._drop_pixmap(pane)
+            self._whole(pane)
+
+    def _gone(self, event: Any) -> None:
+        pane = self.panes.pop(event.window.id, None)
+        if pane is None:
+            return
+        self.wire.tell(Told.GONE, event.window.id)
+        self._drop_pixmap(pane)
+        if not isinstance(event, xevent.DestroyNotify):
+            self.display.damage_destroy(pane.damage)
+            pane.window.change_attributes(event_mask=0)
+
+    def _drop_pixmap(self, pane: Pane) -> None:
+        if pane.pixmap is not None:
+            pane.pixmap.free()
+        pane.pixmap = None
+
+    def _configure_request(self, event: Any) -> None:
+        pane = self.panes.get(event.window.id)
+        asked = {
+            name: getattr(event, name)
+            for name, bit in (("x", X.CWX), ("y", X.CWY), ("width", X.CWWidth), ("height", X.CWHeight))
+            if event.value_mask & bit
+        }
+        if pane is None or pane.over:
+            event.window.configure(**asked)
+            return
+        box = Box(**{**msgspec.structs.asdict(pane.box), **asked})
+        self.wire.tell(Told.PLACE, event.window.id, *_place(box))
+        # A window must be told where it is, also where it stays (ICCCM, 4.1.5).
+        self._send_place(pane)
+
+    def _configured(self, event: Any) -> None:
+        pane = self.panes.get(event.window.id)
+        if pane is None:
+            return
+        before, pane.box = pane.box, Box(event.x, event.y, event.width, event.height)
+        if (before.width, before.height) != (event.width, event.height):
+            self._drop_pixmap(pane)
+            self._whole(pane)
+        if pane.over and before != pane.box:
+            self.wire.tell(Told.PLACE, event.window.id, *_place(pane.box))
+
+    def _send_place(self, pane: Pane) -> None:
+        told = xevent.ConfigureNotify(
+            window=pane.window, event=pane.window, x=pane.box.x, y=pane.box.y, width=pane.box.width,
+            height=pane.box.height, border_width=0, above_sibling=X.NONE, override=0,
+        )  # fmt: skip
+        pane.window.send_event(told, X.StructureNotifyMask)
+
+    # --- what windows say of themselves --------------------------------------------------------
+
+    def _property(self, event: Any) -> None:
+        pane = self.panes.get(event.window.id)
+        if pane is None:
+            return
+        if event.atom in (self.atoms["_NET_WM_NAME"], Xatom.WM_NAME):
+            self._tell_title(pane)
+        elif event.atom == Xatom.WM_NORMAL_HINTS:
+            self._tell_hints(pane)
+        elif event.atom == Xatom.WM_HINTS:
+            self._tell_urgency(pane)
+
+    def _tell_title(self, pane: Pane) -> None:
+        self.wire.tell(Told.TITLE, pane.window.id, text=said.title(pane.window, self.atoms))
+
+    def _tell_class(self, pane: Pane) -> None:
+        self.wire.tell(Told.CLASS, pane.window.id, text=said.class_name(pane.window))
+
+    def _tell_hints(self, pane: Pane) -> None:
+        numbers = said.size_numbers(pane.window)
+        if numbers is not None:
+            self.wire.tell(Told.HINTS, pane.window.id, *numbers)
+
+    def _tell_urgency(self, pane: Pane) -> None:
+        urgent = said.is_urgent(pane.window)
+        if urgent != pane.urgent:
+            pane.urgent = urgent
+            self.wire.tell(Told.URGENT, pane.window.id, int(urgent))
+
+    def _client_message(self, event: Any) -> None:
+        pane = self.panes.get(event.window.id)
+        if pane is None or event.data[0] != 32:
+            return
+        numbers = list(event.data[1])
+        if event.client_type == self.atoms["_NET_WM_MOVERESIZE"]:
+            self.wire.tell(Told.DRAG, event.window.id, numbers[2] & 0xF)
+        elif event.client_type == self.atoms["WM_CHANGE_STATE"] and numbers[0] == Xutil.IconicState:
+            self.wire.tell(Told.STATE, event.window.id, State.ICONIC, 1)
+        elif event.client_type == self.atoms["_NET_WM_STATE"]:
+            self._tell_state(event.window.id, numbers)
+        elif event.client_type == self.atoms["_NET_ACTIVE_WINDOW"]:
+            self.wire.tell(Told.URGENT, event.window.id, 1)
+
+    def _tell_state(self, window: int, numbers: list[int]) -> None:
+        """Pass on what a window asks for; toggling (2) counts as asking for it."""
+        for name, state in _STATES.items():
+            if self.atoms[name] in numbers[1:3]:
+                self.wire.tell(Told.STATE, window, state, int(numbers[0] != 0))
+
+    # --- pixels ------------------------------------------------------------------------------------
+
+    def _damaged(self, event: Any) -> None:
+        pane = self.panes.get(event.drawable.id)
+        if pane is not None:
+            self.display.damage_subtract(pane.damage)
+            area = event.area
+            pane.dirty = Box(area.x, area.y, area.width, area.height).join(pane.dirty)
+
+    def _whole(self, pane: Pane) -> None:
+        pane.dirty = Box(0, 0, pane.box.width, pane.box.height)
+
+    def _tell_pixels(self) -> None:
+        """Lay what changed into the slots that are free, a window each; what does not fit comes next."""
+        for window, pane in list(self.panes.items()) if self.free else ():
+            if not self.free:
+                # Whoever waited is first the next time.
+                return
+            if pane.dirty is None or not pane.seen:
+                continue
+            box, pane.dirty = pane.dirty.cut(*clamp_size(pane.box.width, pane.box.height)), None
+            if box is not None and self._lay(pane, window, box):
+                self.panes[window] = self.panes.pop(window)
+
+    def _lay(self, pane: Pane, window: int, box: Box) -> bool:
+        """Lay the pixels of ``box`` into a slot and tell of them; return whether there were any."""
+        rows = max(1, min(box.height, self.slots.slot_size // (4 * box.width)))
+        if rows < box.height:
+            pane.dirty = Box(box.x, box.y + rows, box.width, box.height - rows)
+        try:
+            if pane.pixmap is None:
+                pane.pixmap = pane.window.composite_name_window_pixmap()
+            image = pane.pixmap.get_image(box.x, box.y, box.width, rows, X.ZPixmap, 0xFFFFFFFF)
+        except error.XError:
+            # It was resized or unmapped just now, and what comes of that is told.
+            pane.pixmap = None
+            return False
+        slot = self.free.pop()
+        self.slots.lay(slot, image.data[: 4 * box.width * rows])
+        self.wire.tell(Told.PIXELS, window, box.x, box.y, box.width, rows, slot)
+        return True
+
+    def _tell_cursor(self) -> None:
+        """Lay the pointer's picture, where it is another and no larger than it may be."""
+        if not (self._cursor_due and self.free):
+            return
+        self._cursor_due = False
+        found = self.display.xfixes_get_cursor_image(self.root)
+        laid = cursor.pixels_of(found.width, found.height, found.cursor_image)
+        if laid:
+            slot = self.free.pop()
+            self.slots.lay(slot, laid)
+            self.wire.tell(Told.CURSOR, 0, found.width, found.height, found.xhot, found.yhot, slot)
+
+    def _cursor_changed(self, _event: Any) -> None:
+        self._cursor_due = True
+
+    # --- what the painter asks ---------------------------------------------------------------------
+
+    def _asked(self, message: Message) -> None:
+        numbers = message.numbers
+        if message.kind == Asked.DONE:
+            if numbers[0] not in self.free:
+                self.free.append(numbers[0])
+        elif message.kind == Asked.KEY:
+            self.inputs.key(numbers[0], numbers[2], numbers[3], down=bool(numbers[1]))
+        elif message.kind == Asked.FOCUS and message.window == 0:
+            self.inputs.release_all()
+        elif (pane := self.panes.get(message.window)) is not None:
+            with contextlib.suppress(error.XError):
+                _ASKED[Asked(message.kind)](self, pane, numbers)
+
+    def _button(self, pane: Pane, numbers: tuple[int, ...]) -> None:
+        self.inputs.point(pane.box.x + numbers[0], pane.box.y + numbers[1])
+        self.inputs.button(numbers[2], down=bool(numbers[3]))
+
+    def _pointer(self, pane: Pane, numbers: tuple[int, ...]) -> None:
+        self.inputs.point(pane.box.x + numbers[0], pane.box.y + numbers[1])
+
+    def _placed(self, pane: Pane, numbers: tuple[int, ...]) -> None:
+        box = Box(*numbers[:4])
+        if not pane.over and box != pane.box:
+            width, height = clamp_size(box.width, box.height)
+            pane.window.configure(x=box.x, y=box.y, width=width, height=height)
+            if (width, height) == (pane.box.width, pane.box.height):
+                pane.box = box
+                self._send_place(pane)
+
+    def _focus(self, pane: Pane, _numbers: tuple[int, ...]) -> None:
+        pane.window.configure(stack_mode=X.Above)
+        pane.window.set_input_focus(X.RevertToPointerRoot, X.CurrentTime)
+        self._say(pane, "WM_TAKE_FOCUS")
+
+    def _raise(self, pane: Pane, _numbers: tuple[int, ...]) -> None:
+        pane.window.configure(stack_mode=X.Above)
+
+    def _close(self, pane: Pane, _numbers: tuple[int, ...]) -> None:
+        if not self._say(pane, "WM_DELETE_WINDOW"):
+            self.wire.tell(Told.STUBBORN, pane.window.id)
+
+    def _say(self, pane: Pane, protocol: str) -> bool:
+        """Send a message of WM_PROTOCOLS if the window takes part in it; return whether it does."""
+        if self.atoms[protocol] not in said.protocols(pane.window):
+            return False
+        data = (32, [self.atoms[protocol], X.CurrentTime, 0, 0, 0])
+        told = xevent.ClientMessage(window=pane.window, client_type=self.atoms["WM_PROTOCOLS"], data=data)
+        pane.window.send_event(told)
+        return True
+
+    def _expose(self, pane: Pane, numbers: tuple[int, ...]) -> None:
+        pane.dirty = Box(*numbers[:4]).join(pane.dirty)
+
+    def _seen(self, pane: Pane, numbers: tuple[int, ...]) -> None:
+        pane.seen = bool(numbers[0])
+        if pane.seen:
+            self._whole(pane)
+
+    def _stated(self, pane: Pane, numbers: tuple[int, ...]) -> None:
+        names = [name for name, state in _STATES.items() if state == numbers[0]]
+        value = [self.atoms[name] for name in names] if numbers[1] else []
+        pane.window.change_property(self.atoms["_NET_WM_STATE"], Xatom.ATOM, 32, value)
+
+
+_STATES = {
+    "_NET_WM_STATE_MAXIMIZED_VERT": State.MAXIMIZED,
+    "_NET_WM_STATE_FULLSCREEN": State.FULLSCREEN,
+}
+_HANDLERS = {
+    "MapRequest": Reader._map_request,
+    "MapNotify": Reader._mapped,
+    "UnmapNotify": Reader._gone,
+    "DestroyNotify": Reader._gone,
+    "ConfigureRequest": Reader._configure_request,
+    "ConfigureNotify": Reader._configured,
+    "PropertyNotify": Reader._property,
+    "ClientMessage": Reader._client_message,
+    "DamageNotify": Reader._damaged,
+    "DisplayCursorNotify": Reader._cursor_changed,
+}
+_ASKED = {
+    Asked.BUTTON: Reader._button,
+    Asked.POINTER: Reader._pointer,
+    Asked.PLACED: Reader._placed,
+    Asked.FOCUS: Reader._focus,
+    Asked.RAISE: Reader._raise,
+    Asked.CLOSE: Reader._close,
+    Asked.EXPOSE: Reader._expose,
+    Asked.SEEN: Reader._seen,
+    Asked.STATED: Reader._stated,
+}

@@ -1,0 +1,82 @@
+"""What windows of a guest say of themselves, each read to a bound; and what the nested display says to them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from Xlib import X, Xatom, Xutil
+
+from okubsd.display.words import TEXT
+
+NAMES = (
+    *("WM_STATE", "WM_PROTOCOLS", "WM_DELETE_WINDOW", "WM_TAKE_FOCUS", "WM_CHANGE_STATE", "UTF8_STRING"),
+    *("_NET_SUPPORTING_WM_CHECK", "_NET_SUPPORTED", "_NET_WM_NAME", "_NET_WM_STATE", "_NET_WM_STATE_FULLSCREEN"),
+    *("_NET_WM_STATE_MAXIMIZED_VERT", "_NET_WM_STATE_MAXIMIZED_HORZ", "_NET_WM_MOVERESIZE", "_NET_ACTIVE_WINDOW"),
+    *("_NET_WORKAREA", "_NET_CURRENT_DESKTOP", "_NET_NUMBER_OF_DESKTOPS"),
+)
+# Of a list of protocols this many count.
+_MOST_PROTOCOLS = 32
+
+
+def announce(root: Any, atoms: dict[str, int]) -> None:
+    """Say that there is a window manager, and what it does (EWMH)."""
+    check = root.create_window(-1, -1, 1, 1, 0, X.CopyFromParent, override_redirect=1)
+    check.change_property(atoms["_NET_WM_NAME"], atoms["UTF8_STRING"], 8, b"okubsd")
+    for window in (root, check):
+        window.change_property(atoms["_NET_SUPPORTING_WM_CHECK"], Xatom.WINDOW, 32, [check.id])
+    supported = [atom for name, atom in atoms.items() if name.startswith("_NET")]
+    root.change_property(atoms["_NET_SUPPORTED"], Xatom.ATOM, 32, supported)
+    root.change_property(atoms["_NET_NUMBER_OF_DESKTOPS"], Xatom.CARDINAL, 32, [1])
+    root.change_property(atoms["_NET_CURRENT_DESKTOP"], Xatom.CARDINAL, 32, [0])
+    size = root.get_geometry()
+    root.change_property(atoms["_NET_WORKAREA"], Xatom.CARDINAL, 32, [0, 0, size.width, size.height])
+
+
+def _text(window: Any, atom: int) -> str:
+    """Return the beginning of a property; no more of it is asked for."""
+    found = window.get_property(atom, X.AnyPropertyType, 0, TEXT // 4)
+    if found is None or found.format != 8:
+        return ""
+    data = bytes(found.value)
+    return data.decode("latin-1" if found.property_type == Xatom.STRING else "utf-8", errors="replace")
+
+
+def title(window: Any, atoms: dict[str, int]) -> str:
+    """Return what ``window`` is called."""
+    return _text(window, atoms["_NET_WM_NAME"]) or _text(window, Xatom.WM_NAME)
+
+
+def class_name(window: Any) -> str:
+    """Return the class of ``window`` (ICCCM, WM_CLASS)."""
+    instance, _, rest = _text(window, Xatom.WM_CLASS).partition("\0")
+    return rest.partition("\0")[0] or instance
+
+
+def size_numbers(window: Any) -> tuple[int, ...] | None:
+    """Return least, most, step and base size, 0 where it gave none; None without hints (ICCCM, WM_NORMAL_HINTS)."""
+    hints = window.get_wm_normal_hints()
+    if hints is None:
+        return None
+    flags, none = hints.flags, (0, 0)
+    least = (hints.min_width, hints.min_height) if flags & Xutil.PMinSize else none
+    most = (hints.max_width, hints.max_height) if flags & Xutil.PMaxSize else none
+    step = (hints.width_inc, hints.height_inc) if flags & Xutil.PResizeInc else none
+    base = (hints.base_width, hints.base_height) if flags & Xutil.PBaseSize else none
+    return (*least, *most, *step, *base)
+
+
+def is_urgent(window: Any) -> bool:
+    """Return whether ``window`` asks for attention (ICCCM, WM_HINTS)."""
+    hints = window.get_wm_hints()
+    return hints is not None and bool(hints.flags & Xutil.UrgencyHint)
+
+
+def owner_of(window: Any) -> int:
+    """Return the window that ``window`` is a dialog of, 0 for none (ICCCM, WM_TRANSIENT_FOR)."""
+    owner = window.get_wm_transient_for()
+    return int(owner.id) if owner is not None else 0
+
+
+def protocols(window: Any) -> set[int]:
+    """Return the protocols that ``window`` takes part in (ICCCM, WM_PROTOCOLS)."""
+    return set(window.get_wm_protocols()[:_MOST_PROTOCOLS])
