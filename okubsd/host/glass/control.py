@@ -31,15 +31,18 @@ class Control:
         self._listener.listen(8)
         self._listener.settimeout(_SECONDS)
         self._child: subprocess.Popen[bytes] | None = None
+        self._next: tuple[str, ...] = ()
 
     def waiting(self) -> list[Any]:
         """Return what to wait for: those who ask, and the words of the program that a key began."""
         return [self._listener, *([self._child.stdout] if self._child is not None else [])]
 
     def run(self, argv: tuple[str, ...]) -> None:
-        """Begin a program whose last line is shown; one at a time."""
-        if self._child is None:
+        """Begin a program whose last line is shown; one at a time, the last that is asked for comes next."""
+        if self._child is None and argv:
             self._child = door.begin(argv)
+        else:
+            self._next = argv
 
     def turn(self, painter: Painter, ready: list[Any]) -> None:
         """Answer who asks, and show what a program said when it ends."""
@@ -52,7 +55,8 @@ class Control:
                 painter.notice(said.decode(errors="replace").strip().rpartition("\n")[2])
                 return
             self._child.wait()
-            self._child = None
+            self._child, argv, self._next = None, self._next, ()
+            self.run(argv)
 
     def _answer(self, painter: Painter) -> None:
         asking, _ = self._listener.accept()

@@ -51,12 +51,27 @@ class Painter:
         self.cursor: Any = None
         self._notice_ends = 0.0
         display.set_error_handler(lambda *_: 0)
-        self._keys = self._crossing_keys()
+        self._keys, self._map = self._crossing_keys(), self._key_map()
 
     def _crossing_keys(self) -> dict[int, str]:
         """Return by keycode what crosses with Ctrl and Shift: C takes from a window, V gives to it."""
         codes = ((self.display.keysym_to_keycode(_TAKE), "copy"), (self.display.keysym_to_keycode(_GIVE), "paste"))
         return {code: word for code, word in codes if code}
+
+    def _key_map(self) -> list[Any]:
+        info = self.display.display.info
+        return list(self.display.get_keyboard_mapping(info.min_keycode, info.max_keycode - info.min_keycode + 1))
+
+    def _remap(self) -> None:
+        """Take another keyboard map; the server says that there is one also when another device is typed on."""
+        held = self._key_map()
+        if held == self._map:
+            return
+        self._map = held
+        self._keys = self._crossing_keys()
+        for pane in self.panes.values():
+            self._grab_keys(pane)
+        self.deeds.remap()
 
     # --- turning -------------------------------------------------------------------------------
 
@@ -239,11 +254,7 @@ class Painter:
         """Take one event of the desktop's server; keys and buttons that a program sent by itself are none."""
         if isinstance(event, xevent.MappingNotify):
             self.display.refresh_keyboard_mapping(event)
-            if event.request == X.MappingKeyboard:
-                self._keys = self._crossing_keys()
-                for each in self.panes.values():
-                    self._grab_keys(each)
-                self.deeds.remap()
+            self._remap()
             return
         pane = self.frames.get(event.window.id) if hasattr(event, "window") else None
         handler = _HANDLERS.get(type(event).__name__)

@@ -1,0 +1,210 @@
+"""A user's display and a VM's own, with the glass between them, and no VM: what a test of windows needs."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from okubsd import layout
+from okubsd.display.orders import Orders
+from okubsd.guest.identity import FAMILY_LOCAL, render_xauthority
+from okubsd.host import windows
+from tests.conftest import CHECKOUT
+
+SIZE = (1400, 900)
+COLOR, INK = 0x27AE60, 0xFFFFFF
+
+
+def serve(*options: str, size: tuple[int, int] = SIZE) -> tuple[subprocess.Popen[bytes], int]:
+    """Start an X server without a screen that anybody sees; return it and its display number."""
+    read_end, write_end = os.pipe()
+    argv = [
+        "Xvfb",
+        "-displayfd",
+        str(write_end),
+        "-nolisten",
+        "tcp",
+        "-screen",
+        "0",
+        f"{size[0]}x{size[1]}x24",
+        *options,
+    ]
+    server = subprocess.Popen(argv, pass_fds=(write_end,), stderr=subprocess.DEVNULL)
+    os.close(write_end)
+    number = b""
+    while not number.endswith(b"\n"):
+        number += os.read(read_end, 16)
+    os.close(read_end)
+    return server, int(number)
+
+
+def until(true: Callable[[], Any], seconds: float = 30) -> Any:
+    """Wait until ``true()`` and return what it says; fail after ``seconds``."""
+    end = time.monotonic() + seconds
+    while not (said := true()):
+        assert time.monotonic() < end, f"not within {seconds} seconds"
+        time.sleep(0.03)
+    return said
+
+
+class Bed:
+    """Two displays and the glass."""
+
+    def __init__(self, tmp: Path, manager: str) -> None:
+        self.run = tmp / "run"
+        self.run.mkdir(mode=0o700)
+        self.host, number = serve("-noreset")
+        self.desktop = f":{number}"
+        self.children: list[subprocess.Popen[Any]] = [self.host]
+        if manager != "none":
+            env = {**os.environ, "DISPLAY": self.desktop, "HOME": str(tmp)}
+            config = tmp / "i3"
+            config.write_text(
+                '# i3 config file (v4)\nfor_window [class=".*"] floating enable\nfont pango:monospace 8\n'
+            )
+            argv = [manager, "-c", str(config)] if manager == "i3" else [manager]
+            self.children.append(subprocess.Popen(argv, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+        self.cookie = secrets.token_bytes(16)
+        (self.run / layout.COOKIE).write_bytes(self.cookie)
+        self.lives = {name: self._live(name) for name in (layout.DISPLAY_LIFE, layout.QEMU_LIFE)}
+        self._nest()
+        self.log = tmp / "glass.log"
+        self.crossed = tmp / "crossed"
+        self.program = tmp / "okubsd"
+        self.program.write_text(f'#!/bin/sh\necho "$@" >>{self.crossed}\necho "{"x" * 10} copied"\n')
+        self.program.chmod(0o755)
+        self.glass = self.begin()
+        until(lambda: windows.is_ready(self.run))
+
+    def _live(self, name: str) -> IO[str]:
+        stream = (self.run / name).open("w")
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        return stream
+
+    def _nest(self) -> None:
+        # The server reads its cookie when it begins, before anybody knows its number: any number will do there.
+        path = self.run / layout.XAUTHORITY
+        path.write_bytes(render_xauthority(self.cookie, FAMILY_LOCAL, socket.gethostname(), "0"))
+        self.nested, self.number = serve("-auth", str(path))
+        path.write_bytes(render_xauthority(self.cookie, FAMILY_LOCAL, socket.gethostname(), str(self.number)))
+        self.children.append(self.nested)
+        (self.run / layout.DISPLAY).write_text(f"{self.number}\n")
+
+    def begin(self) -> subprocess.Popen[bytes]:
+        """Start the glass."""
+        orders = Orders(vm="work", run=str(self.run), desktop=self.desktop, network="nat", color=COLOR, ink=INK,
+                        okubsd=(str(self.program),))  # fmt: skip
+        argv = [sys.executable, "-m", "okubsd.host.glass", orders.render()]
+        env = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+        with self.log.open("ab") as log:
+            glass = subprocess.Popen(argv, stdout=log, stderr=log, env=env)
+        self.children.append(glass)
+        return glass
+
+    def halves(self) -> list[int]:
+        """Return the pids of both halves."""
+        path = Path(f"/proc/{self.glass.pid}/task/{self.glass.pid}/children")
+        return [int(word) for word in path.read_text().split()] if path.exists() else []
+
+    def rows(self) -> dict[str, windows.WindowRow]:
+        """Return the windows on the desktop, by what they are of."""
+        return {row.app: row for row in windows.windows_of(self.run)}
+
+    def wait_for(self, app: str) -> windows.WindowRow:
+        """Wait until a window of ``app`` is painted on the desktop."""
+        return until(lambda: (row := self.rows().get(app)) is not None and row.painted and row)  # type: ignore[no-any-return]
+
+    @contextlib.contextmanager
+    def desk(self) -> Iterator[Any]:
+        """Look at the user's display."""
+        from Xlib import display as xdisplay
+
+        opened = xdisplay.Display(self.desktop)
+        try:
+            yield opened
+        finally:
+            opened.close()
+
+    def color(self, x: int, y: int) -> int:
+        """Return the color of a pixel of the user's display."""
+        from Xlib import X
+
+        with self.desk() as opened:
+            data = opened.screen().root.get_image(x, y, 1, 1, X.ZPixmap, 0xFFFFFFFF).data
+        return int.from_bytes(data[:3], "little")
+
+    def xdotool(self, *words: str) -> str:
+        """Do as a user does."""
+        env = {**os.environ, "DISPLAY": self.desktop}
+        done = subprocess.run(["xdotool", *words], env=env, capture_output=True, text=True, timeout=60, check=False)
+        return done.stdout.strip()
+
+    def frame(self, title: str) -> str:
+        """Return the id of the window of the desktop that has ``title`` in its name."""
+        return until(lambda: self.xdotool("search", "--name", title).split("\n")[0])  # type: ignore[no-any-return]
+
+    def end(self) -> None:
+        """End everything."""
+        for child in reversed(self.children):
+            with contextlib.suppress(ProcessLookupError):
+                child.kill()
+            child.wait()
+        for stream in self.lives.values():
+            stream.close()
+
+
+class Client:
+    """Programs of the guest on the nested display."""
+
+    def __init__(self, bed: Bed) -> None:
+        env = {**os.environ, "XAUTHORITY": str(bed.run / layout.XAUTHORITY)}
+        argv = [sys.executable, str(CHECKOUT / "tests/glass_guest.py"), f":{bed.number}"]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(argv, stdin=pipe, stdout=pipe, env=env, text=True, bufsize=1)
+        bed.children.append(self._process)
+        self.said: list[str] = []
+        self._places: dict[str, tuple[int, int]] = {}
+        self._wait("ready")
+
+    def _wait(self, word: str) -> None:
+        assert self._process.stdout is not None
+        while (line := self._process.stdout.readline().strip()) != word:
+            assert line, "the guest's programs ended"
+            self.said.append(line)
+
+    def do(self, *words: object) -> list[str]:
+        """Have a command done; return what happened to windows until then."""
+        assert self._process.stdin is not None
+        print(*words, file=self._process.stdin, flush=True)
+        self._wait("done")
+        said, self.said = self.said, []
+        for line in said:
+            if line.startswith("place "):
+                _, name, width, height = line.split()
+                self._places[name] = int(width), int(height)
+        return said
+
+    def place(self, name: str) -> tuple[int, int]:
+        """Return the size that a window was told last that it has."""
+        self.do("nothing")
+        return self._places.get(name, (0, 0))
+
+    def wait_to_hear(self, line: str) -> str:
+        """Wait until something is said that begins with ``line``, and return it."""
+        found: list[str] = []
+
+        def heard() -> bool:
+            found.extend(one for one in self.do("nothing") if one.startswith(line))
+            return bool(found)
+
+        until(heard)
+        return found[-1]

@@ -1,0 +1,106 @@
+"""A guest's programs on a nested display, as a test wants them: python glass_guest.py DISPLAY, a command a line.
+
+window NAME WIDTH HEIGHT COLOR, menu NAME X Y WIDTH HEIGHT COLOR, title NAME TEXT, size NAME WIDTH HEIGHT, gone NAME,
+cursor NAME SIZE, grab, ungrab, many COUNT; what happens to a window is printed.
+"""
+
+from __future__ import annotations
+
+import select
+import sys
+from typing import Any
+
+from Xlib import X, Xatom
+from Xlib import display as xdisplay
+
+
+class Guest:
+    """The windows of the test, by name."""
+
+    def __init__(self, name: str) -> None:
+        self.display = xdisplay.Display(name)
+        self.display.set_error_handler(lambda *_: 0)
+        self.root = self.display.screen().root
+        self.windows: dict[str, Any] = {}
+        self.delete = self.display.intern_atom("WM_DELETE_WINDOW")
+
+    def run(self) -> None:
+        print("ready", flush=True)
+        while True:
+            while self.display.pending_events():
+                self.tell(self.display.next_event())
+            self.display.flush()
+            ready, _, _ = select.select([self.display.fileno(), sys.stdin], [], [])
+            if sys.stdin in ready:
+                words = sys.stdin.readline().split()
+                if not words:
+                    return
+                getattr(self, words[0])(*words[1:])
+                self.display.sync()
+                print("done", flush=True)
+
+    def _make(self, name: str, box: tuple[int, ...], color: str, *, over: int) -> Any:
+        mask = X.KeyPressMask | X.ButtonPressMask | X.StructureNotifyMask | X.PointerMotionMask
+        made = self.root.create_window(*box, 0, X.CopyFromParent, background_pixel=int(color, 16), event_mask=mask,
+                                       override_redirect=over)  # fmt: skip
+        self.windows[name] = made
+        return made
+
+    def window(self, name: str, width: str, height: str, color: str) -> None:
+        made = self._make(name, (30, 40, int(width), int(height)), color, over=0)
+        made.set_wm_protocols([self.delete])
+        made.set_wm_class(name, name.title())
+        made.set_wm_name(name)
+        made.map()
+
+    def menu(self, name: str, x: str, y: str, width: str, height: str, color: str) -> None:
+        self._make(name, (int(x), int(y), int(width), int(height)), color, over=1).map()
+
+    def nothing(self) -> None:
+        """Only say what happened."""
+
+    def title(self, name: str, *text: str) -> None:
+        words = " ".join(text).encode("raw_unicode_escape").decode("unicode_escape").encode()
+        utf8 = self.display.intern_atom("UTF8_STRING")
+        self.windows[name].change_property(self.display.intern_atom("_NET_WM_NAME"), utf8, 8, words)
+
+    def size(self, name: str, width: str, height: str) -> None:
+        self.windows[name].configure(width=int(width), height=int(height))
+
+    def gone(self, name: str) -> None:
+        self.windows.pop(name).destroy()
+
+    def cursor(self, name: str, size: str) -> None:
+        pixmap = self.root.create_pixmap(int(size), int(size), 1)
+        pixmap.fill_rectangle(pixmap.create_gc(foreground=1), 0, 0, int(size), int(size))
+        made = pixmap.create_cursor(pixmap, (0, 0, 0), (65535, 65535, 65535), 0, 0)
+        self.windows[name].change_attributes(cursor=made)
+
+    def grab(self) -> None:
+        self.display.grab_server()
+
+    def ungrab(self) -> None:
+        self.display.ungrab_server()
+
+    def many(self, count: str) -> None:
+        for _ in range(int(count)):
+            self.root.create_window(0, 0, 50, 50, 0, X.CopyFromParent, background_pixel=0xFF).map()
+
+    def huge(self, name: str) -> None:
+        self.windows[name].change_property(Xatom.WM_NAME, Xatom.STRING, 8, b"\x1b[31m" * 40000)
+
+    def tell(self, event: Any) -> None:
+        name = next((name for name, one in self.windows.items() if one == getattr(event, "window", None)), "?")
+        if event.type == X.KeyPress:
+            letter = self.display.keycode_to_keysym(event.detail, event.state & 1)
+            print("key", name, chr(letter) if 32 <= letter < 127 else hex(letter), flush=True)
+        elif event.type == X.ButtonPress:
+            print("button", name, event.detail, event.event_x, event.event_y, flush=True)
+        elif event.type == X.ConfigureNotify:
+            print("place", name, event.width, event.height, flush=True)
+        elif event.type == X.ClientMessage and event.data[1][0] == self.delete:
+            print("delete", name, flush=True)
+
+
+if __name__ == "__main__":
+    Guest(sys.argv[1]).run()
