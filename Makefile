@@ -11,9 +11,10 @@ COMPLETIONS = bash-completion/completions zsh/site-functions fish/vendor_complet
 
 # What a Debian host needs to run VMs and to build images.
 PACKAGES = e2fsprogs fdisk iproute2 ldnsutils mmdebstrap mtools nftables openssh-client python3-venv \
-	qemu-system-x86 slirp4netns squashfs-tools syslinux syslinux-common uidmap util-linux xserver-xephyr xvfb
+	qemu-system-x86 slirp4netns squashfs-tools syslinux syslinux-common uidmap util-linux x11-xkb-utils xserver-xephyr xvfb
 # What the tests need besides: other shells, linters, X clients to spy with.
-TEST_PACKAGES = busybox fish git ksh93u+m mandoc mksh openssh-sftp-server openvpn procps qemu-utils shellcheck signify-openbsd \
+TEST_PACKAGES = busybox cwm fish git i3-wm ksh93u+m mandoc mksh openbox openssh-sftp-server openvpn procps \
+	qemu-utils shellcheck signify-openbsd \
 	wireguard-tools xauth x11-utils xdotool zsh
 
 GOLDEN_TESTS = tests/test_plan.py tests/test_images.py tests/test_qemu.py tests/test_guest.py tests/test_network.py \

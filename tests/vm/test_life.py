@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -196,12 +197,64 @@ def test_closing_the_window_ends_the_app_and_the_vm_unless_it_is_kept(world: Wor
             world.assert_nothing_left()
 
 
-def test_xephyr_shows_the_vm_in_a_titled_window_of_the_desktop(world: World, desktop: str, tmp_path: Path) -> None:
+def tree_of(world: World, display: str) -> str:
+    """Return the windows of a display, as xwininfo(1) tells them."""
+    argv, env = ["xwininfo", "-root", "-tree"], {**world.env, "DISPLAY": display}
+    return subprocess.run(argv, env=env, capture_output=True, text=True, check=True).stdout
+
+
+def windows(world: World, vm: str) -> list[dict[str, object]]:
+    """Return the windows that a VM shows on the desktop."""
+    found: list[dict[str, object]] = json.loads(world.ok("windows", vm, "--json"))["windows"]
+    return found
+
+
+def test_two_apps_are_two_windows_of_the_desktop(world: World, desktop: str) -> None:
     world.ok("start", "kept", env={"DISPLAY": desktop})
-    tree = subprocess.run(
-        ["xwininfo", "-root", "-tree"], env={**world.env, "DISPLAY": desktop}, capture_output=True, check=True
-    )
-    assert b'"kept - okubsd"' in tree.stdout
+    (row,) = windows(world, "kept")
+    assert row["app"] == "XTerm" and row["painted"] is True
+    assert '"[kept] ' in tree_of(world, desktop) and '("okubsd-kept" "XTerm")' in tree_of(world, desktop)
+    # A start of what is shown already raises it; another app is another window.
+    again = world.call("start", "kept", env={"DISPLAY": desktop})
+    assert again.code == 0 and len(windows(world, "kept")) == 1
+    world.ok("start", "kept", "--new", env={"DISPLAY": desktop})
+    assert len(windows(world, "kept")) == 2
+    world.ok("close", "kept", str(row["window"]))
+    wait_until(lambda: len(windows(world, "kept")) == 1)
+    assert world.call("close", "kept", str(row["window"])).code == 4
+    # The display of the VM has no connection to that of the user.
+    server = next(words for _, words in world.processes() if "Xvfb" in words)
+    assert "-nolisten tcp" in server and " -ac " not in server
+    assert not [words for _, words in world.processes() if "Xephyr" in words]
+
+
+def test_a_vm_that_nobody_sees_moves_to_the_desktop(world: World, desktop: str) -> None:
+    world.ok("start", "kept", "--headless")
+    assert windows(world, "kept") == []
+    world.ok("start", "kept", env={"DISPLAY": desktop})
+    assert len(windows(world, "kept")) == 1
+
+
+def test_hands_reach_the_display_of_their_vm_only(world: World, desktop: str) -> None:
+    world.ok("start", "kept", "--headless")
+    before = tree_of(world, desktop)
+    text = "echo 'zyäöüß€@{}[]|~ Привет' >~/typed"
+    world.ok("click", "kept", "100", "100")
+    world.ok("type", "kept", text)
+    world.ok("key", "kept", "Return")
+    wait_until(lambda: world.call("run", "kept", "--", "cat", "typed").out.strip() == "zyäöüß€@{}[]|~ Привет")
+    assert tree_of(world, desktop) == before
+    assert world.call("key", "kept", "Ctrl+Nonsense").code == 2
+
+
+def test_xephyr_shows_the_vm_in_a_titled_window_of_the_desktop(world: World, desktop: str, tmp_path: Path) -> None:
+    described = world.description.read_text()
+    try:
+        world.description.write_text(described.replace("display: 800x600", "display: xephyr 800x600"))
+        world.ok("start", "kept", env={"DISPLAY": desktop})
+    finally:
+        world.description.write_text(described)
+    assert '"kept - okubsd"' in tree_of(world, desktop)
     assert (world.run_dir("kept") / "Xauthority").stat().st_mode & 0o777 == 0o600
     xephyr = next(words for _, words in world.processes() if "Xephyr" in words)
     assert "-nolisten tcp" in xephyr and "-resizeable" in xephyr and " -ac " not in xephyr
@@ -218,9 +271,9 @@ def test_keys_arrive_as_the_desktop_has_them(layout: str, typed: str, world: Wor
     env = {**world.env, "DISPLAY": desktop, "LC_ALL": "C.UTF-8"}
     subprocess.run(["setxkbmap", layout], env=env, check=True)
     world.ok("start", "kept", env={"DISPLAY": desktop})
-    found = subprocess.run(["xdotool", "search", "--name", "kept - okubsd"], env=env, capture_output=True, check=True)
-    # No window manager gives it the keyboard: what is under the pointer has it.
-    subprocess.run(["xdotool", "mousemove", "--window", found.stdout.split()[0], "100", "100"], env=env, check=True)
+    argv = ["xdotool", "search", "--name", "^.kept. ", "windowfocus"]
+    # No window manager gives it the keyboard.
+    subprocess.run(argv, env=env, check=True)
 
     def arrives() -> bool:
         # A busy machine may be late with a modifier of xdotool's: what was typed once has to be right, not each time.
@@ -232,12 +285,12 @@ def test_keys_arrive_as_the_desktop_has_them(layout: str, typed: str, world: Wor
     wait_until(arrives, 120)
 
 
-def test_a_killed_xephyr_ends_the_app_and_the_next_start_shows_it_again(world: World, desktop: str) -> None:
+def test_a_killed_display_ends_the_app_and_the_next_start_shows_it_again(world: World, desktop: str) -> None:
     world.ok("start", "kept", env={"DISPLAY": desktop})
-    os.kill(next(pid for pid, words in world.processes() if "Xephyr" in words), 9)
+    os.kill(next(pid for pid, words in world.processes() if "Xvfb" in words), 9)
     wait_until(lambda: world.ok("run", "kept", "--", "ls", "/run/okubsd/apps") == "")
     world.ok("start", "kept", env={"DISPLAY": desktop})
-    assert world.status("kept")["display"]
+    assert world.status("kept")["display"] and len(windows(world, "kept")) == 1
     assert len(world.qemus("kept")) == 1
 
 

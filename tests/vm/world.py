@@ -98,7 +98,10 @@ class World:
             with contextlib.suppress(OSError):
                 words = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
                 ours = str(self.state) in words or str(self.run_base) in words
-                if ours and re.match(r"\S*(qemu|Xephyr|Xvfb|ssh|unshare|nsenter|mmdebstrap|perl|mksquashfs)", words):
+                if ours and re.match(
+                    r"\S*(python\S* -P -m okubsd.host.glass|qemu|Xephyr|Xvfb|ssh|unshare|nsenter|mmdebstrap|perl|mksquashfs)",
+                    words,
+                ):
                     found.append((int(path.parent.name), words))
         return found + self.uplinks()
 
