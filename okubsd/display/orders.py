@@ -9,7 +9,7 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
     """The VM's run directory, the user's display, how the windows look, and how okubsd is called.
 
     ``color`` and ``ink`` are 0xRRGGBB, ``network`` is what the label calls the VM's network, ``keyboard`` gives the
-    VM's display the keyboard of the user's.
+    VM's display the keyboard of the user's, ``words`` are shown until there is a window.
     """
 
     vm: str
@@ -20,6 +20,7 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
     ink: int
     okubsd: tuple[str, ...]
     keyboard: tuple[str, ...] = ()
+    words: str = ""
 
     def render(self) -> str:
         """Return the one argument that the glass gets."""

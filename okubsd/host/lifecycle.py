@@ -16,7 +16,7 @@ from okubsd.display.server import display_socket
 from okubsd.errors import BadDescription, DisplayGone, HostLacks, Problem, TimedOut
 from okubsd.host import door, facts, gateway, locks, programs
 from okubsd.host.perform import perform
-from okubsd.host.perform.display import when_it_ends
+from okubsd.host.perform.display import show_failure, when_it_ends
 from okubsd.host.performance import Performance, Timing
 from okubsd.host.places import Places
 from okubsd.host.session import Report, Session
@@ -193,11 +193,20 @@ def _start(session: Session, vm: Vm, request: Request) -> Started:
     performance = _begin(session, state)
     try:
         timing = perform(decided.plan, performance)
-    except BaseException:
+    except BaseException as error:
         _undo(decided, performance)
+        if isinstance(error, Problem) and performance.shown_at is not None:
+            _show_failure(session, decided, error)
         raise
     _record(session.places, vm.name, timing)
     return Started(timing, state.running, performance.app_was_running)
+
+
+def _show_failure(session: Session, decided: Decided, problem: Problem) -> None:
+    """Say on the desktop why a start failed whose first window was there already."""
+    for step in decided.plan:
+        if isinstance(step, StartGlass):
+            show_failure(step, problem.sentence, session.places.vm(decided.boot.vm.name) / layout.GLASS_LOG)
 
 
 def _begin(session: Session, state: VmFacts) -> Performance:

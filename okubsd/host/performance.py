@@ -42,6 +42,7 @@ class Performance:
         self.qemu: subprocess.Popen[bytes] | None = None
         self.server: subprocess.Popen[bytes] | None = None
         self.glass: subprocess.Popen[bytes] | None = None
+        self.shown_at: Path | None = None
         self.display_step: StartDisplay | None = None
         self.exit_end = -1
         self.phases: dict[str, float] = {}
@@ -54,6 +55,14 @@ class Performance:
         for slot, value in self.slots.items():
             filled = tuple(word.replace(slot, value) for word in filled)
         return filled
+
+    def say(self, words: str) -> None:
+        """Tell a user who looks on how far it is: in the terminal, and on the desktop where the glass is there."""
+        self.report(words)
+        if self.shown_at is not None:
+            from okubsd.host import windows
+
+            windows.say(self.shown_at, words)
 
     def close(self) -> None:
         """Close the descriptors that only the performing needed."""

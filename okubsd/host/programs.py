@@ -34,6 +34,11 @@ def glass_argv() -> Argv:
     return (sys.executable, "-P", "-m", "okubsd.host.glass")
 
 
+def farewell_argv(orders: str) -> Argv:
+    """Return the program that shows on the desktop why a start failed."""
+    return (sys.executable, "-P", "-m", "okubsd.host.glass.splash", orders)
+
+
 def has_vmd() -> bool:
     """Return whether this host has vmd(8), by the program that speaks to it."""
     return find_program("vmctl") is not None

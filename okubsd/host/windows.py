@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from pathlib import Path
 
@@ -49,6 +50,13 @@ def do(run: Path, what: str, window: int) -> bool:
         return msgspec.json.decode(_ask(run, Question(what, window)), type=bool)
     except (OSError, msgspec.DecodeError):
         return False
+
+
+def say(run: Path, words: str) -> None:
+    """Have the glass show how far a start is, where there is one."""
+    if (run / layout.GLASS).exists():
+        with contextlib.suppress(OSError):
+            _ask(run, Question("say", words=words))
 
 
 def is_ready(run: Path) -> bool:

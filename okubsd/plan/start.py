@@ -105,7 +105,7 @@ def _glass(boot: Boot) -> StartGlass:
     keyboard = keyboard_argv(boot.host.display, run / layout.XAUTHORITY, Slot.DISPLAY)
     orders = Orders(
         vm=vm.name, run=str(run), desktop=boot.host.display, network=vm.network.name, color=color, ink=ink,
-        okubsd=boot.host.okubsd, keyboard=keyboard,
+        okubsd=boot.host.okubsd, keyboard=keyboard, words="starting",
     )  # fmt: skip
     log = boot.state.directory / layout.GLASS_LOG
     return StartGlass(argv=(*boot.host.glass, orders.render()), log=log, run=run, phase=Phase.BOOT)

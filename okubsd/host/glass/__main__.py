@@ -13,6 +13,8 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
+
 from okubsd import layout
 from okubsd.display.orders import Orders, parse_orders
 from okubsd.display.server import display_socket
@@ -42,11 +44,12 @@ def main() -> int:
     orders = parse_orders(sys.argv[1])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     begun: list[float] = []
-    life = _Life(Path(orders.run))
+    life, said = _Life(Path(orders.run)), False
     while _settled(begun) and len([moment for moment in begun if moment > time.monotonic() - _TRY_SECONDS]) < _TRIES:
         begun.append(time.monotonic())
         number = _display_number(Path(orders.run))
-        if number is None or not _halves(orders, number, life):
+        words, said = ("", True) if said else (orders.words, True)
+        if number is None or not _halves(msgspec.structs.replace(orders, words=words), number, life):
             return 0
     print("okubsd: the windows ended too often", file=sys.stderr)
     return 1
@@ -170,6 +173,8 @@ def _paint(orders: Orders, number: int, wire: Wire, slots: Slots, guard: int) ->
         remap=lambda: control.run(tuple(keyboard)),
     )
     painter = Painter(opened, wire, slots, look, deeds)
+    if orders.words:
+        painter.say(orders.words)
     try:
         while True:
             ready = painter.turn([guard, *control.waiting()])

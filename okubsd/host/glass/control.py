@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from okubsd.display.frame import plain
 from okubsd.host import door
 from okubsd.host.windows import Question, WindowRow
 
@@ -78,7 +79,7 @@ def answer(painter: Painter, question: Question) -> Any:
         (painter.bring_up if question.do == "raise" else painter.ask_to_close)(pane)
         return True
     if question.do == "say":
-        painter.notice(question.words[:200])
+        painter.say(plain(question.words, 200))
         return True
     return False
 

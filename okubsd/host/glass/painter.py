@@ -20,6 +20,7 @@ from okubsd.display.frame import LARGEST, MOST_WINDOWS, Box, is_menu
 from okubsd.display.words import Asked, Message, State, Told
 from okubsd.host.glass import cursor, shm
 from okubsd.host.glass.pane import Desk, Look, Pane
+from okubsd.host.glass.splash import Splash
 from okubsd.host.glass.wire import Slots, Wire
 from okubsd.host.glass.xkb import LOCKS
 
@@ -48,6 +49,7 @@ class Painter:
         self.segment = shm.segment_of(display, slots.slot_size)
         self.focused: Pane | None = None
         self.ready = False
+        self.splash: Splash | None = None
         self.cursor: Any = None
         self._notice_ends = 0.0
         display.set_error_handler(lambda *_: 0)
@@ -115,6 +117,15 @@ class Painter:
         """Ask the program of a window to close it."""
         self.wire.tell(Asked.CLOSE, pane.number)
 
+    def say(self, words: str) -> None:
+        """Say how far a start is: in a window of ours while there is none of the guest, or else in the labels."""
+        if self.panes:
+            self.notice(words)
+        elif self.splash is None:
+            self.splash = Splash(self.desk, words)
+        else:
+            self.splash.say(words)
+
     def notice(self, words: str) -> None:
         """Show ``words`` in the labels for a moment."""
         for pane in self.panes.values():
@@ -140,6 +151,7 @@ class Painter:
         if message.window in self.panes or len(self.panes) >= MOST_WINDOWS:
             return
         x, y = (max(-LARGEST, min(LARGEST, number)) for number in (x, y))
+        self._drop_splash()
         menu = bool(over) and is_menu(width, height, self.desk.size)
         pane = Pane(self.desk, message.window, Box(x, y, width, height), menu=menu, owner=self.panes.get(owner))
         self.panes[message.window] = pane
@@ -147,6 +159,11 @@ class Painter:
         if self.cursor is not None:
             pane.inner.change_attributes(cursor=self.cursor)
         self._grab_keys(pane)
+
+    def _drop_splash(self) -> None:
+        if self.splash is not None:
+            self.splash.destroy()
+        self.splash = None
 
     def _grab_keys(self, pane: Pane) -> None:
         """Have the keys for crossing before the guest, on whatever key they are now."""
@@ -256,6 +273,9 @@ class Painter:
             self.display.refresh_keyboard_mapping(event)
             self._remap()
             return
+        if self.splash is not None and getattr(event, "window", None) == self.splash.top:
+            self._splash_event(event)
+            return
         pane = self.frames.get(event.window.id) if hasattr(event, "window") else None
         handler = _HANDLERS.get(type(event).__name__)
         if pane is None or handler is None:
@@ -264,6 +284,13 @@ class Painter:
             return
         with contextlib.suppress(error.BadWindow, error.BadDrawable):
             handler(self, pane, event)
+
+    def _splash_event(self, event: Any) -> None:
+        if isinstance(event, xevent.Expose) and self.splash is not None:
+            self.splash.draw()
+        elif isinstance(event, xevent.ClientMessage):
+            # Its close button closes it, and not the VM that starts.
+            self._drop_splash()
 
     def _key(self, pane: Pane, event: Any) -> None:
         down = isinstance(event, xevent.KeyPress)

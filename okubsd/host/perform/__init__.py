@@ -69,7 +69,7 @@ def perform(plan: Plan, performance: Performance) -> Timing:
         for step in plan:
             said = step.progress()
             if said:
-                performance.report(said)
+                performance.say(said)
             with performance.timed(step.phase):
                 perform_step(step, performance)
     finally:

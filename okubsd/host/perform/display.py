@@ -8,11 +8,14 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
 from okubsd import layout
 from okubsd.config.names import quoted
+from okubsd.display.orders import parse_orders
 from okubsd.display.server import display_socket
 from okubsd.errors import DisplayGone, HostLacks, Problem, TimedOut, Unreachable
-from okubsd.host import door, keys, locks, running, window, windows
+from okubsd.host import door, keys, locks, programs, running, window, windows
 from okubsd.host.performance import Performance, last_lines
 from okubsd.host.sockets import listener_pid
 from okubsd.host.waiting import wait_until
@@ -66,7 +69,15 @@ def start_glass(step: steps.StartGlass, performance: Performance) -> None:
     if locks.is_alive(step.run / layout.GLASS_LIFE):
         return
     (step.run / layout.GLASS).unlink(missing_ok=True)
+    performance.shown_at = step.run
     performance.glass = door.spawn(step.argv, step.log, life=step.run / layout.GLASS_LIFE)
+
+
+def show_failure(step: steps.StartGlass, sentence: str, log: Path) -> None:
+    """Show on the desktop why a start failed, by a window that outlives it: who clicked a menu sees no terminal."""
+    *_, orders = step.argv
+    words = msgspec.structs.replace(parse_orders(orders), words=sentence).render()
+    door.spawn(programs.farewell_argv(words), log)
 
 
 def wait_ready(step: steps.WaitReady, performance: Performance) -> None:
