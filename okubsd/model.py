@@ -133,6 +133,7 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True):
     display: tuple[int, int] = (1280, 800)
     display_memory: int = 0
     apps: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
     home: int = 2 << 30
     color: str = "grey"
     autostart: bool = False

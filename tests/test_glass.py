@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -30,6 +31,7 @@ from okubsd.display.frame import (
     plain,
     size_hints,
 )
+from okubsd.display.orders import Asked as Question
 from okubsd.display.orders import Orders, parse_orders
 from okubsd.display.words import SIZE, TEXT, Asked, Message, Told, decode, encode
 from okubsd.errors import Problem
@@ -489,3 +491,86 @@ def test_whatever_a_reader_says_nothing_is_painted_outside_of_a_frame(
     finally:
         opened.close()
         theirs.close()
+
+
+# --- the question ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def asking(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Ask on a desktop of the test's own; yields what begins a question, which has the desktop in its ``desktop``."""
+    server, number = serve("-noreset")
+    begun: list[subprocess.Popen[bytes]] = []
+
+    def ask(seconds: float = 30.0) -> subprocess.Popen[bytes]:
+        asked = Question(desktop=f":{number}", question="clip from web to vault", what="5 letters: hello",
+                         place="/p/a.policy:1", seconds=seconds)  # fmt: skip
+        env = {**os.environ, "PYTHONPATH": str(CHECKOUT), "DISPLAY": f":{number}"}
+        begun.append(subprocess.Popen([sys.executable, "-m", "okubsd.host.glass.ask", asked.render()], env=env))
+        until(lambda: xdotool(number, "search", "--name", "okubsd asks"))
+        return begun[-1]
+
+    ask.desktop = number  # type: ignore[attr-defined]
+    yield ask
+    for child in begun:
+        child.kill()
+        child.wait()
+    server.kill()
+    server.wait()
+
+
+def xdotool(display: int, *words: str) -> str:
+    env = {**os.environ, "DISPLAY": f":{display}"}
+    return subprocess.run(["xdotool", *words], env=env, capture_output=True, text=True, check=False).stdout.strip()
+
+
+@pytest.mark.spawns
+@pytest.mark.parametrize(
+    ("deed", "code"),
+    [
+        (("key", "Return"), 1),
+        (("key", "Escape"), 1),
+        (("key", "ctrl+y"), 0),
+        # In the middle above: the buttons are at known places of the window.
+        (("mousemove", str(440 + 440), str(236 + 156), "click", "1"), 0),
+        (("mousemove", str(440 + 80), str(236 + 156), "click", "1"), 1),
+    ],
+)
+def test_a_question_is_answered_by_what_nobody_does_by_the_way(asking: Any, deed: tuple[str, ...], code: int) -> None:
+    child = asking()
+    # What is typed on, and in the first second, is no answer.
+    xdotool(asking.desktop, "key", "ctrl+y")
+    time.sleep(1.3)
+    xdotool(asking.desktop, "type", "yes 1")
+    assert child.poll() is None
+    xdotool(asking.desktop, *deed)
+    assert child.wait(20) == code
+
+
+@pytest.mark.spawns
+def test_no_answer_is_no_and_so_is_no_display(asking: Any) -> None:
+    assert asking(2.0).wait(30) == 1
+    asked = Question(desktop=":9", question="q", what="w", place="p", seconds=5)
+    argv = [sys.executable, "-m", "okubsd.host.glass.ask", asked.render()]
+    assert subprocess.run(argv, cwd=CHECKOUT, check=False, stderr=subprocess.DEVNULL).returncode == 1
+
+
+@pytest.mark.spawns
+def test_an_event_that_a_program_sends_is_no_answer(asking: Any) -> None:
+    from Xlib import X
+    from Xlib import display as xdisplay
+    from Xlib.protocol import event as xevent
+
+    child = asking(4.0)
+    time.sleep(1.2)
+    opened = xdisplay.Display(f":{asking.desktop}")
+    window = opened.create_resource_object("window", int(xdotool(asking.desktop, "search", "--name", "okubsd asks")))
+    values = {"root": opened.screen().root, "window": window, "child": X.NONE, "root_x": 0, "root_y": 0, "same_screen": 1,
+              "time": X.CurrentTime}  # fmt: skip
+    key = xevent.KeyPress(detail=29, event_x=0, event_y=0, state=X.ControlMask, **values)
+    click = xevent.ButtonRelease(detail=1, event_x=440, event_y=156, state=0, **values)
+    for sent in (key, click):
+        window.send_event(sent, 0)
+    opened.sync()
+    assert child.wait(30) == 1
+    opened.close()

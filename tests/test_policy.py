@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from okubsd.cli.main import call
-from okubsd.config.policy import PolicyLine, decide_crossing, parse_policy
+from okubsd.config.policy import SERVICES, PolicyLine, decide_crossing, parse_policy
 from okubsd.display.clip import Clip, render_clip
 from okubsd.errors import BadDescription, Problem
 from okubsd.host import clip as clips
 from okubsd.host import policy as policies
 from okubsd.host.session import Session
 
-VMS = ("vault", "bank", "web")
+VMS = {"vault": ("secret",), "bank": ("secret", "money"), "web": ()}
 TEXT = """
 # What is in the vault stays there.
 clip vault * deny
@@ -51,6 +51,16 @@ def test_a_service_without_a_line_of_okubsds_own_is_denied() -> None:
     assert decide_crossing((), "sound", "web", "@host").action == "deny"
 
 
+def test_a_tag_stands_for_the_vms_that_have_it() -> None:
+    lines = parse("clip @tag:secret @tag:money allow\nclip @tag:secret * deny\n")
+    assert decide_crossing(lines, "clip", "vault", "bank").line == 1
+    assert decide_crossing(lines, "clip", "vault", "web").action == "deny"
+    assert decide_crossing(lines, "clip", "web", "vault").place == "okubsd's own last line"
+    assert decide_crossing(lines, "clip", "@host", "bank").action == "allow"
+    with pytest.raises(BadDescription, match="no VM has the tag 'sceret'; did you mean '@tag:secret'"):
+        parse("clip @tag:sceret * deny\n")
+
+
 def test_the_desktop_is_no_vm() -> None:
     lines = parse("clip @anyvm @anyvm deny\n")
     assert decide_crossing(lines, "clip", "@host", "web").action == "allow"
@@ -74,7 +84,7 @@ def test_any_text_is_a_policy_or_refused(text: str) -> None:
     except BadDescription as error:
         assert all("\x1b" not in mistake and "\u202e" not in mistake for mistake in error.mistakes)
         return
-    assert all(line.service in ("clip", "*") and line.action in ("allow", "ask", "deny") for line in lines)
+    assert all(line.service in (*SERVICES, "*") and line.action in ("allow", "ask", "deny") for line in lines)
 
 
 @pytest.fixture
@@ -96,7 +106,7 @@ def test_it_is_asked_before_anything_crosses(session: Session, capsys: pytest.Ca
     # What was refused is not lost, and it is written down.
     assert kept.exists() and not list(session.places.state.glob(".clip*"))
     assert clips.crossings(session.places)[-1]["outcome"] == "refused"
-    with pytest.raises(Problem, match="no terminal to ask on"):
+    with pytest.raises(Problem, match="no terminal or display to ask on"):
         policies.need_leave(session, "clip", "web", "bank", "5 letters")
     policies.need_leave(session, "clip", "bank", "web", "5 letters")
     with pytest.raises(Problem, match="'old' is not in the description"):

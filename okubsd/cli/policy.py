@@ -46,6 +46,11 @@ def show(session: Session, json: bool) -> None:
 @pass_session
 def test(session: Session, service: str, source: str, target: str, json: bool) -> int:
     """Say whether SERVICE may cross from A to B, VMs or 'host', and which line decides; exit with 1 where not."""
+    return tell_crossing(session, service, source, target, json=json)
+
+
+def tell_crossing(session: Session, service: str, source: str, target: str, *, json: bool) -> int:
+    """Print what the policy decides, and return the exit code."""
     for name in (source, target):
         if name != HOST and session.description.find(name) is None:
             raise Unknown(f"there is no VM '{name}'", "okubsd list")

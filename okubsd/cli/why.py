@@ -14,8 +14,10 @@ import msgspec
 
 from okubsd import layout
 from okubsd.cli.compile import owner_of_vms
+from okubsd.cli.policy import tell_crossing
 from okubsd.cli.session import as_json, pass_session, print_json
 from okubsd.config.names import quoted
+from okubsd.config.policy import SERVICES
 from okubsd.config.rule import parse_target, render_rule
 from okubsd.errors import Misuse
 from okubsd.host import apply as applying
@@ -39,12 +41,15 @@ _DESTINATION = re.compile(
 
 @click.command()
 @click.argument("name", metavar="VM")
-@click.argument("destination", metavar="DEST[:PORT]")
+@click.argument("destination", metavar="DEST[:PORT]|VM")
+@click.option("--service", type=click.Choice(SERVICES), help="Not a packet: whether this may cross to the VM, or host.")
 @click.option("-p", "--protocol", type=click.Choice(["tcp", "udp", "icmp"]), default="tcp", show_default=True)
 @as_json
 @pass_session
-def why(session: Session, name: str, destination: str, protocol: str, json: bool) -> None:
+def why(session: Session, name: str, destination: str, service: str, protocol: str, json: bool) -> None:
     """Say which rule decides whether VM reaches DEST, an address or a host name; exit with 1 where it does not."""
+    if service:
+        sys.exit(tell_crossing(session, service, name, destination, json=json))
     target, port = parse_destination(destination)
     asked = session.vm(name)
     passers = passers_of(asked, session.description, session.recipes)

@@ -43,6 +43,9 @@ _HOME = fields.size_between(16 << 20, 1 << 40)
 _APPS = fields.list_of(fields.matching(APP_NAME, IMAGE_NAME_RULE), "a list of app names")
 
 
+_TAGS = fields.list_of(fields.matching(IMAGE_NAME, IMAGE_NAME_RULE), "a list of tags")
+
+
 def _rules(*, allow: bool) -> fields.Parser[tuple[Rule, ...]]:
     """Return a parser of a list of rules, each as text or with its particulars."""
 
@@ -97,6 +100,7 @@ VM_FIELDS: Mapping[str, fields.Parser[Any]] = {
     # An X server does not start with less.
     "display_memory": fields.size_between(128 << 20, 16 << 30),
     "apps": _APPS,
+    "tags": _TAGS,
     "home": _HOME,
     "color": fields.one_of(COLORS),
     "autostart": fields.yes_or_no,

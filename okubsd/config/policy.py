@@ -5,7 +5,7 @@ A line is `service source target action`; the first that matches decides.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -13,19 +13,23 @@ import msgspec
 from okubsd.config.names import VM_NAME, did_you_mean, quoted
 from okubsd.errors import BadDescription
 
-SERVICES = ("clip",)
+# What was copied, files, files and addresses to open, notifications, sound, and a microphone.
+SERVICES = ("clip", "files", "open", "notify", "sound", "mic")
 ALLOW, ASK, DENY = "allow", "ask", "deny"
 ACTIONS = (ALLOW, ASK, DENY)
 
 # What stands for more than one name, and for the desktop.
-ANYONE, ANY_VM, DESKTOP = "*", "@anyvm", "@host"
+ANYONE, ANY_VM, DESKTOP, TAG = "*", "@anyvm", "@host", "@tag:"
 
 _WORDS = 4
 _FORM = "a line is 'service source target action', such as: clip vault @anyvm deny"
 
 
 class PolicyLine(msgspec.Struct, frozen=True):
-    """One line of a policy: what it is about, what is to be done, and where it stands."""
+    """One line of a policy: what it is about, what is to be done, and where it stands.
+
+    ``sources`` and ``targets`` are the VMs that have the tag, where a side is one.
+    """
 
     service: str
     source: str
@@ -33,6 +37,8 @@ class PolicyLine(msgspec.Struct, frozen=True):
     action: str
     file: str = ""
     line: int = 0
+    sources: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
 
     @property
     def place(self) -> str:
@@ -41,15 +47,16 @@ class PolicyLine(msgspec.Struct, frozen=True):
 
     def matches(self, service: str, source: str, target: str) -> bool:
         """Return whether it is about ``service`` from ``source`` to ``target``, names of VMs or DESKTOP."""
-        return self.service in (service, ANYONE) and _is(self.source, source) and _is(self.target, target)
+        sides = _is(self.source, source, self.sources) and _is(self.target, target, self.targets)
+        return sides and self.service in (service, ANYONE)
 
 
 # What holds where nobody has written anything: a clip crosses by the user's own command only.
 LAST = (PolicyLine("clip", ANYONE, ANYONE, ALLOW),)
 
 
-def _is(side: str, name: str) -> bool:
-    return side in (ANYONE, name) or (side == ANY_VM and name != DESKTOP)
+def _is(side: str, name: str, tagged: tuple[str, ...]) -> bool:
+    return side in (ANYONE, name) or (side == ANY_VM and name != DESKTOP) or name in tagged
 
 
 def decide_crossing(policy: Iterable[PolicyLine], service: str, source: str, target: str) -> PolicyLine:
@@ -58,12 +65,16 @@ def decide_crossing(policy: Iterable[PolicyLine], service: str, source: str, tar
     return next(line for line in lines if line.matches(service, source, target))
 
 
-def parse_policy(files: Iterable[tuple[Path, str]], vms: Iterable[str]) -> tuple[PolicyLine, ...]:
-    """Return the lines of ``files``, paths with their texts, in their order; ``vms`` are the names that there are.
+def parse_policy(files: Iterable[tuple[Path, str]], vms: Mapping[str, Iterable[str]]) -> tuple[PolicyLine, ...]:
+    """Return the lines of ``files``, paths with their texts, in their order.
 
-    Raises BadDescription with every mistake of every file.
+    ``vms`` are the names that there are, each with its tags.  Raises BadDescription with every mistake of every file.
     """
-    known, lines, mistakes = tuple(vms), [], list[str]()
+    tagged: dict[str, tuple[str, ...]] = {}
+    for name, tags in vms.items():
+        for tag in tags:
+            tagged[TAG + tag] = (*tagged.get(TAG + tag, ()), name)
+    known, lines, mistakes = (*vms, *tagged), [], list[str]()
     for path, text in files:
         for number, written in enumerate(text.split("\n"), 1):
             words = written.partition("#")[0].split()
@@ -74,7 +85,8 @@ def parse_policy(files: Iterable[tuple[Path, str]], vms: Iterable[str]) -> tuple
                 mistakes.append(f"{path}:{number}: {wrong}")
                 continue
             service, source, target, action = words
-            lines.append(PolicyLine(service, source, target, action, str(path), number))
+            sides = tagged.get(source, ()), tagged.get(target, ())
+            lines.append(PolicyLine(service, source, target, action, str(path), number, *sides))
     if mistakes:
         raise BadDescription(mistakes)
     return tuple(lines)
@@ -89,7 +101,9 @@ def _mistake(words: list[str], known: tuple[str, ...]) -> str:
         return f"there is no service {quoted(service)}{did_you_mean(service, SERVICES)}"
     for side in sides:
         if side not in (ANYONE, ANY_VM, DESKTOP, *known):
-            allowed = (*known, ANY_VM, DESKTOP) if VM_NAME.fullmatch(side) else (ANY_VM, DESKTOP)
+            allowed = (*known, ANY_VM, DESKTOP) if VM_NAME.fullmatch(side) else (ANY_VM, DESKTOP, *known)
+            if side.startswith(TAG):
+                return f"no VM has the tag {quoted(side.removeprefix(TAG))}{did_you_mean(side, allowed)}"
             return f"there is no VM {quoted(side)}{did_you_mean(side, allowed)}"
     if action not in ACTIONS:
         return f"{quoted(action)} is none of {', '.join(ACTIONS)}{did_you_mean(action, ACTIONS)}"

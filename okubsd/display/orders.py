@@ -30,3 +30,22 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
 def parse_orders(text: str) -> Orders:
     """Return the orders that ``text`` is.  Raises msgspec.DecodeError where it is none."""
     return msgspec.json.decode(text.encode(), type=Orders)
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """A question to the user on the ``desktop``: what is to cross, whose rule wants it asked, and for how long."""
+
+    desktop: str
+    question: str
+    what: str
+    place: str
+    seconds: float
+
+    def render(self) -> str:
+        """Return the one argument that the program which asks gets."""
+        return msgspec.json.encode(self).decode()
+
+
+def parse_asked(text: str) -> Asked:
+    """Return the question that ``text`` is.  Raises msgspec.DecodeError where it is none."""
+    return msgspec.json.decode(text.encode(), type=Asked)

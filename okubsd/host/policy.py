@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import select
+import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 from okubsd.config.policy import ALLOW, ASK, DENY, DESKTOP, PolicyLine, decide_crossing, parse_policy
 from okubsd.display.clip import HOST
+from okubsd.display.orders import Asked
 from okubsd.errors import BadDescription, Problem
+from okubsd.host import door, programs
 from okubsd.host.places import xdg_directory
 from okubsd.host.reading import read_trusted
 from okubsd.host.session import Session
@@ -51,7 +54,7 @@ def _policies_in(directory: Path) -> list[Path]:
 def read_policy(session: Session) -> tuple[PolicyLine, ...]:
     """Return all lines, the first that matches decides.  Raises BadDescription with all mistakes."""
     texts = [(path, read_trusted(path)) for path in policy_files()]
-    return parse_policy(texts, (vm.name for vm in session.description.vms))
+    return parse_policy(texts, {vm.name: vm.tags for vm in session.description.vms})
 
 
 def decision(policy: Iterable[PolicyLine], service: str, source: str, target: str) -> PolicyLine:
@@ -71,13 +74,28 @@ def need_leave(session: Session, service: str, source: str, target: str, what: s
     question = f"{service} from {source} to {target}"
     if line.action != ASK:
         raise Problem(f"{question} is denied: {line.place}", f"okubsd policy test {service} {source} {target}")
-    if not sys.stdin.isatty():
-        raise Problem(f"{question} has to be asked ({line.place}), and there is no terminal to ask on")
-    print(f"okubsd: {question}: {what}", file=sys.stderr)
-    print("okubsd: let it cross? Write yes: ", end="", file=sys.stderr, flush=True)
-    answered, _, _ = select.select([sys.stdin], [], [], _ANSWER_SECONDS)
-    if not answered or sys.stdin.readline().strip() != "yes":
+    if not _says_yes(question, what, line):
         raise Problem(f"{question}: it did not cross")
+
+
+def _says_yes(question: str, what: str, line: PolicyLine) -> bool:
+    """Return whether the user says yes: on the terminal, or else in a window of the desktop.
+
+    Raises Problem where there is neither.
+    """
+    if sys.stdin.isatty():
+        print(f"okubsd: {question}: {what}", file=sys.stderr)
+        print("okubsd: let it cross? Write yes: ", end="", file=sys.stderr, flush=True)
+        answered, _, _ = select.select([sys.stdin], [], [], _ANSWER_SECONDS)
+        return bool(answered) and sys.stdin.readline().strip() == "yes"
+    desktop = os.environ.get("DISPLAY", "")
+    if not desktop:
+        raise Problem(f"{question} has to be asked ({line.place}), and there is no terminal or display to ask on")
+    asked = Asked(desktop=desktop, question=question, what=what, place=line.place, seconds=_ANSWER_SECONDS)
+    try:
+        return door.run(programs.ask_argv(asked.render()), timeout=_ANSWER_SECONDS + 15).code == 0
+    except subprocess.TimeoutExpired:
+        return False
 
 
 def need_somebody(session: Session, service: str, source: str) -> None:

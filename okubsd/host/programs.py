@@ -39,6 +39,11 @@ def farewell_argv(orders: str) -> Argv:
     return (sys.executable, "-P", "-m", "okubsd.host.glass.splash", orders)
 
 
+def ask_argv(asked: str) -> Argv:
+    """Return the program that asks the user on the desktop, and ends with 0 for a yes only."""
+    return (sys.executable, "-P", "-m", "okubsd.host.glass.ask", asked)
+
+
 def has_vmd() -> bool:
     """Return whether this host has vmd(8), by the program that speaks to it."""
     return find_program("vmctl") is not None

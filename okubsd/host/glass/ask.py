@@ -1,0 +1,123 @@
+"""Ask the user on the desktop whether something may cross: exit code 0 for a yes, 1 for everything else.
+
+A guest chooses the moment of a question, and can have the user type at it.  So the window holds keyboard and pointer,
+takes nothing in its first second, and no key is a yes that anybody types by the way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import sys
+import textwrap
+import time
+from typing import Any
+
+from Xlib import XK, X, error
+
+from okubsd.display.frame import plain
+from okubsd.display.orders import Asked, parse_asked
+from okubsd.host.glass.pane import Desk, Look
+
+_WIDTH, _HEIGHT, _LINE, _EDGE = 520, 190, 18, 16
+# The two answers, as buttons: where each begins, and how large they are.
+_NO_X, _YES_X, _BUTTON_Y, _BUTTON_WIDTH, _BUTTON_HEIGHT = 16, 376, 140, 128, 32
+_DEAF_SECONDS = 1.0
+_COLOR, _INK = 0x1C2833, 0xFFFFFF
+_YES, _NO = 0, 1
+
+
+class Question:
+    """One question in a window that the window manager has no say in."""
+
+    def __init__(self, display: Any, asked: Asked) -> None:
+        """Show it.  Raises OSError where the keyboard cannot be had: somebody else could answer then."""
+        self.display, self.asked = display, asked
+        self.desk = Desk(display, Look("okubsd", _COLOR, _INK, ""))
+        width, height = self.desk.size
+        self.top = self.desk.root.create_window(
+            (width - _WIDTH) // 2, (height - _HEIGHT) // 3, _WIDTH, _HEIGHT, 3, 24, X.InputOutput, self.desk.visual,
+            background_pixel=_COLOR, border_pixel=_INK, colormap=self.desk.colormap, override_redirect=1,
+            event_mask=X.ExposureMask | X.KeyPressMask | X.ButtonReleaseMask | X.VisibilityChangeMask,
+        )  # fmt: skip
+        self.top.set_wm_name("okubsd asks")
+        self.top.map()
+        self.display.sync()
+        self._grab()
+        self.began = time.monotonic()
+
+    def _grab(self) -> None:
+        end = time.monotonic() + 3
+        mask = X.ButtonReleaseMask
+        while time.monotonic() < end:
+            keys = self.top.grab_keyboard(True, X.GrabModeAsync, X.GrabModeAsync, X.CurrentTime)
+            pointer = self.top.grab_pointer(True, mask, X.GrabModeAsync, X.GrabModeAsync, X.NONE, X.NONE, X.CurrentTime)
+            if keys == X.GrabSuccess and pointer == X.GrabSuccess:
+                return
+            time.sleep(0.05)
+        raise OSError("the keyboard of the desktop is held by somebody else")
+
+    def answer(self) -> int:
+        """Return what the user says, or _NO when the time is over."""
+        end = self.began + self.asked.seconds
+        while time.monotonic() < end:
+            while self.display.pending_events():
+                said = self._event(self.display.next_event())
+                if said is not None:
+                    return said
+            self.display.flush()
+            select.select([self.display.fileno()], [], [], min(1.0, max(0.0, end - time.monotonic())))
+            self._draw()
+        return _NO
+
+    def _event(self, event: Any) -> int | None:
+        if event.type == X.VisibilityNotify:
+            self.top.configure(stack_mode=X.Above)
+        if event.send_event or time.monotonic() < self.began + _DEAF_SECONDS:
+            return None
+        if event.type == X.ButtonRelease:
+            return self._button(event)
+        if event.type == X.KeyPress:
+            return self._key(event)
+        return None
+
+    def _button(self, event: Any) -> int | None:
+        x, y = event.event_x, event.event_y
+        if event.detail != 1 or event.window != self.top or not _BUTTON_Y <= y < _BUTTON_Y + _BUTTON_HEIGHT:
+            return None
+        if _YES_X <= x < _YES_X + _BUTTON_WIDTH:
+            return _YES
+        return _NO if _NO_X <= x < _NO_X + _BUTTON_WIDTH else None
+
+    def _key(self, event: Any) -> int | None:
+        key = self.display.keycode_to_keysym(event.detail, 0)
+        if key == XK.XK_y and event.state & X.ControlMask:
+            return _YES
+        return _NO if key in (XK.XK_Escape, XK.XK_Return, XK.XK_n) else None
+
+    def _draw(self) -> None:
+        self.top.configure(stack_mode=X.Above)
+        left = max(0, round(self.began + self.asked.seconds - time.monotonic()))
+        lines = [plain(self.asked.question), *textwrap.wrap(plain(self.asked.what, 200), 76)[:3]]
+        for number, line in enumerate(lines, 1):
+            self.desk.text(self.top, _EDGE, 8 + _LINE * number, f"{line:<80}")
+        self.desk.text(self.top, _EDGE, 8 + _LINE * 6, f"asked by {plain(self.asked.place, 60)}")
+        gc = self.top.create_gc(foreground=_INK)
+        for x, words in ((_NO_X, f"No ({left})   "), (_YES_X, "Yes (Ctrl+Y)")):
+            self.top.rectangle(gc, x, _BUTTON_Y, _BUTTON_WIDTH, _BUTTON_HEIGHT)
+            self.desk.text(self.top, x + 12, _BUTTON_Y + 21, words)
+        gc.free()
+
+
+def main() -> int:
+    """Ask, and return the exit code."""
+    from Xlib import display as xdisplay
+
+    asked = parse_asked(sys.argv[1])
+    with contextlib.suppress(error.DisplayError, error.ConnectionClosedError, error.XauthError, OSError):
+        return Question(xdisplay.Display(asked.desktop), asked).answer()
+    return _NO
+
+
+if __name__ == "__main__":
+    sys.exit(main())
