@@ -13,7 +13,7 @@ from okubsd.host.session import Session
 
 
 @click.command()
-@click.argument("name", metavar="[VM | compile | net]", default="term")
+@click.argument("name", metavar="[VM | compile | net | display]", default="term")
 @click.option("--rounds", default=5, show_default=True, help="How often each is started.")
 @click.option("--against", type=click.Choice(["stock"]), help="Measure a stock Debian VM in the same rounds.")
 @click.option("--vms", default=500, show_default=True, help="With 'compile': of how many VMs.")
@@ -23,7 +23,7 @@ def bench(session: Session, name: str, rounds: int, against: str | None, vms: in
     """Start VM (term) again and again on a display nobody sees, and print medians and spreads.
 
     'bench compile' measures how long it takes to compile a description of many VMs instead, and 'bench net' what a
-    gateway costs and what a rule does.
+    gateway costs and what a rule does, 'bench display' what a window costs.
     """
     if rounds < 1 or vms < 1:
         raise Misuse("--rounds and --vms take a whole number, at least 1")
@@ -32,6 +32,9 @@ def bench(session: Session, name: str, rounds: int, against: str | None, vms: in
         return
     if name == "net":
         _bench_net(session, rounds, json=json)
+        return
+    if name == "display":
+        _bench_display(session, rounds, json=json)
         return
     from okubsd.bench import starts
 
@@ -63,6 +66,17 @@ def _bench_net(session: Session, rounds: int, *, json: bool) -> None:
         print_json(rounds=rounds, host=network.describe_host(), figures=rows)
         return
     print(network.describe_host())
+    sys.stdout.write(render_rows(rows))
+
+
+def _bench_display(session: Session, rounds: int, *, json: bool) -> None:
+    from okubsd.bench import display, starts
+
+    rows = display.measure(session, session.vm("term"), rounds)
+    if json:
+        print_json(rounds=rounds, host=starts.describe_host(), figures=rows)
+        return
+    print(starts.describe_host())
     sys.stdout.write(render_rows(rows))
 
 

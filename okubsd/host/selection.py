@@ -16,7 +16,7 @@ from typing import Any
 from okubsd.display.clip import LARGEST, PNG, TEXT, Clip
 from okubsd.errors import Problem, TimedOut
 from okubsd.host import door
-from okubsd.host.window import authority, preload
+from okubsd.host.window import authority, own_authority, preload
 
 # How long a clipboard may take to hand over what it holds, in seconds: to say nothing, and altogether.  The child has a
 # little less than its parent.
@@ -42,7 +42,7 @@ class Display:
     def authority(self) -> contextlib.AbstractContextManager[None]:
         """Let python-xlib find the cookie for as long as a child is begun."""
         if self.cookie is None:
-            return contextlib.nullcontext()
+            return own_authority(self.name)
         return authority(int(self.name.lstrip(":")), self.cookie)
 
 

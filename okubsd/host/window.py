@@ -19,7 +19,7 @@ from typing import Any
 
 from okubsd.display.png import render_png
 from okubsd.errors import DisplayGone, HostLacks, TimedOut
-from okubsd.guest.identity import FAMILY_LOCAL, render_xauthority
+from okubsd.guest.identity import FAMILY_LOCAL, FAMILY_WILD, render_xauthority
 from okubsd.host import door
 
 # A window inside another one can be mapped without the root window's hearing of it.
@@ -45,15 +45,39 @@ def preload() -> None:
     import Xlib.display  # noqa: F401
 
 
-def size_of(display: str) -> tuple[int, int]:
-    """Return width and height of the user's own ``display`` in pixels.  Raises HostLacks where it does not answer."""
+@contextlib.contextmanager
+def own_authority(display: str) -> Iterator[None]:
+    """Let python-xlib find the user's own cookie of ``display`` also where its entry is for every host (Xau(3))."""
+    from Xlib.error import XauthError
+    from Xlib.xauth import Xauthority
+
+    number = re.fullmatch(r"(?:unix)?:([0-9]{1,5})(?:\.[0-9]+)?", display)
+    entries: list[tuple[int, bytes, bytes, bytes, bytes]] = []
+    with contextlib.suppress(XauthError):
+        entries = list(Xauthority()) if number else []
+    wanted = number[1].encode() if number else b""
+    fitting = [entry for entry in entries if entry[2] in (wanted, b"") and entry[3] == b"MIT-MAGIC-COOKIE-1"]
+    exact = any(entry[:2] == (FAMILY_LOCAL, socket.gethostname().encode()) for entry in fitting)
+    wild = next((entry[4] for entry in fitting if entry[0] == FAMILY_WILD), None)
+    with authority(int(wanted), wild) if wild is not None and not exact else contextlib.nullcontext():
+        yield
+
+
+def open_desktop(display: str) -> Any:
+    """Return the user's own ``display``, opened.  Raises HostLacks where it does not answer."""
     from Xlib import display as xdisplay
     from Xlib.error import DisplayError, XauthError
 
     try:
-        opened = xdisplay.Display(display)
+        with own_authority(display):
+            return xdisplay.Display(display)
     except (DisplayError, XauthError, OSError) as error:
         raise HostLacks(f"the X display {display} does not answer: {error}", "xdpyinfo") from None
+
+
+def size_of(display: str) -> tuple[int, int]:
+    """Return width and height of the user's own ``display`` in pixels.  Raises HostLacks where it does not answer."""
+    opened = open_desktop(display)
     screen = opened.screen()
     opened.close()
     return int(screen.width_in_pixels), int(screen.height_in_pixels)
@@ -231,11 +255,11 @@ def _wait_for_change(opened: Any) -> None:
 
 def _wait_for_paint(opened: Any, known: set[int], pid: int | None) -> None:
     """Wait until a new window shows more than one color, and the same for a moment in which its VM is at rest."""
-    before, spent = b"", _spent_by(pid)
+    before, spent = b"", spent_by(pid)
     while True:
         began = time.monotonic()
         time.sleep(_STILL_SECONDS)
-        now, spends = _pixels_of(opened, app_windows(opened) - known), _spent_by(pid)
+        now, spends = _pixels_of(opened, app_windows(opened) - known), spent_by(pid)
         at_rest = (spends - spent) / (time.monotonic() - began) < _AT_REST
         if now and now == before and now != now[:4] * (len(now) // 4) and at_rest:
             return
@@ -256,7 +280,7 @@ def _pixels_of(opened: Any, windows: set[int]) -> bytes:
     return max(found)[1] if found else b""
 
 
-def _spent_by(pid: int | None) -> float:
+def spent_by(pid: int | None) -> float:
     """Return the seconds of processors that process ``pid`` has used, 0 where that cannot be told (proc(5), stat)."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

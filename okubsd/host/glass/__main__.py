@@ -19,6 +19,7 @@ from okubsd import layout
 from okubsd.display.orders import Orders, parse_orders
 from okubsd.display.server import display_socket
 from okubsd.display.words import Asked, Told
+from okubsd.errors import HostLacks
 from okubsd.host import door, keys, locks, running
 from okubsd.host.glass import sandbox
 from okubsd.host.glass.control import Control
@@ -27,7 +28,7 @@ from okubsd.host.glass.pane import Look
 from okubsd.host.glass.reader import Reader
 from okubsd.host.glass.wire import SLOT_SIZE, Hung, Slots, Wire, pair
 from okubsd.host.sockets import listener_pid
-from okubsd.host.window import authority
+from okubsd.host.window import authority, open_desktop
 from okubsd.plan.steps.base import Slot
 
 # What a half may hold, in bytes of data; how often both may begin anew within how many seconds.
@@ -157,12 +158,12 @@ def _read(orders: Orders, number: int, wire: Wire, slots: Slots) -> int:
 
 def _paint(orders: Orders, number: int, wire: Wire, slots: Slots, guard: int) -> int:
     """Be the painter, until the user's display is gone, the reader, or the minder; return our exit code."""
-    from Xlib import display as xdisplay
     from Xlib import error
 
     try:
-        opened = xdisplay.Display(orders.desktop)
-    except (error.DisplayError, OSError):
+        opened = open_desktop(orders.desktop)
+    except HostLacks as problem:
+        print(f"okubsd: {problem.sentence}", file=sys.stderr)
         return _FOR_GOOD
     look = Look(orders.vm, orders.color, orders.ink, orders.network)
     control = Control(Path(orders.run) / layout.GLASS)

@@ -17,7 +17,9 @@ from Xlib import XK, X, error
 
 from okubsd.display.frame import plain
 from okubsd.display.orders import Asked, parse_asked
+from okubsd.errors import HostLacks
 from okubsd.host.glass.pane import Desk, Look
+from okubsd.host.window import open_desktop
 
 _WIDTH, _HEIGHT, _LINE, _EDGE = 520, 190, 18, 16
 # The two answers, as buttons: where each begins, and how large they are.
@@ -111,11 +113,9 @@ class Question:
 
 def main() -> int:
     """Ask, and return the exit code."""
-    from Xlib import display as xdisplay
-
     asked = parse_asked(sys.argv[1])
-    with contextlib.suppress(error.DisplayError, error.ConnectionClosedError, error.XauthError, OSError):
-        return Question(xdisplay.Display(asked.desktop), asked).answer()
+    with contextlib.suppress(HostLacks, error.ConnectionClosedError, OSError):
+        return Question(open_desktop(asked.desktop), asked).answer()
     return _NO
 
 

@@ -12,6 +12,7 @@ from Xlib import X, Xutil
 
 from okubsd.display.orders import parse_orders
 from okubsd.host.glass.pane import Desk, Look
+from okubsd.host.window import open_desktop
 
 _WIDTH, _LINE, _TOP, _EDGE = 460, 18, 20, 14
 # How long the reason of a failure is shown where nobody closes it, in seconds; and the letters of a line of it.
@@ -55,10 +56,8 @@ class Splash:
 
 def main() -> int:
     """Show a reason until it is closed, a key is pressed or a button, or its time is over."""
-    from Xlib import display as xdisplay
-
     orders = parse_orders(sys.argv[1])
-    opened = xdisplay.Display(orders.desktop)
+    opened = open_desktop(orders.desktop)
     splash = Splash(Desk(opened, Look(orders.vm, orders.color, orders.ink, "")), orders.words)
     end = time.monotonic() + _SECONDS
     while time.monotonic() < end:
