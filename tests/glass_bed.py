@@ -16,6 +16,7 @@ from typing import IO, Any
 
 from okubsd import layout
 from okubsd.display.orders import Orders
+from okubsd.display.server import keyboard_argv
 from okubsd.guest.identity import FAMILY_LOCAL, render_xauthority
 from okubsd.host import windows
 from tests.conftest import CHECKOUT
@@ -102,7 +103,8 @@ class Bed:
     def begin(self) -> subprocess.Popen[bytes]:
         """Start the glass."""
         orders = Orders(vm="work", run=str(self.run), desktop=self.desktop, network="nat", color=COLOR, ink=INK,
-                        okubsd=(str(self.program),))  # fmt: skip
+                        okubsd=(str(self.program),),
+                        keyboard=keyboard_argv(self.desktop, self.run / layout.XAUTHORITY, f":{self.number}"))  # fmt: skip
         argv = [sys.executable, "-m", "okubsd.host.glass", orders.render()]
         env = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
         with self.log.open("ab") as log:
@@ -166,7 +168,7 @@ class Client:
     """Programs of the guest on the nested display."""
 
     def __init__(self, bed: Bed) -> None:
-        env = {**os.environ, "XAUTHORITY": str(bed.run / layout.XAUTHORITY)}
+        env = {**os.environ, "XAUTHORITY": str(bed.run / layout.XAUTHORITY), "PYTHONPATH": str(CHECKOUT)}
         argv = [sys.executable, str(CHECKOUT / "tests/glass_guest.py"), f":{bed.number}"]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(argv, stdin=pipe, stdout=pipe, env=env, text=True, bufsize=1)

@@ -12,6 +12,9 @@ from typing import Any
 
 from Xlib import X, Xatom
 from Xlib import display as xdisplay
+from Xlib.protocol.event import MappingNotify
+
+from okubsd.host.glass.xkb import Keyboard
 
 
 class Guest:
@@ -20,6 +23,7 @@ class Guest:
     def __init__(self, name: str) -> None:
         self.display = xdisplay.Display(name)
         self.display.set_error_handler(lambda *_: 0)
+        Keyboard(self.display)
         self.root = self.display.screen().root
         self.windows: dict[str, Any] = {}
         self.delete = self.display.intern_atom("WM_DELETE_WINDOW")
@@ -89,10 +93,19 @@ class Guest:
     def huge(self, name: str) -> None:
         self.windows[name].change_property(Xatom.WM_NAME, Xatom.STRING, 8, b"\x1b[31m" * 40000)
 
+    def remapped(self) -> None:
+        """Who uses the extension is not told of another map, so it is read again."""
+        info = self.display.display.info
+        count = info.max_keycode - info.min_keycode + 1
+        told = MappingNotify(request=X.MappingKeyboard, first_keycode=info.min_keycode, count=count)
+        self.display.refresh_keyboard_mapping(told)
+
     def tell(self, event: Any) -> None:
         name = next((name for name, one in self.windows.items() if one == getattr(event, "window", None)), "?")
         if event.type == X.KeyPress:
-            letter = self.display.keycode_to_keysym(event.detail, event.state & 1)
+            self.remapped()
+            # Two levels a group (X protocol, 5); the group is in bits 13 and 14 of the state (XKB, 2.2.2).
+            letter = self.display.keycode_to_keysym(event.detail, (event.state >> 13 & 3) * 2 + (event.state & 1))
             print("key", name, chr(letter) if 32 <= letter < 127 else hex(letter), flush=True)
         elif event.type == X.ButtonPress:
             print("button", name, event.detail, event.event_x, event.event_y, flush=True)

@@ -40,6 +40,7 @@ from okubsd.host.glass import cursor, sandbox
 from okubsd.host.glass.painter import Deeds, Painter
 from okubsd.host.glass.pane import Look
 from okubsd.host.glass.wire import SLOT_SIZE, SLOTS, Hung, Slots, Wire, pair
+from okubsd.host.glass.xkb import Keyboard
 from tests.conftest import CHECKOUT
 from tests.glass_bed import COLOR, Bed, Client, serve, until
 
@@ -330,6 +331,42 @@ def test_keys_for_crossing_are_ours(plain_bed: Bed) -> None:
     seen = guest.wait_to_hear("key red x")
     assert seen == "key red x"
     assert not [line for line in guest.do("nothing") if line.lower() in ("key red c", "key red v")]
+
+
+@pytest.mark.spawns
+def test_another_keyboard_and_its_groups_follow(plain_bed: Bed) -> None:
+    from Xlib import X
+    from Xlib.ext import xtest
+
+    guest = Client(plain_bed)
+    guest.do("window", "red", 300, 200, "cc0000")
+    plain_bed.wait_for("Red")
+    plain_bed.xdotool("windowfocus", plain_bed.frame("work. red"))
+    env = {**os.environ, "DISPLAY": plain_bed.desktop}
+    subprocess.run(["setxkbmap", "-layout", "de,ru"], env=env, check=True)
+    # The key of Z is 52: y on a German keyboard, and я on a Russian one (keysym Cyrillic_ya, 0x6d1).
+    said: list[str] = []
+
+    with plain_bed.desk() as opened:
+        keyboard = Keyboard(opened)
+
+        def types(line: str) -> bool:
+            # Not by xdotool, which locks a group of its own.
+            for kind in (X.KeyPress, X.KeyRelease):
+                xtest.fake_input(opened, kind, 52)
+            opened.sync()
+            time.sleep(0.2)
+            said.extend(guest.do("nothing"))
+            return line in said
+
+        until(lambda: types("key red y"))
+        keyboard.lock(0, 1)
+        opened.sync()
+        until(lambda: types("key red 0x6d1"))
+        keyboard.lock(0, 0)
+        opened.sync()
+        said.clear()
+        until(lambda: types("key red y"))
 
 
 @pytest.mark.spawns

@@ -22,7 +22,7 @@ from okubsd.host.glass import cursor, shm
 from okubsd.host.glass.pane import Desk, Look, Pane
 from okubsd.host.glass.splash import Splash
 from okubsd.host.glass.wire import Slots, Wire
-from okubsd.host.glass.xkb import LOCKS
+from okubsd.host.glass.xkb import LOCKS, Keyboard
 
 # The modifiers that do not matter for a key of ours: Caps Lock and Num Lock in every mixture.
 _LOCK_MIXTURES = (0, X.LockMask, X.Mod2Mask, X.LockMask | X.Mod2Mask)
@@ -53,6 +53,8 @@ class Painter:
         self.cursor: Any = None
         self._notice_ends = 0.0
         display.set_error_handler(lambda *_: 0)
+        # Only who has asked for the extension is told the group of a key (XKB, 12.1).
+        self._map_event = Keyboard(display).watch()
         self._keys, self._map = self._crossing_keys(), self._key_map()
 
     def _crossing_keys(self) -> dict[int, str]:
@@ -62,7 +64,10 @@ class Painter:
 
     def _key_map(self) -> list[Any]:
         info = self.display.display.info
-        return list(self.display.get_keyboard_mapping(info.min_keycode, info.max_keycode - info.min_keycode + 1))
+        first, count = info.min_keycode, info.max_keycode - info.min_keycode + 1
+        held = list(self.display.get_keyboard_mapping(first, count))
+        self.display.refresh_keyboard_mapping(xevent.MappingNotify(request=1, first_keycode=first, count=count))
+        return held
 
     def _remap(self) -> None:
         """Take another keyboard map; the server says that there is one also when another device is typed on."""
@@ -269,8 +274,7 @@ class Painter:
 
     def _event(self, event: Any) -> None:
         """Take one event of the desktop's server; keys and buttons that a program sent by itself are none."""
-        if isinstance(event, xevent.MappingNotify):
-            self.display.refresh_keyboard_mapping(event)
+        if isinstance(event, xevent.MappingNotify) or event.type == self._map_event:
             self._remap()
             return
         if self.splash is not None and getattr(event, "window", None) == self.splash.top:

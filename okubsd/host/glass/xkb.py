@@ -1,4 +1,4 @@
-"""The two requests of the X keyboard extension that python-xlib lacks (XKBproto: UseExtension, LatchLockState)."""
+"""What python-xlib lacks of the X keyboard extension (XKBproto): UseExtension, SelectEvents, LatchLockState."""
 
 from __future__ import annotations
 
@@ -19,6 +19,17 @@ class _UseExtension(rq.ReplyRequest):  # type: ignore[misc]
     )  # fmt: skip
 
 
+class _SelectEvents(rq.Request):  # type: ignore[misc]
+    _request = rq.Struct(
+        rq.Card8("opcode"), rq.Opcode(1), rq.RequestLength(), rq.Card16("device"), rq.Card16("affect_which"),
+        rq.Card16("clear"), rq.Card16("select_all"), rq.Card16("affect_map"), rq.Card16("map"),
+    )  # fmt: skip
+
+
+# NewKeyboardNotify and MapNotify: who uses the extension is told of another map by these, and no more by MappingNotify.
+_MAP_EVENTS = 0x0003
+
+
 class _LatchLockState(rq.Request):  # type: ignore[misc]
     _request = rq.Struct(
         rq.Card8("opcode"), rq.Opcode(5), rq.RequestLength(), rq.Card16("device"), rq.Card8("affect_mod_locks"),
@@ -31,12 +42,21 @@ class Keyboard:
     """The locks of a display's keyboard: Caps Lock and its like, and the group (layout)."""
 
     def __init__(self, display: Any) -> None:
-        self._display, self._opcode = display, 0
+        self._display, self._opcode, self._event = display, 0, 0
         self._held: tuple[int, int] | None = None
         found = display.query_extension("XKEYBOARD")
         if found is not None and found.present:
             _UseExtension(display=display.display, opcode=found.major_opcode, wanted_major=1, wanted_minor=0)
-            self._opcode = found.major_opcode
+            self._opcode, self._event = found.major_opcode, int(found.first_event)
+
+    def watch(self) -> int:
+        """Ask to be told of another keyboard map; return the number of the events that say so, 0 for none."""
+        if self._opcode:
+            _SelectEvents(
+                display=self._display.display, opcode=self._opcode, device=_CORE_KEYBOARD, affect_which=_MAP_EVENTS,
+                clear=0, select_all=_MAP_EVENTS, affect_map=0, map=0,
+            )  # fmt: skip
+        return self._event if self._opcode else 0
 
     def lock(self, modifiers: int, group: int) -> None:
         """Have the ``modifiers`` (bits of X.ModMask) and the ``group`` (0 to 3) locked, as they are elsewhere."""
