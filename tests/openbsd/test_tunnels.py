@@ -233,9 +233,59 @@ def test_a_guest_that_resets_itself_keeps_its_walls(laid: World) -> None:
     laid.change(interfaces={name: lines for name, lines in laid.state["interfaces"].items() if name != "tap1104"})
     reset(laid, "lab1")
     assert laid.state["protected"]["veb108"] == {}
+    laid.change(running={})
     # The next start makes them anew, and nothing of the last one is left in them.
     assert helper(laid, "prepare", "lab1", data="who").returncode == 0
     assert "destroy tap104" in calls(laid) and laid.state["protected"]["veb108"] == {"tap1104": 1}
+
+
+def test_a_switch_that_is_made_anew_gets_the_ports_of_those_that_run_again(world: World) -> None:
+    world.must("apply", "-y")
+    assert helper(world, "prepare", "lab1", data="who").returncode == 0
+    runs(world, "lab1", 104, 104)
+    assert helper(world, "open", "lab1").returncode == 0
+    calls(world)
+    describe(world, DESCRIPTION.replace("10.77.0.1/24", "10.79.0.1/24"))
+    world.must("apply", "-y")
+    done = [call for call in calls(world) if "veb108" in call]
+    assert done == ["destroy veb108", "netstart veb108", "add veb108 tap1104", "protected veb108 tap1104 1"]
+
+
+def test_taps_and_loopbacks_go_with_their_vms(world: World) -> None:
+    world.must("apply", "-y")
+    for name in ("lab1", "plain"):
+        assert helper(world, "prepare", name, data="who").returncode == 0
+    assert {"tap104", "tap1104", "lo104", "tap102", "lo102"} <= set(world.state["interfaces"])
+    describe(world, DESCRIPTION.replace("  lab1: {image: term, network: lab, disposable: yes}\n", ""))
+    world.must("apply", "-y")
+    left = set(world.state["interfaces"])
+    assert not left & {"tap104", "tap1104", "lo104"} and {"tap102", "lo102"} <= left
+    # What became free is free for the next.
+    describe(world, DESCRIPTION.replace("lab1:", "lab2:"))
+    world.must("apply", "-y")
+    assert helper(world, "prepare", "lab2", data="who").returncode == 0
+    world.must("unapply", "-y")
+    assert not [name for name in world.state["interfaces"] if name.startswith(("tap", "lo1"))]
+    world.must("apply", "-y")
+
+
+def test_a_vm_that_runs_is_not_prepared_again(laid: World) -> None:
+    assert helper(laid, "prepare", "lab1", data="who").returncode == 0
+    runs(laid, "lab1", 104, 104)
+    before = laid.tree("var/okubsd")
+    done = helper(laid, "prepare", "lab1", data="other")
+    assert done.returncode == 1 and "it runs: tap104 is open" in done.stderr
+    assert laid.tree("var/okubsd") == before
+
+
+def test_an_interface_that_goes_while_queues_are_loaded_is_looked_for_again(laid: World) -> None:
+    describe(laid, DESCRIPTION.replace("plain: {image", "plain: {bandwidth: {down: 1M}, image"))
+    laid.must("apply", "-y")
+    assert helper(laid, "prepare", "plain", data="who").returncode == 0
+    once = laid.root / "sim/queue-fails-once"
+    once.touch()
+    assert helper(laid, "shape", "plain").returncode == 0
+    assert laid.state["queues"] and not once.exists()
 
 
 def reset(world: World, name: str) -> None:

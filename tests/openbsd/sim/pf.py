@@ -90,6 +90,11 @@ def load_rules(s: State, options: dict[str, list[str]]) -> None:
         fail(f"{file}:{error}{more}")
     if "n" in options:
         return
+    once = place("/sim/queue-fails-once")
+    if ruleset.queues and once.exists():
+        # An interface went just now (observed).
+        once.unlink()
+        fail("stdin:2: not an interface\npfctl: Syntax error in config file: pf rules not loaded")
     if s.faults.get("pf") == (anchor or "main"):
         fail("pfctl: DIOCADDRULE: Device busy")
     for name in [name for name in s.anchors if anchor and name.startswith(f"{anchor}/")]:
