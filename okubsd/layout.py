@@ -29,10 +29,10 @@ HOME, HOME_NEW = "home.img", "home.new"
 CLIENT_KEY, HOST_SEED, KNOWN_HOSTS = "id_ed25519", "host_ed25519", "known_hosts"
 VM_LOCK, TIMINGS, TOLD = "lock", "starts.jsonl", "told"
 CONSOLE_LOG, OLD_CONSOLE_LOG = "console.log", "console.log.1"
-QEMU_LOG, DISPLAY_LOG, UPLINK_LOG, NAMES_LOG, KEEPER_LOG, WATCH_LOG = (
-    f"{name}.log" for name in ("qemu", "display", "uplink", "names", "keeper", "watch")
+QEMU_LOG, DISPLAY_LOG, GLASS_LOG, FAREWELL_LOG, UPLINK_LOG, NAMES_LOG, KEEPER_LOG, WATCH_LOG = (
+    f"{name}.log" for name in ("qemu", "display", "glass", "farewell", "uplink", "names", "keeper", "watch")
 )
-LOGS = (CONSOLE_LOG, QEMU_LOG, DISPLAY_LOG, NAMES_LOG, KEEPER_LOG, UPLINK_LOG)
+LOGS = (CONSOLE_LOG, QEMU_LOG, DISPLAY_LOG, GLASS_LOG, NAMES_LOG, KEEPER_LOG, UPLINK_LOG)
 
 # --- the run directory of a VM: what says that it lives, and dies with it ----------------------------------------
 
@@ -43,7 +43,7 @@ INITRD, STARTED, STALL, CLOCK = "initrd", "started.json", "stall", "clock.json"
 DISPLAY, NESTED, XAUTHORITY, COOKIE = "display", "nested", "Xauthority", "cookie"
 NAMES, NAMES_STATE = "names", "names.state"
 # Who shows the VM's windows, and the socket that he answers at.
-GLASS, GLASS_LIFE, GLASS_LOG = "glass", "glass.life", "glass.log"
+GLASS, GLASS_LIFE = "glass", "glass.life"
 CLIENTS, LINK = "clients.json", "link"
 PUBLISHED = "publish-"
 # What belongs to the display: it may outlive a boot.

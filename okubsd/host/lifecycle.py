@@ -206,7 +206,7 @@ def _show_failure(session: Session, decided: Decided, problem: Problem) -> None:
     """Say on the desktop why a start failed whose first window was there already."""
     for step in decided.plan:
         if isinstance(step, StartGlass):
-            show_failure(step, problem.sentence, session.places.vm(decided.boot.vm.name) / layout.GLASS_LOG)
+            show_failure(step, problem.sentence, session.places.vm(decided.boot.vm.name) / layout.FAREWELL_LOG)
 
 
 def _begin(session: Session, state: VmFacts) -> Performance:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import select
+import time
 from typing import Any
 
 import msgspec
@@ -22,6 +23,8 @@ from okubsd.host.glass.wire import SLOTS, Slots, Wire
 
 # XFIXES, CursorNotify: the pointer has another picture.
 _CURSOR_MASK = 1
+# How long a window manager of the guest's may take to go.
+_MANAGER_SECONDS = 5.0
 
 
 class Pane(msgspec.Struct):
@@ -59,12 +62,13 @@ class Reader:
 
     def _manage(self) -> None:
         """Take the display's windows under management; whoever comes second is told so by the server."""
-        refused = error.CatchError(error.BadAccess)
-        mask = X.SubstructureRedirectMask | X.SubstructureNotifyMask
-        self.root.change_attributes(event_mask=mask, onerror=refused)
-        self.display.sync()
-        if refused.get_error() is not None:
-            raise refused.get_error()
+        end = time.monotonic() + _MANAGER_SECONDS
+        while (refused := self._redirect()) is not None:
+            # The guest has one of its own while nobody looks; it is ended, as it would have ended itself after us.
+            said.end_manager(self.display, self.atoms)
+            if time.monotonic() > end:
+                raise refused
+            time.sleep(0.05)
         for query in ("composite", "damage", "xfixes"):
             getattr(self.display, f"{query}_query_version")()
         self.root.composite_redirect_subwindows(composite.RedirectAutomatic)
@@ -72,6 +76,15 @@ class Reader:
         said.announce(self.root, self.atoms)
         size = self.root.get_geometry()
         self.wire.tell(Told.READY, 0, size.width, size.height)
+
+    def _redirect(self) -> error.XError | None:
+        """Ask the server to be asked about windows; return what it says against that."""
+        refused = error.CatchError(error.BadAccess)
+        mask = X.SubstructureRedirectMask | X.SubstructureNotifyMask
+        self.root.change_attributes(event_mask=mask, onerror=refused)
+        self.display.sync()
+        found: error.XError | None = refused.get_error()
+        return found
 
     def _find_windows(self) -> None:
         for window in self.root.query_tree().children[-MOST_WINDOWS:]:

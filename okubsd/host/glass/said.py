@@ -32,6 +32,13 @@ def announce(root: Any, atoms: dict[str, int]) -> None:
     root.change_property(atoms["_NET_WORKAREA"], Xatom.CARDINAL, 32, [0, 0, size.width, size.height])
 
 
+def end_manager(display: Any, atoms: dict[str, int]) -> None:
+    """End the window manager of ``display`` that says of itself that it is one, where there is such a one (EWMH)."""
+    found = display.screen().root.get_property(atoms["_NET_SUPPORTING_WM_CHECK"], Xatom.WINDOW, 0, 1)
+    if found is not None and found.format == 32 and len(found.value) == 1:
+        display.create_resource_object("window", found.value[0]).kill_client()
+
+
 def _text(window: Any, atom: int) -> str:
     """Return the beginning of a property; no more of it is asked for."""
     found = window.get_property(atom, X.AnyPropertyType, 0, TEXT // 4)

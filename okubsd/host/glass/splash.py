@@ -11,6 +11,7 @@ from typing import Any
 from Xlib import X, Xutil
 
 from okubsd.display.orders import parse_orders
+from okubsd.errors import HostLacks
 from okubsd.host.glass.pane import Desk, Look
 from okubsd.host.window import open_desktop
 
@@ -57,7 +58,10 @@ class Splash:
 def main() -> int:
     """Show a reason until it is closed, a key is pressed or a button, or its time is over."""
     orders = parse_orders(sys.argv[1])
-    opened = open_desktop(orders.desktop)
+    try:
+        opened = open_desktop(orders.desktop)
+    except HostLacks:
+        return 1
     splash = Splash(Desk(opened, Look(orders.vm, orders.color, orders.ink, "")), orders.words)
     end = time.monotonic() + _SECONDS
     while time.monotonic() < end:
