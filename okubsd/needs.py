@@ -29,7 +29,7 @@ NEEDS = (
     Need("ssh", "reaches the guests", "openssh-client", ""),
     Need("mke2fs", "makes home drives", "e2fsprogs", "e2fsprogs"),
     Need("Xvfb", "is the display of a VM, whose windows are shown on yours", "xvfb", XSERV),
-    Need("xkbcomp", "gives a VM the keyboard of your display", "x11-xkb-utils", XSERV, vital=False),
+    Need("xkbcomp", "gives a VM the keyboard of your display", "x11-xkb-utils", "", vital=False),
     Need("Xephyr", "shows a VM as one window (display: xephyr)", "xserver-xephyr", XSERV, vital=False),
     Need("mmdebstrap", "builds images", "mmdebstrap", None),
     Need("mksquashfs", "packs images", "squashfs-tools", None),

@@ -246,7 +246,7 @@ def test_a_dry_start_needs_no_display(
 ) -> None:
     monkeypatch.setattr(walls, "ask_accelerator", lambda places: Accelerator("tcg", "x"))
     monkeypatch.setattr(walls, "_try_wall", lambda: "refused")
-    assert call(["start", "-n", "term"]) == 0 and "Xephyr" in capsys.readouterr().out
+    assert call(["start", "-n", "term"]) == 0 and "Xvfb" in capsys.readouterr().out
     assert call(["restart", "-n", "term"]) == 0 and "qemu-system" in capsys.readouterr().out
 
 

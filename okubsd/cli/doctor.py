@@ -29,7 +29,9 @@ _GIB = 1 << 30
 def doctor(session: Session, json: bool) -> None:
     """Say what this host has and lacks, and the command that helps."""
     lacking = _lacking()
-    packages = [package for need in lacking if (package := package_of(need, sys.platform))]
+    # What a VM needs comes first; the rest is only named where nothing of that lacks.
+    wanted = [need for need in lacking if need.vital] or lacking
+    packages = [package for need in wanted if (package := package_of(need, sys.platform))]
     install = install_command(packages, sys.platform) if packages else ""
     found = findings(session)
     if json:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from pathlib import Path
 
@@ -21,12 +20,14 @@ PROGRAMS = {
 
 def install(root: Path, shell: str = "/bin/ksh") -> None:
     """Lay an OpenBSD host below ``root``: its programs, its fresh files, and okubsd's helper under ``shell``."""
+    import shutil
+
     for name in ("etc/firmware", "dev", "var/run", "sim", "bin", "usr/sbin", "usr/local/libexec"):
         (root / name).mkdir(parents=True, exist_ok=True)
     for name in PROGRAMS:
         # Under a name of its own: whatever else lies in tests/ is not imported with each call.
         environment = f"SIM_ROOT={root} PYTHONPATH={CHECKOUT}/tests/openbsd:{CHECKOUT}"
-        script = f'#!/bin/sh\n{environment} exec {sys.executable} -m sim {name} "$@"\n'
+        script = f'#!/bin/sh\n{environment} exec {sys.executable} -c "import sim.__main__" {name} "$@"\n'
         for path in (root / "bin" / name, *([root / "usr/sbin/vmd"] if name == "vmd" else [])):
             path.write_text(script)
             path.chmod(0o755)

@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import socket
-import subprocess
 import sys
-from typing import TYPE_CHECKING
 
 from .host import ROOT, USER, fail, place, undocumented
 from .services import judge_dhcpd
 from .state import State, alive, running, state
-
-if TYPE_CHECKING:
-    pass
 
 
 def show_all() -> None:
@@ -111,6 +104,8 @@ def show_prepared(name: str, lines: list[str]) -> None:
 
 def mask_word(mask: str) -> str:
     """Return a dotted netmask as ifconfig prints it."""
+    import socket
+
     return "0x" + socket.inet_aton(mask).hex()
 
 
@@ -159,6 +154,8 @@ def netstart(args: list[str]) -> None:
 
 def hold_tap(s: State, name: str, lines: list[str]) -> int:
     """Make the tap of a hostname.if in a namespace of its own, which stands for its rdomain; return who holds it."""
+    import subprocess
+
     holder = s.holders.get(name, 0)
     if holder and alive(holder):
         return int(holder)
@@ -180,6 +177,8 @@ def hold_tap(s: State, name: str, lines: list[str]) -> int:
 
 def qemu(args: list[str]) -> None:
     """Run the real QEMU; one that opens a tap does so where the tap is."""
+    import shutil
+
     path = os.pathsep.join(part for part in os.environ["PATH"].split(os.pathsep) if not part.startswith(str(ROOT)))
     real = shutil.which("qemu-system-x86_64", path=path) or "/usr/bin/qemu-system-x86_64"
     match = re.search(r"ifname=(tap\d+)", " ".join(args))

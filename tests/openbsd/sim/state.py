@@ -1,15 +1,17 @@
-"""What the simulated host remembers between two calls of its programs: one JSON file, held under a lock."""
+"""What the simulated host remembers between two calls of its programs: one JSON file, held under a lock.
+
+The programs are called thousands of times by the tests, so what they import is little.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypedDict
-
-import msgspec
 
 from .host import ROOT
 
@@ -50,33 +52,38 @@ class Anchor(TypedDict, total=False):
     tables: list[str]
 
 
-class State(msgspec.Struct, omit_defaults=False):
+class State:
     """All of it; tests put faults in by name.
 
     ``vmd`` is None where it was never started; ``rc`` is what starts at boot, ``calls`` what some programs were asked.
     ``ahead`` are the seconds by which the clock is, ``dns`` the answers to names.
     """
 
-    vms: dict[str, SimVm] = {}
-    ids: dict[str, int] = {}
-    running: dict[str, Any] = {}
-    anchors: dict[str, Anchor] = {}
-    tables: dict[str, list[str]] = {}
-    queues: list[str] = []
-    queue_lines: list[str] = []
-    interfaces: dict[str, list[str]] = {}
-    protected: dict[str, dict[str, int]] = {}
-    holders: dict[str, int] = {}
-    jobs: list[Any] = []
-    sysctl: dict[str, str] = {}
-    rc: list[str] = []
-    calls: list[str] = []
-    faults: dict[str, Any] = {}
-    vmd: bool | None = None
-    socket_group: str | None = None
-    virtio: str = "modern"
-    ahead: int = 0
-    dns: dict[str, Any] = {}
+    def __init__(self, **kept: Any) -> None:
+        self.vms: dict[str, SimVm] = {}
+        self.ids: dict[str, int] = {}
+        self.running: dict[str, Any] = {}
+        self.anchors: dict[str, Anchor] = {}
+        self.tables: dict[str, list[str]] = {}
+        self.queues: list[str] = []
+        self.queue_lines: list[str] = []
+        self.interfaces: dict[str, list[str]] = {}
+        self.protected: dict[str, dict[str, int]] = {}
+        self.holders: dict[str, int] = {}
+        self.jobs: list[Any] = []
+        self.sysctl: dict[str, str] = {}
+        self.rc: list[str] = []
+        self.calls: list[str] = []
+        self.faults: dict[str, Any] = {}
+        self.vmd: bool | None = None
+        self.socket_group: str | None = None
+        self.virtio = "modern"
+        self.ahead = 0
+        self.dns: dict[str, Any] = {}
+        unknown = kept.keys() - vars(self).keys()
+        if unknown:
+            raise ValueError(f"the simulator knows no {sorted(unknown)}")
+        vars(self).update(kept)
 
 
 @contextlib.contextmanager
@@ -85,13 +92,13 @@ def state() -> Iterator[State]:
     STATE.parent.mkdir(parents=True, exist_ok=True)
     with (STATE.parent / "lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        found = msgspec.json.decode(STATE.read_bytes(), type=State) if STATE.exists() else State()
-        before = msgspec.json.encode(found)
+        before = STATE.read_text() if STATE.exists() else ""
+        found = State(**json.loads(before or "{}"))
         yield found
-        after = msgspec.json.encode(found)
+        after = json.dumps(vars(found), indent=1)
         if after != before:
             made = STATE.with_name(f"state.{os.getpid()}")
-            made.write_bytes(msgspec.json.format(after, indent=1))
+            made.write_text(after)
             made.replace(STATE)
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,6 +13,8 @@ from .host import GROUPS, ROOT, USER, USERS, fail, place, undocumented
 from .state import SimVm, State, alive, running, state
 
 if TYPE_CHECKING:
+    import socket
+
     from okubsd.vmd.conf import Conf, ConfVm
     from okubsd.vmd.grammar import Host
 
@@ -215,6 +215,8 @@ def bad_drives(vm: SimVm) -> list[str]:
 
 def launch(name: str) -> None:
     """Start the VM's device process in a namespace of its own, and wait until its tap is set up."""
+    import subprocess
+
     ready, report = os.pipe()
     env = {**os.environ, "SIM_USER": "root"}
     argv = ["unshare", "--net", "--", sys.executable, "-m", "sim", "__device", name, str(report)]
@@ -299,6 +301,8 @@ def create_overlay(base: str, target: str, path: Path, *, qcow2: bool) -> None:
 
 
 def qemu_img(*args: str) -> None:
+    import subprocess
+
     subprocess.run(["qemu-img", *args], check=True)
 
 
@@ -316,6 +320,8 @@ def vm_reload(args: list[str]) -> None:
 
 
 def vm_console(args: list[str]) -> None:
+    import socket
+
     with state() as s:
         need_socket(s)
         if not args or args[0] not in running(s):
@@ -327,6 +333,7 @@ def vm_console(args: list[str]) -> None:
 
 def attach(talk: socket.socket) -> None:
     """Join the serial line with our own input and output until `~.`, as cu(1) does."""
+
     import select
 
     print("Connected to the line (speed 115200)", flush=True)
