@@ -60,7 +60,7 @@ def until(true: Callable[[], Any], seconds: float = 30) -> Any:
 class Bed:
     """Two displays and the glass."""
 
-    def __init__(self, tmp: Path, manager: str) -> None:
+    def __init__(self, tmp: Path, manager: str, *, expecting: bool = True) -> None:
         self.run = tmp / "run"
         self.run.mkdir(mode=0o700)
         self.host, number = serve("-noreset")
@@ -85,6 +85,9 @@ class Bed:
         self.program.chmod(0o755)
         self.glass = self.begin()
         until(lambda: windows.is_ready(self.run))
+        if expecting:
+            # As a start does: a window that comes is what the user wants.
+            windows.say(self.run, "starting")
 
     def _live(self, name: str) -> IO[str]:
         stream = (self.run / name).open("w")

@@ -58,13 +58,11 @@ def measure(session: Session, vm: Vm, rounds: int) -> Rows:
 def _desktop() -> Iterator[Any]:
     """Have a desktop of our own, which is DISPLAY for the block; yield it opened."""
     window.preload()
-    from Xlib import display as xdisplay
-
     kept = {name: os.environ.get(name) for name in ("DISPLAY", "XAUTHORITY")}
     with tempfile.TemporaryDirectory(prefix="okubsd-bench-") as name, virtual_display(Path(name)) as (number, cookie):
         os.environ |= {"DISPLAY": f":{number}", "XAUTHORITY": f"{name}/Xauthority"}
         with window.authority(number, cookie):
-            opened = xdisplay.Display(f":{number}")
+            opened = window.open_display(f":{number}")
         os.environ["XAUTHORITY"] = f"{name}/Xauthority"
         try:
             yield opened

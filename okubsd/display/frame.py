@@ -12,6 +12,8 @@ from okubsd.config.names import CONTROL
 # The widths of a frame in pixels at scale 1: its border, and the label above the guest's pixels.
 BORDER, LABEL = 3, 20
 MENU_BORDER = 2
+# Around a menu's border is a line of the other color: so it is seen as one also where it lies upon a label.
+MENU_LINE = 1
 
 # What is too large for an X server's coordinates is too large for anybody.
 LARGEST, SMALLEST = 16384, 1
@@ -80,13 +82,22 @@ MENU = Edges(MENU_BORDER, MENU_BORDER)
 
 
 def clamp_size(width: int, height: int) -> tuple[int, int]:
-    """Return a size that a window may have."""
+    """Return a size that a window of a display may have at all."""
     return max(SMALLEST, min(LARGEST, width)), max(SMALLEST, min(LARGEST, height))
 
 
-def is_menu(width: int, height: int, screen: tuple[int, int]) -> bool:
-    """Return whether a window that overrides redirection may; one that would cover the ``screen`` gets a frame."""
-    return width * height <= LARGEST_MENU * screen[0] * screen[1]
+def fit(width: int, height: int, edges: Edges, screen: tuple[int, int]) -> tuple[int, int]:
+    """Return the size that a guest's window gets: with its frame it is never larger than the ``screen``."""
+    most = edges.inside(*screen)
+    return max(SMALLEST, min(most[0], width)), max(SMALLEST, min(most[1], height))
+
+
+def is_menu(width: int, height: int, screen: tuple[int, int], others: int = 0) -> bool:
+    """Return whether a window that overrides redirection may, beside menus of ``others`` pixels altogether.
+
+    What would cover the ``screen`` gets a frame.
+    """
+    return width * height + others <= LARGEST_MENU * screen[0] * screen[1]
 
 
 def on_screen(box: Box, screen: tuple[int, int]) -> Box:
@@ -107,13 +118,15 @@ def host_title(vm: str, title: str) -> str:
     return f"[{vm}] {title}".rstrip()
 
 
-def size_hints(numbers: tuple[int, ...], edges: Edges) -> dict[str, int]:
+def size_hints(numbers: tuple[int, ...], edges: Edges, screen: tuple[int, int]) -> dict[str, int]:
     """Return the hints of ICCCM's WM_NORMAL_HINTS for a frame around a window that gave the ``numbers``.
 
-    These are least width and height, most, steps and base, 0 where it gave none.
+    These are least width and height, most, steps and base, 0 where it gave none.  No least is larger than the
+    ``screen``.
     """
     wide, high = 2 * edges.side, edges.top + edges.side
     least_w, least_h, most_w, most_h, step_w, step_h, base_w, base_h = (max(0, min(LARGEST, n)) for n in numbers)
+    least_w, least_h = fit(least_w, least_h, edges, screen)
     hints = {"min_width": max(least_w, 1) + wide, "min_height": max(least_h, 1) + high}
     if most_w and most_h:
         hints |= {"max_width": max(most_w, least_w) + wide, "max_height": max(most_h, least_h) + high}

@@ -13,7 +13,7 @@ from typing import Any
 from okubsd.display.chords import Chord, keysym_of
 from okubsd.errors import Misuse, Problem, TimedOut
 from okubsd.host import door
-from okubsd.host.window import authority, preload
+from okubsd.host.window import authority, open_display, preload
 
 _MEMORY = 256 << 20
 # How long one call may take: a while for the display, and so much a key.
@@ -55,9 +55,7 @@ def _have_done(name: str, number: int, cookie: bytes, deed: Callable[[Any], None
     preload()
 
     def do(end: socket.socket) -> None:
-        from Xlib import display as xdisplay
-
-        opened = xdisplay.Display(f":{number}")
+        opened = open_display(f":{number}")
         if not opened.has_extension("XTEST"):
             end.sendall(b"none\n")
             return

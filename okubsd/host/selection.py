@@ -16,7 +16,7 @@ from typing import Any
 from okubsd.display.clip import LARGEST, PNG, TEXT, Clip
 from okubsd.errors import Problem, TimedOut
 from okubsd.host import door
-from okubsd.host.window import authority, own_authority, preload
+from okubsd.host.window import authority, open_display, own_authority, preload
 
 # How long a clipboard may take to hand over what it holds, in seconds: to say nothing, and altogether.  The child has a
 # little less than its parent.
@@ -115,10 +115,9 @@ class _Client:
 
     def __init__(self, name: str, seconds: float, quiet: float) -> None:
         from Xlib import X
-        from Xlib import display as xdisplay
 
         self.end, self.quiet = time.monotonic() + seconds, quiet
-        self.opened = xdisplay.Display(name)
+        self.opened = open_display(name)
         # A window of a guest's may be gone at any moment.
         self.failed = False
         self.opened.set_error_handler(self._fail)

@@ -45,6 +45,21 @@ def preload() -> None:
     import Xlib.display  # noqa: F401
 
 
+def open_display(name: str) -> Any:
+    """Return the display ``name``, opened, with the errors of the X protocol as what they are.
+
+    python-xlib gives the numbers of the first three to errors of RANDR, which are none; the first of them that comes
+    would end its reader.
+    """
+    from Xlib import display as xdisplay
+    from Xlib import error
+
+    opened = xdisplay.Display(name)
+    opened.display.error_classes.update(error.xerror_class)
+    opened.display.error_classes.pop(0, None)
+    return opened
+
+
 @contextlib.contextmanager
 def own_authority(display: str) -> Iterator[None]:
     """Let python-xlib find the user's own cookie of ``display`` also where its entry is for every host (Xau(3))."""
@@ -65,12 +80,11 @@ def own_authority(display: str) -> Iterator[None]:
 
 def open_desktop(display: str) -> Any:
     """Return the user's own ``display``, opened.  Raises HostLacks where it does not answer."""
-    from Xlib import display as xdisplay
     from Xlib.error import DisplayError, XauthError
 
     try:
         with own_authority(display):
-            return xdisplay.Display(display)
+            return open_display(display)
     except (DisplayError, XauthError, OSError) as error:
         raise HostLacks(f"the X display {display} does not answer: {error}", "xdpyinfo") from None
 
@@ -190,9 +204,7 @@ def take_picture(name: str, number: int, cookie: bytes) -> bytes:
 
 def _look(end: socket.socket, number: int, pid: int | None) -> None:
     """Answer to the parent's words until it goes; whatever happens here is told by our end."""
-    from Xlib import display as xdisplay
-
-    opened = xdisplay.Display(f":{number}")
+    opened = open_display(f":{number}")
     known = app_windows(opened)
     end.sendall(b"open\n")
     stream = end.makefile("rb")

@@ -90,8 +90,11 @@ def fork(half: Callable[[], int]) -> int:
         signal.alarm(0)
         code = half()
     except BaseException:
-        traceback.print_exc()
-    os._exit(code)
+        # Telling can fail, too, where there is no memory left: nothing may lead out of here.
+        with contextlib.suppress(BaseException):
+            traceback.print_exc()
+    finally:
+        os._exit(code)
 
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
+import struct
 import sys
 import time
 from pathlib import Path
@@ -28,7 +30,7 @@ from okubsd.host.glass.pane import Look
 from okubsd.host.glass.reader import Reader
 from okubsd.host.glass.wire import SLOT_SIZE, Hung, Slots, Wire, pair
 from okubsd.host.sockets import listener_pid
-from okubsd.host.window import authority, open_desktop
+from okubsd.host.window import authority, open_desktop, open_display
 from okubsd.plan.steps.base import Slot
 
 # What a half may hold, in bytes of data; how often both may begin anew within how many seconds.
@@ -109,12 +111,15 @@ def _halves(orders: Orders, number: int, life: _Life) -> bool:
         return _paint(orders, number, Wire(ours, Told), slots, guard)
 
     children = [door.fork(read), door.fork(paint)]
+    idle = _hold(Path(orders.run), number)
     ours.close()
     theirs.close()
     os.close(guard)
     try:
-        return _wait(children, life)
+        return _wait(children, life, idle)
     finally:
+        if idle is not None:
+            idle.close()
         os.close(held)
         for pid in children:
             with contextlib.suppress(ProcessLookupError):
@@ -123,7 +128,36 @@ def _halves(orders: Orders, number: int, life: _Life) -> bool:
                 os.waitpid(pid, 0)
 
 
-def _wait(children: list[int], life: _Life) -> bool:
+def _hold(run: Path, number: int) -> socket.socket | None:
+    """Be a client of the nested display that does nothing: it ends with its last one, and a half can die.
+
+    Nothing that comes of it is looked at (X protocol, section 8: connection setup).
+    """
+    cookie = keys.read_cookie(run)
+    if cookie is None:
+        return None
+    name = b"MIT-MAGIC-COOKIE-1"
+    order = b"l" if sys.byteorder == "little" else b"B"
+    padded = b"".join(part + bytes(-len(part) % 4) for part in (name, cookie))
+    idle = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        idle.connect(str(display_socket(number)))
+        idle.sendall(struct.pack("=cxHHHHxx", order, 11, 0, len(name), len(cookie)) + padded)
+    except OSError:
+        idle.close()
+        return None
+    idle.setblocking(False)
+    return idle
+
+
+def _drain(idle: socket.socket | None) -> None:
+    """Take what the nested display tells every client, and drop it."""
+    with contextlib.suppress(OSError):
+        while idle is not None and idle.recv(1 << 16):
+            pass
+
+
+def _wait(children: list[int], life: _Life, idle: socket.socket | None) -> bool:
     """Wait until a half ends, or the VM does; return whether another try may do better."""
     while life.goes_on():
         # A child that ends interrupts nothing here: it is looked after, often enough for anybody who waits.
@@ -134,25 +168,25 @@ def _wait(children: list[int], life: _Life) -> bool:
                 if ended:
                     children.remove(pid)
                     return os.waitstatus_to_exitcode(status) != _FOR_GOOD
+            _drain(idle)
             time.sleep(0.1)
     return False
 
 
 def _read(orders: Orders, number: int, wire: Wire, slots: Slots) -> int:
     """Be the reader, until the nested display is gone, or the painter; return our exit code."""
-    from Xlib import display as xdisplay
     from Xlib import error
 
     cookie = keys.read_cookie(Path(orders.run))
     if cookie is None:
         return _FOR_GOOD
     with authority(number, cookie):
-        opened = xdisplay.Display(f":{number}")
+        opened = open_display(f":{number}")
     del cookie
-    reader = Reader(opened, wire, slots)
+    # Before the first answer of a guest's is read.
     sandbox.enter(_MEMORY)
     with contextlib.suppress(error.ConnectionClosedError, Hung):
-        reader.run()
+        Reader(opened, wire, slots).run()
     return 0
 
 
@@ -169,9 +203,9 @@ def _paint(orders: Orders, number: int, wire: Wire, slots: Slots, guard: int) ->
     control = Control(Path(orders.run) / layout.GLASS)
     keyboard = [f":{number}" if word == Slot.DISPLAY else word for word in orders.keyboard]
     deeds = Deeds(
-        cross=lambda word: control.run((*orders.okubsd, "clip", word, orders.vm)),
+        cross=lambda word: control.run("cross", (*orders.okubsd, "clip", word, orders.vm)),
         # As often as the user's keyboard changes; a program of the desktop's own, not of a guest's.
-        remap=lambda: control.run(tuple(keyboard)),
+        remap=lambda: control.run("remap", tuple(keyboard)),
     )
     painter = Painter(opened, wire, slots, look, deeds)
     if orders.words:

@@ -23,7 +23,7 @@ _LONGEST, _SECONDS = 4096, 0.5
 
 
 class Control:
-    """The socket at ``path``, and the programs that keys began."""
+    """The socket at ``path``, and the programs that were begun: one of each kind at a time."""
 
     def __init__(self, path: Path) -> None:
         path.unlink(missing_ok=True)
@@ -31,33 +31,35 @@ class Control:
         self._listener.bind(str(path))
         self._listener.listen(8)
         self._listener.settimeout(_SECONDS)
-        self._child: subprocess.Popen[bytes] | None = None
-        self._next: tuple[str, ...] = ()
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._next: dict[str, tuple[str, ...]] = {}
 
     def waiting(self) -> list[Any]:
-        """Return what to wait for: those who ask, and the words of the program that a key began."""
-        return [self._listener, *([self._child.stdout] if self._child is not None else [])]
+        """Return what to wait for: those who ask, and the words of the programs that were begun."""
+        return [self._listener, *(child.stdout for child in self._children.values())]
 
-    def run(self, argv: tuple[str, ...]) -> None:
-        """Begin a program whose last line is shown; one at a time, the last that is asked for comes next."""
-        if self._child is None and argv:
-            self._child = door.begin(argv)
-        else:
-            self._next = argv
+    def run(self, kind: str, argv: tuple[str, ...]) -> None:
+        """Begin a program whose last line is shown; where one of its kind runs, the last that is asked for is next."""
+        if kind in self._children:
+            self._next[kind] = argv
+        elif argv:
+            self._children[kind] = door.begin(argv)
 
     def turn(self, painter: Painter, ready: list[Any]) -> None:
-        """Answer who asks, and show what a program said when it ends."""
+        """Answer who asks, and show what a program said."""
         if self._listener in ready:
             with contextlib.suppress(OSError, msgspec.DecodeError):
                 self._answer(painter)
-        if self._child is not None and self._child.stdout in ready:
-            said = os.read(self._child.stdout.fileno(), 4096) if self._child.stdout else b""
+        for kind, child in [*self._children.items()]:
+            if child.stdout is None or child.stdout not in ready:
+                continue
+            said = os.read(child.stdout.fileno(), 4096)
             if said:
-                painter.notice(said.decode(errors="replace").strip().rpartition("\n")[2])
-                return
-            self._child.wait()
-            self._child, argv, self._next = None, self._next, ()
-            self.run(argv)
+                painter.notice(plain(said.decode(errors="replace").strip().rpartition("\n")[2], 200))
+                continue
+            child.wait()
+            del self._children[kind]
+            self.run(kind, self._next.pop(kind, ()))
 
     def _answer(self, painter: Painter) -> None:
         asking, _ = self._listener.accept()

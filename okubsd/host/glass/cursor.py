@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 from typing import Any
+
+from Xlib.protocol import rq
+
+
+class _GetCursorImage(rq.ReplyRequest):  # type: ignore[misc]
+    _request = rq.Struct(rq.Card8("opcode"), rq.Opcode(4), rq.RequestLength())
+    _reply = rq.Struct(
+        rq.ReplyCode(), rq.Pad(1), rq.Card16("sequence_number"), rq.ReplyLength(), rq.Int16("x"), rq.Int16("y"),
+        rq.Card16("width"), rq.Card16("height"), rq.Card16("xhot"), rq.Card16("yhot"), rq.Card32("cursor_serial"),
+        rq.Pad(8), rq.Binary("data"),
+    )  # fmt: skip
+
 
 # The largest picture that is taken: what a guest wants larger stays an arrow.
 LARGEST = 64
-
-
-def pixels_of(width: int, height: int, image: Sequence[int]) -> bytes:
-    """Return the pixels of a pointer, 4 bytes each, b"" where there are too many or too few."""
-    if not (0 < width <= LARGEST and 0 < height <= LARGEST) or len(image) < width * height:
-        return b""
-    return struct.pack(f"<{width * height}I", *(pixel & 0xFFFFFFFF for pixel in image[: width * height]))
 
 
 def bitmaps(width: int, height: int, pixels: bytes) -> tuple[bytes, bytes]:
@@ -63,3 +67,16 @@ def make(display: Any, width: int, height: int, hot: tuple[int, int], pixels: by
 
 def _mirrored(rows: bytes) -> bytes:
     return bytes(int(f"{byte:08b}"[::-1], 2) for byte in rows)
+
+
+def image_of(display: Any, root: Any) -> tuple[int, int, int, int, bytes]:
+    """Return width, height, hot spot and pixels of the pointer's picture, b"" where it is larger than it may be.
+
+    By a request of our own: python-xlib's makes a list of numbers of it, of whatever size.
+    """
+    from Xlib.ext import xfixes
+
+    reply = _GetCursorImage(display=display.display, opcode=display.display.get_extension_major(xfixes.extname))
+    width, height = reply.width, reply.height
+    fits = 0 < width <= LARGEST and 0 < height <= LARGEST and len(reply.data) >= 4 * width * height
+    return width, height, reply.xhot, reply.yhot, bytes(reply.data[: 4 * width * height]) if fits else b""

@@ -45,7 +45,12 @@ class Inputs:
         """Let go of everything: the user types elsewhere."""
         for code in sorted(self._keys):
             xtest.fake_input(self._display, X.KeyRelease, code)
+        self._keys.clear()
+        self.release_buttons()
+        self._keyboard.forget()
+
+    def release_buttons(self) -> None:
+        """Let go of the buttons: the window that they were pressed on is gone."""
         for number in sorted(self._buttons):
             xtest.fake_input(self._display, X.ButtonRelease, number)
-        self._keys.clear()
         self._buttons.clear()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import select
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ import msgspec
 from Xlib import X, error
 from Xlib.protocol import event as xevent
 
-from okubsd.display.frame import LARGEST, MOST_WINDOWS, Box, is_menu
+from okubsd.display.frame import LARGEST, MOST_WINDOWS, Box, clamp_size, is_menu
 from okubsd.display.words import Asked, Message, State, Told
 from okubsd.host.glass import cursor, shm
 from okubsd.host.glass.pane import Desk, Look, Pane
@@ -29,6 +30,12 @@ _LOCK_MIXTURES = (0, X.LockMask, X.Mod2Mask, X.LockMask | X.Mod2Mask)
 _TAKE, _GIVE = ord("c"), ord("v")
 # How long a notice stays in the label, in seconds.
 _NOTICE_SECONDS = 4.0
+# How long after a start its window may take the keyboard; how long a window that just came and got it all the same does
+# not hear what is typed, if it came within so many seconds; and what is between a repeat's release and press, in
+# milliseconds.
+_EXPECT_SECONDS, _DEAF_SECONDS, _NEW_SECONDS, _REPEAT = 120.0, 0.7, 1.0, 5
+# How many messages are taken before the desktop is heard again.
+_MOST_MESSAGES = 64
 
 
 class Deeds(msgspec.Struct, frozen=True):
@@ -36,6 +43,12 @@ class Deeds(msgspec.Struct, frozen=True):
 
     cross: Callable[[str], None]
     remap: Callable[[], None]
+
+
+def _clamped(numbers: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """Return a place and a size that a window may ask for."""
+    x, y, width, height = numbers[:4]
+    return max(-LARGEST, min(LARGEST, x)), max(-LARGEST, min(LARGEST, y)), *clamp_size(width, height)
 
 
 class Painter:
@@ -51,11 +64,15 @@ class Painter:
         self.ready = False
         self.splash: Splash | None = None
         self.cursor: Any = None
-        self._notice_ends = 0.0
+        self._notice_ends = self._expecting = self._focus_left = 0.0
+        self._heard: deque[Message] = deque()
+        self._crossing: dict[int, int] = {}
         display.set_error_handler(lambda *_: 0)
         # Only who has asked for the extension is told the group of a key (XKB, 12.1).
         self._map_event = Keyboard(display).watch()
         self._keys, self._map = self._crossing_keys(), self._key_map()
+        mapping = display.get_modifier_mapping()
+        self._lock_codes = {*mapping[X.LockMapIndex], *mapping[X.Mod2MapIndex]}
 
     def _crossing_keys(self) -> dict[int, str]:
         """Return by keycode what crosses with Ctrl and Shift: C takes from a window, V gives to it."""
@@ -91,11 +108,13 @@ class Painter:
         self.display.flush()
         waiting = [self.display.fileno(), self.wire, *others]
         timeout = max(0.0, self._notice_ends - time.monotonic()) if self._notice_ends else None
+        timeout = 0.0 if self._heard else timeout
         ready, _, _ = select.select(waiting, [self.wire] if self.wire.waits else [], [], timeout)
         self.wire.flush()
-        if self.wire in ready:
-            for message in self.wire.hear():
-                self._told(message)
+        if self.wire in ready and len(self._heard) < _MOST_MESSAGES:
+            self._heard.extend(self.wire.hear())
+        for _ in range(min(_MOST_MESSAGES, len(self._heard))):
+            self._told(self._heard.popleft())
         self._drain()
         if self._notice_ends and time.monotonic() >= self._notice_ends:
             self._notice_ends = 0.0
@@ -124,6 +143,8 @@ class Painter:
 
     def say(self, words: str) -> None:
         """Say how far a start is: in a window of ours while there is none of the guest, or else in the labels."""
+        # Who starts something expects a window of it.
+        self._expecting = time.monotonic() + _EXPECT_SECONDS
         if self.panes:
             self.notice(words)
         elif self.splash is None:
@@ -152,13 +173,14 @@ class Painter:
             _TOLD[Told(message.kind)](self, pane, message)
 
     def _window(self, message: Message) -> None:
-        x, y, width, height, over, owner = message.numbers[:6]
+        over, owner = message.numbers[4:6]
         if message.window in self.panes or len(self.panes) >= MOST_WINDOWS:
             return
-        x, y = (max(-LARGEST, min(LARGEST, number)) for number in (x, y))
+        x, y, width, height = _clamped(message.numbers)
         self._drop_splash()
-        menu = bool(over) and is_menu(width, height, self.desk.size)
-        pane = Pane(self.desk, message.window, Box(x, y, width, height), menu=menu, owner=self.panes.get(owner))
+        menu = bool(over) and is_menu(width, height, self.desk.size, self._menus())
+        box, expected = Box(x, y, width, height), self.focused is not None or time.monotonic() < self._expecting
+        pane = Pane(self.desk, message.window, box, menu=menu, owner=self.panes.get(owner), expected=expected)
         self.panes[message.window] = pane
         self.frames[pane.top.id] = self.frames[pane.inner.id] = pane
         if self.cursor is not None:
@@ -169,6 +191,10 @@ class Painter:
         if self.splash is not None:
             self.splash.destroy()
         self.splash = None
+
+    def _menus(self, but: Pane | None = None) -> int:
+        """Return how many pixels the menus of the VM have altogether."""
+        return sum(pane.width * pane.height for pane in self.panes.values() if pane.menu and pane is not but)
 
     def _grab_keys(self, pane: Pane) -> None:
         """Have the keys for crossing before the guest, on whatever key they are now."""
@@ -181,12 +207,17 @@ class Painter:
                 pane.top.grab_key(code, modifiers, False, X.GrabModeAsync, X.GrabModeAsync)
 
     def _place(self, pane: Pane, message: Message) -> None:
-        x, y, width, height = (max(-LARGEST, min(LARGEST, number)) for number in message.numbers[:4])
-        pane.wish(Box(x, y, width, height))
+        box = Box(*_clamped(message.numbers))
+        if pane.menu and not is_menu(box.width, box.height, self.desk.size, self._menus(pane)):
+            return
+        pane.wish(box)
 
     def _gone(self, pane: Pane, message: Message) -> None:
         del self.panes[message.window], self.frames[pane.top.id], self.frames[pane.inner.id]
-        self.focused = None if self.focused is pane else self.focused
+        if self.focused is pane:
+            # What is held down is let go of: the user types elsewhere now.
+            self.focused = None
+            self.wire.tell(Asked.FOCUS, 0)
         pane.destroy()
 
     def _pixels(self, message: Message) -> None:
@@ -300,10 +331,18 @@ class Painter:
         down = isinstance(event, xevent.KeyPress)
         both = X.ControlMask | X.ShiftMask
         if event.detail in self._keys and event.state & 0xFF & ~LOCKS == both:
-            if down:
-                self.deeds.cross(self._keys[event.detail])
+            self._cross(event, down=down)
+            return
+        if down and time.monotonic() < pane.deaf_until:
             return
         self.wire.tell(Asked.KEY, pane.number, event.detail, int(down), event.state & LOCKS, event.state >> 13 & 3)
+
+    def _cross(self, event: Any, *, down: bool) -> None:
+        """Have something cross, once for a key that is held: its repeats are a release and a press at one time."""
+        if not down:
+            self._crossing[event.detail] = event.time
+        elif event.time - self._crossing.get(event.detail, -_REPEAT - 1) > _REPEAT:
+            self.deeds.cross(self._keys[event.detail])
 
     def _button(self, pane: Pane, event: Any) -> None:
         if event.window.id != pane.inner.id:
@@ -328,13 +367,25 @@ class Painter:
 
     def _focus_in(self, pane: Pane, event: Any) -> None:
         if event.window.id == pane.top.id and event.detail not in (X.NotifyInferior, X.NotifyPointer):
+            now = time.monotonic()
+            if not pane.expected and now < pane.came + _NEW_SECONDS and now > self._focus_left + _NEW_SECONDS:
+                pane.deaf_until = now + _DEAF_SECONDS
             pane.focused, self.focused = True, pane
             pane.be_urgent(False)
             self.wire.tell(Asked.FOCUS, pane.number)
+            self._tell_held(pane)
+
+    def _tell_held(self, pane: Pane) -> None:
+        """Press what modifiers are held when the keyboard comes."""
+        held, state = self.display.query_keymap(), self.desk.root.query_pointer().mask
+        for codes in self.display.get_modifier_mapping():
+            for code in codes:
+                if code and held[code // 8] >> code % 8 & 1 and code not in self._lock_codes:
+                    self.wire.tell(Asked.KEY, pane.number, code, 1, state & LOCKS, state >> 13 & 3)
 
     def _focus_out(self, pane: Pane, event: Any) -> None:
         if event.window.id == pane.top.id and event.detail not in (X.NotifyInferior, X.NotifyPointer):
-            pane.focused = False
+            pane.focused, self.focused, self._focus_left = False, None, time.monotonic()
             self.wire.tell(Asked.FOCUS, 0)
 
     def _exposed(self, pane: Pane, event: Any) -> None:
@@ -346,6 +397,8 @@ class Painter:
     def _configured(self, pane: Pane, event: Any) -> None:
         if event.window.id == pane.top.id and pane.moved(event.width, event.height):
             self.wire.tell(Asked.PLACED, pane.number, pane.x, pane.y, pane.width, pane.height)
+            if not pane.menu:
+                pane.keep_label_seen(pane.x - pane.edges.side, pane.y - pane.edges.top)
 
     def _visibility(self, pane: Pane, event: Any) -> None:
         if event.window.id == pane.top.id:

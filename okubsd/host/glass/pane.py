@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from typing import Any
 
 import msgspec
 from Xlib import X, Xatom, Xutil
 
-from okubsd.display.frame import FRAME, MENU, Box, Edges, clamp_size, host_title, on_screen, plain, size_hints
+from okubsd.display.frame import FRAME, MENU, MENU_LINE, Box, Edges, fit, host_title, on_screen, plain, size_hints
 
 # The fonts of labels, the first that the server has (X core fonts; the ones with all of Unicode first).
 _FONTS = (
@@ -15,6 +17,8 @@ _FONTS = (
     "-misc-fixed-medium-r-semicondensed--13-*-*-*-*-*-iso10646-1",
     "fixed",
 )
+# How long after it comes, or asks for another place, a window's label is seen to, in seconds.
+_MIND_SECONDS = 2.0
 _FRAME_EVENTS = (
     X.StructureNotifyMask | X.FocusChangeMask | X.KeyPressMask | X.KeyReleaseMask | X.ExposureMask
     | X.PropertyChangeMask | X.ButtonPressMask | X.VisibilityChangeMask
@@ -48,6 +52,14 @@ class Desk:
         self.label_gc = self.root.create_gc(foreground=look.ink, background=look.color, font=self.font)
         self.leader = self.root.create_window(-1, -1, 1, 1, 0, X.CopyFromParent)
 
+    def another_id(self) -> None:
+        """Have the next window get a number that none had just before.
+
+        python-xlib gives a number again at once, and a window manager takes the new window for the old one then.
+        """
+        inner = self.display.display
+        inner.last_resource_id = (inner.last_resource_id + 1) & inner.info.resource_id_mask
+
     def text(self, window: Any, x: int, y: int, words: str) -> None:
         """Write ``words`` into ``window``; a letter that the font lacks is its box."""
         letters = [min(ord(letter), 0xFFFF) for letter in words[:250]]
@@ -57,8 +69,15 @@ class Desk:
 _ATOMS = (
     *("WM_PROTOCOLS", "WM_DELETE_WINDOW", "WM_TAKE_FOCUS", "UTF8_STRING", "_NET_WM_NAME", "_NET_WM_ICON"),
     *("_NET_WM_STATE", "_NET_WM_STATE_MAXIMIZED_VERT", "_NET_WM_STATE_MAXIMIZED_HORZ", "_NET_WM_STATE_HIDDEN"),
-    *("_NET_WM_STATE_FULLSCREEN", "_NET_WM_MOVERESIZE", "_NET_ACTIVE_WINDOW", "_NET_WM_WINDOW_TYPE", "_NET_WM_PID"),
+    *(
+        "_NET_WM_STATE_FULLSCREEN",
+        "_NET_WM_MOVERESIZE",
+        "_NET_ACTIVE_WINDOW",
+        "_NET_WM_WINDOW_TYPE",
+        "_NET_WM_USER_TIME",
+    ),
     *("_NET_WM_WINDOW_TYPE_NORMAL", "_NET_WM_WINDOW_TYPE_DIALOG", "WM_STATE", "_OKUBSD_VM", "WM_CHANGE_STATE"),
+    "_NET_WM_USER_TIME",
 )
 
 
@@ -86,30 +105,49 @@ def _font(display: Any) -> Any:
 class Pane:
     """One window of the guest on the desktop."""
 
-    def __init__(self, desk: Desk, number: int, box: Box, *, menu: bool, owner: Pane | None) -> None:
-        """Make and map it: a ``menu`` by itself where it wants to be, any other by the desktop's window manager."""
-        self.desk, self.number, self.menu, self.owner = desk, number, menu, owner
+    def __init__(
+        self, desk: Desk, number: int, box: Box, *, menu: bool, owner: Pane | None, expected: bool = True
+    ) -> None:
+        """Make and map it: a ``menu`` by itself where it wants to be, any other by the desktop's window manager.
+
+        One that is not ``expected`` by the user does not get the keyboard.
+        """
+        self.desk, self.number, self.menu, self.owner, self.expected = desk, number, menu, owner, expected
         self.title, self.app = "", ""
         self.edges: Edges = MENU if menu else FRAME
-        self.width, self.height = clamp_size(box.width, box.height)
+        self.width, self.height = fit(box.width, box.height, self.edges, desk.size)
         self.x, self.y = box.x, box.y
         self.painted = self.hidden = self.focused = False
+        # Until when what is typed is taken for what was meant for another window, and the label is looked after.
+        self.came = time.monotonic()
+        self.deaf_until, self.minded_until = 0.0, self.came + _MIND_SECONDS
         self._hints: tuple[int, ...] = (0,) * 8
         outer = self.edges.around(Box(box.x, box.y, self.width, self.height))
-        self.outer = on_screen(outer, desk.size) if menu else outer
+        self.outer = self._placed(outer)
         self.top = self._make_top()
         self.inner = self._make_inner()
         self.gc = self.inner.create_gc()
         if not menu:
             self._introduce()
         self.inner.map()
-        self.top.map()
+        self.shown = not menu or box.cut(*desk.size) is not None
+        if self.shown:
+            self.top.map()
+
+    def _placed(self, outer: Box) -> Box:
+        """Return where on the screen a frame is to be, all of it, and of a menu the line around it."""
+        line = MENU_LINE if self.menu else 0
+        wide = Box(outer.x - line, outer.y - line, outer.width + 2 * line, outer.height + 2 * line)
+        placed = on_screen(wide, self.desk.size)
+        return Box(placed.x, placed.y, placed.width - 2 * line, placed.height - 2 * line)
 
     def _make_top(self) -> Any:
-        desk, box = self.desk, self.outer
+        desk, box, line = self.desk, self.outer, MENU_LINE if self.menu else 0
+        desk.another_id()
         return desk.root.create_window(
-            box.x, box.y, box.width, box.height, 0, 24, X.InputOutput, desk.visual, background_pixel=desk.look.color,
-            border_pixel=0, colormap=desk.colormap, override_redirect=int(self.menu), event_mask=_FRAME_EVENTS,
+            box.x, box.y, box.width, box.height, line, 24, X.InputOutput, desk.visual,
+            background_pixel=desk.look.color, border_pixel=desk.look.ink, colormap=desk.colormap,
+            override_redirect=int(self.menu), event_mask=_FRAME_EVENTS,
         )  # fmt: skip
 
     def _make_inner(self) -> Any:
@@ -124,7 +162,7 @@ class Pane:
         """Tell the desktop's window manager whose window this is."""
         desk, atoms = self.desk, self.desk.atoms
         self.top.set_wm_protocols([atoms["WM_DELETE_WINDOW"], atoms["WM_TAKE_FOCUS"]])
-        self.top.set_wm_client_machine("localhost")
+        self.top.set_wm_client_machine(socket.gethostname())
         self.top.change_property(atoms["_OKUBSD_VM"], atoms["UTF8_STRING"], 8, desk.look.vm.encode())
         self.top.change_property(atoms["_NET_WM_ICON"], Xatom.CARDINAL, 32, icon(desk.look.color))
         kind = "DIALOG" if self.owner is not None else "NORMAL"
@@ -132,6 +170,9 @@ class Pane:
         self.top.change_property(atoms["_NET_WM_WINDOW_TYPE"], Xatom.ATOM, 32, window_type)
         if self.owner is not None:
             self.top.set_wm_transient_for(self.owner.top)
+        if not self.expected:
+            # It comes by itself, while the user is at work elsewhere: the keyboard stays there (EWMH).
+            self.top.change_property(atoms["_NET_WM_USER_TIME"], Xatom.CARDINAL, 32, [0])
         self.be_urgent(False)
         self.be_of_class("")
         self.rename("")
@@ -159,7 +200,7 @@ class Pane:
         self._hints = numbers
         if not self.menu:
             flags = Xutil.PMinSize
-            hints = size_hints(numbers, self.edges)
+            hints = size_hints(numbers, self.edges, self.desk.size)
             flags |= Xutil.PMaxSize if "max_width" in hints else 0
             flags |= Xutil.PResizeInc | Xutil.PBaseSize if "width_inc" in hints else 0
             self.top.set_wm_normal_hints(flags=flags, **hints)
@@ -172,12 +213,16 @@ class Pane:
 
     def wish(self, box: Box) -> None:
         """Have the size that the guest asks for, and a menu its place, too."""
-        width, height = clamp_size(box.width, box.height)
+        width, height = fit(box.width, box.height, self.edges, self.desk.size)
         outer = self.edges.around(Box(box.x, box.y, width, height))
+        self.minded_until = time.monotonic() + _MIND_SECONDS
         if self.menu:
-            outer = on_screen(outer, self.desk.size)
+            outer = self._placed(outer)
             self.top.configure(x=outer.x, y=outer.y, width=outer.width, height=outer.height)
             self.top.configure(stack_mode=X.Above)
+            if not self.shown and box.cut(*self.desk.size) is not None:
+                self.shown = True
+                self.top.map()
         elif (width, height) != (self.width, self.height):
             self.top.configure(width=outer.width, height=outer.height)
 
@@ -194,17 +239,22 @@ class Pane:
             self.draw_label()
         return (self.x, self.y, self.width, self.height) != before
 
+    def keep_label_seen(self, x: int, y: int) -> None:
+        """Ask for a place where the label is on the screen, where the guest had it elsewhere and not the user."""
+        wide = self.width + 2 * self.edges.side
+        placed = on_screen(Box(x, y, wide, self.edges.top), self.desk.size)
+        if (placed.x, placed.y) != (x, y) and time.monotonic() < self.minded_until:
+            self.top.configure(x=placed.x, y=placed.y)
+
     def draw_label(self, notice: str = "") -> None:
         """Write VM, title and network above the guest's pixels, or a ``notice`` of ours instead of the title."""
         if self.menu:
             return
         look, wide = self.desk.look, self.width + 2 * self.edges.side
         self.top.clear_area(0, 0, wide, self.edges.top)
-        network = f" {look.network}"
-        room = max(0, (wide - 16) // 6)
-        words = f"{look.vm}: {notice or self.title or self.app}"[: max(0, room - len(network) - 1)]
-        self.desk.text(self.top, 8, 14, words)
-        self.desk.text(self.top, wide - 8 - 6 * len(network), 14, network)
+        # What cannot be forged comes first: so it is there in a narrow window, and in one that is half off the screen.
+        words = f"{look.vm} ({look.network})  {notice or self.title or self.app}"
+        self.desk.text(self.top, 8, 14, words[: max(0, (wide - 16) // 6)])
 
     def clip(self, box: Box) -> Box | None:
         """Return what of ``box`` lies inside of the frame."""
@@ -214,6 +264,8 @@ class Pane:
         """Take it from the desktop."""
         self.gc.free()
         self.top.destroy()
+        # The server destroys what is inside by itself; python-xlib is not told of that.
+        self.desk.display.display.free_resource_id(self.inner.id)
 
 
 def icon(color: int) -> list[int]:

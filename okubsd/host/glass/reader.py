@@ -19,10 +19,14 @@ from okubsd.display.frame import MOST_WINDOWS, Box, clamp_size
 from okubsd.display.words import Asked, Message, State, Told
 from okubsd.host.glass import cursor, said
 from okubsd.host.glass.inputs import Inputs
-from okubsd.host.glass.wire import SLOTS, Slots, Wire
+from okubsd.host.glass.wire import SLOTS, Hung, Slots, Wire
 
 # XFIXES, CursorNotify: the pointer has another picture.
 _CURSOR_MASK = 1
+# How many events are taken in a turn, and how many may wait: a guest can make them faster than they are taken.
+_MOST_EVENTS, _MOST_WAITING = 256, 20_000
+# Of these the last of a window counts.
+_IDLE = ("PropertyNotify", "ConfigureNotify", "ConfigureRequest")
 # How long a window manager of the guest's may take to go.
 _MANAGER_SECONDS = 5.0
 
@@ -34,10 +38,26 @@ class Pane(msgspec.Struct):
     box: Box
     over: bool
     damage: int
+    border: int = 0
+    pressed: bool = False
+    maximized: bool = False
+    # What of it is to be told, and will be once a turn, however often it changes.
+    told: set[str] = set()
     pixmap: Any = None
     dirty: Box | None = None
     seen: bool = True
+    wish: Box | None = None
     urgent: bool = False
+
+
+def thin(queue: list[Any]) -> list[Any]:
+    """Return the events of ``queue`` without those that a later one of the same kind and window makes idle."""
+    last: dict[tuple[object, ...], int] = {}
+    for number, event in enumerate(queue):
+        if type(event).__name__ in _IDLE:
+            last[(type(event), event.window.id, getattr(event, "atom", 0))] = number
+    kept = set(last.values())
+    return [event for number, event in enumerate(queue) if type(event).__name__ not in _IDLE or number in kept]
 
 
 def _place(box: Box) -> tuple[int, int, int, int]:
@@ -98,22 +118,45 @@ class Reader:
     def run(self) -> None:
         """Turn until the display or the painter is gone, which raises."""
         while True:
-            while self.display.pending_events():
-                self._event(self.display.next_event())
+            self._take_events()
+            self._tell_changes()
             self._tell_cursor()
             self._tell_pixels()
             self.display.flush()
-            if not self.display.display.event_queue:
-                writing = [self.wire] if self.wire.waits else []
-                ready, _, _ = select.select([self.display.fileno(), self.wire], writing, [])
-                self.wire.flush()
-                if self.wire in ready:
-                    for message in self.wire.hear():
-                        self._asked(message)
+            writing = [self.wire] if self.wire.waits else []
+            timeout = 0.0 if self.display.display.event_queue else None
+            ready, _, _ = select.select([self.display.fileno(), self.wire], writing, [], timeout)
+            self.wire.flush()
+            if self.wire in ready:
+                for message in self.wire.hear():
+                    self._asked(message)
+
+    def _take_events(self) -> None:
+        """Take some of the events that are there, so that the painter is heard also while they never end."""
+        queue = self.display.display.event_queue
+        for _ in range(_MOST_EVENTS):
+            if not self.display.pending_events():
+                return
+            self._event(self.display.next_event())
+        if len(queue) > _MOST_WAITING:
+            queue[:] = thin(queue)
+            if len(queue) > _MOST_WAITING:
+                raise Hung("the guest floods its display")
+
+    def _tell_changes(self) -> None:
+        """Tell what changed of each window, once, in the end's shape."""
+        for pane in [pane for pane in self.panes.values() if pane.told]:
+            told, pane.told = pane.told, set()
+            for name in told:
+                with contextlib.suppress(error.BadWindow, error.BadDrawable, error.BadMatch, error.BadValue):
+                    _TELLS[name](self, pane)
 
     def _event(self, event: Any) -> None:
         """Take one event of the server; what it is about may be gone."""
         handler = _HANDLERS.get(type(event).__name__)
+        # What programs send each other as an event is none, but for what ICCCM has them send.
+        if event.send_event and not isinstance(event, xevent.ClientMessage | xevent.UnmapNotify):
+            return
         if handler is not None:
             with contextlib.suppress(error.BadWindow, error.BadDrawable, error.BadMatch, error.BadValue):
                 handler(self, event)
@@ -122,16 +165,17 @@ class Reader:
 
     def _adopt(self, window: Any, *, over: bool) -> None:
         """Take a window that is or will be mapped."""
-        if window.id in self.panes or len(self.panes) >= MOST_WINDOWS:
+        if window == self.root or window.id in self.panes or len(self.panes) >= MOST_WINDOWS:
             return
         size = window.get_geometry()
-        box = Box(size.x, size.y, size.width, size.height)
+        border = size.border_width if over else 0
+        box = Box(size.x + border, size.y + border, size.width, size.height)
         if not over:
             window.configure(border_width=0)
             window.change_property(self.atoms["WM_STATE"], self.atoms["WM_STATE"], 32, [Xutil.NormalState, 0])
         window.change_attributes(event_mask=X.PropertyChangeMask)
         made = window.damage_create(damage.DamageReportBoundingBox)
-        pane = Pane(window=window, box=box, over=over, damage=made)
+        pane = Pane(window=window, box=box, over=over, damage=made, border=border)
         self.panes[window.id] = pane
         owner = said.owner_of(window)
         self.wire.tell(Told.WINDOW, window.id, *_place(box), int(over), owner if owner in self.panes else 0)
@@ -161,6 +205,8 @@ class Reader:
             return
         self.wire.tell(Told.GONE, event.window.id)
         self._drop_pixmap(pane)
+        if pane.pressed:
+            self.inputs.release_buttons()
         if not isinstance(event, xevent.DestroyNotify):
             self.display.damage_destroy(pane.damage)
             pane.window.change_attributes(event_mask=0)
@@ -181,7 +227,8 @@ class Reader:
             event.window.configure(**asked)
             return
         box = Box(**{**msgspec.structs.asdict(pane.box), **asked})
-        self.wire.tell(Told.PLACE, event.window.id, *_place(box))
+        pane.wish = box
+        pane.told.add("place")
         # A window must be told where it is, also where it stays (ICCCM, 4.1.5).
         self._send_place(pane)
 
@@ -189,12 +236,18 @@ class Reader:
         pane = self.panes.get(event.window.id)
         if pane is None:
             return
-        before, pane.box = pane.box, Box(event.x, event.y, event.width, event.height)
+        pane.border = event.border_width
+        x, y = event.x + pane.border, event.y + pane.border
+        before, pane.box = pane.box, Box(x, y, event.width, event.height)
         if (before.width, before.height) != (event.width, event.height):
             self._drop_pixmap(pane)
             self._whole(pane)
         if pane.over and before != pane.box:
-            self.wire.tell(Told.PLACE, event.window.id, *_place(pane.box))
+            pane.told.add("place")
+
+    def _tell_place(self, pane: Pane) -> None:
+        self.wire.tell(Told.PLACE, pane.window.id, *_place(pane.wish or pane.box))
+        pane.wish = None
 
     def _send_place(self, pane: Pane) -> None:
         told = xevent.ConfigureNotify(
@@ -210,11 +263,11 @@ class Reader:
         if pane is None:
             return
         if event.atom in (self.atoms["_NET_WM_NAME"], Xatom.WM_NAME):
-            self._tell_title(pane)
+            pane.told.add("title")
         elif event.atom == Xatom.WM_NORMAL_HINTS:
-            self._tell_hints(pane)
+            pane.told.add("hints")
         elif event.atom == Xatom.WM_HINTS:
-            self._tell_urgency(pane)
+            pane.told.add("urgency")
 
     def _tell_title(self, pane: Pane) -> None:
         self.wire.tell(Told.TITLE, pane.window.id, text=said.title(pane.window, self.atoms))
@@ -243,15 +296,17 @@ class Reader:
         elif event.client_type == self.atoms["WM_CHANGE_STATE"] and numbers[0] == Xutil.IconicState:
             self.wire.tell(Told.STATE, event.window.id, State.ICONIC, 1)
         elif event.client_type == self.atoms["_NET_WM_STATE"]:
-            self._tell_state(event.window.id, numbers)
+            self._tell_state(pane, numbers)
         elif event.client_type == self.atoms["_NET_ACTIVE_WINDOW"]:
             self.wire.tell(Told.URGENT, event.window.id, 1)
 
-    def _tell_state(self, window: int, numbers: list[int]) -> None:
-        """Pass on what a window asks for; toggling (2) counts as asking for it."""
+    def _tell_state(self, pane: Pane, numbers: list[int]) -> None:
+        """Pass on what a window asks for: 0 to be without a state, 1 to have it, 2 the other way round (EWMH)."""
         for name, state in _STATES.items():
             if self.atoms[name] in numbers[1:3]:
-                self.wire.tell(Told.STATE, window, state, int(numbers[0] != 0))
+                wanted = not pane.maximized if numbers[0] == 2 else numbers[0] == 1
+                self.wire.tell(Told.STATE, pane.window.id, state, int(wanted))
+                return
 
     # --- pixels ------------------------------------------------------------------------------------
 
@@ -285,10 +340,12 @@ class Reader:
         try:
             if pane.pixmap is None:
                 pane.pixmap = pane.window.composite_name_window_pixmap()
-            image = pane.pixmap.get_image(box.x, box.y, box.width, rows, X.ZPixmap, 0xFFFFFFFF)
+            # The picture of a window has its border, too.
+            left, top = box.x + pane.border, box.y + pane.border
+            image = pane.pixmap.get_image(left, top, box.width, rows, X.ZPixmap, 0xFFFFFFFF)
         except error.XError:
             # It was resized or unmapped just now, and what comes of that is told.
-            pane.pixmap = None
+            self._drop_pixmap(pane)
             return False
         slot = self.free.pop()
         self.slots.lay(slot, image.data[: 4 * box.width * rows])
@@ -300,12 +357,11 @@ class Reader:
         if not (self._cursor_due and self.free):
             return
         self._cursor_due = False
-        found = self.display.xfixes_get_cursor_image(self.root)
-        laid = cursor.pixels_of(found.width, found.height, found.cursor_image)
+        width, height, hot_x, hot_y, laid = cursor.image_of(self.display, self.root)
         if laid:
             slot = self.free.pop()
             self.slots.lay(slot, laid)
-            self.wire.tell(Told.CURSOR, 0, found.width, found.height, found.xhot, found.yhot, slot)
+            self.wire.tell(Told.CURSOR, 0, width, height, hot_x, hot_y, slot)
 
     def _cursor_changed(self, _event: Any) -> None:
         self._cursor_due = True
@@ -328,6 +384,7 @@ class Reader:
     def _button(self, pane: Pane, numbers: tuple[int, ...]) -> None:
         self.inputs.point(pane.box.x + numbers[0], pane.box.y + numbers[1])
         self.inputs.button(numbers[2], down=bool(numbers[3]))
+        pane.pressed = bool(numbers[3])
 
     def _pointer(self, pane: Pane, numbers: tuple[int, ...]) -> None:
         self.inputs.point(pane.box.x + numbers[0], pane.box.y + numbers[1])
@@ -371,6 +428,7 @@ class Reader:
             self._whole(pane)
 
     def _stated(self, pane: Pane, numbers: tuple[int, ...]) -> None:
+        pane.maximized = bool(numbers[1])
         names = [name for name, state in _STATES.items() if state == numbers[0]]
         value = [self.atoms[name] for name in names] if numbers[1] else []
         pane.window.change_property(self.atoms["_NET_WM_STATE"], Xatom.ATOM, 32, value)
@@ -378,7 +436,14 @@ class Reader:
 
 _STATES = {
     "_NET_WM_STATE_MAXIMIZED_VERT": State.MAXIMIZED,
+    "_NET_WM_STATE_MAXIMIZED_HORZ": State.MAXIMIZED,
     "_NET_WM_STATE_FULLSCREEN": State.FULLSCREEN,
+}
+_TELLS = {
+    "title": Reader._tell_title,
+    "hints": Reader._tell_hints,
+    "urgency": Reader._tell_urgency,
+    "place": Reader._tell_place,
 }
 _HANDLERS = {
     "MapRequest": Reader._map_request,

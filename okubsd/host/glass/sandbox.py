@@ -5,12 +5,14 @@ The reader of the glass keeps what it holds, one socket to the nested display an
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
 import resource
 import struct
 import sys
+from pathlib import Path
 
 from okubsd.errors import Problem
 
@@ -33,6 +35,7 @@ _CALLS = {
     "epoll_pwait": (281, 22), "getrandom": (318, 278), "gettid": (186, 178), "restart_syscall": (219, 128),
     "getrusage": (98, 165), "sigaltstack": (131, 132),
 }  # fmt: skip
+_LONGEST_LOG = 1 << 20
 # The machine's word for itself (linux/audit.h), and its column above.
 _MACHINES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 
@@ -41,11 +44,22 @@ def enter(memory: int) -> None:
     """Give up what is not needed, and hold at most ``memory`` bytes of data.  Raises Problem where that fails."""
     resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # What it may write is its log.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (_LONGEST_LOG, _LONGEST_LOG))
+    _bound_addresses(memory)
     os.environ.clear()
     if sys.platform.startswith("openbsd"):
         _pledge()
     elif sys.platform == "linux":
         _seccomp()
+
+
+def _bound_addresses(memory: int) -> None:
+    """Bound what is mapped beside what there is now: memory that is shared is no data of a process (getrlimit(2))."""
+    with contextlib.suppress(OSError, ValueError):
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        most = pages * os.sysconf("SC_PAGE_SIZE") + memory
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
 def _pledge() -> None:

@@ -27,6 +27,7 @@ class Splash:
         self.desk, self.lines = desk, textwrap.wrap(words, _LETTERS)[:8]
         height = _TOP + 2 * _EDGE + _LINE * max(1, len(self.lines))
         size = desk.size
+        desk.another_id()
         self.top = desk.root.create_window(
             (size[0] - _WIDTH) // 2, (size[1] - height) // 3, _WIDTH, height, 0, 24, X.InputOutput, desk.visual,
             background_pixel=desk.look.color, border_pixel=0, colormap=desk.colormap,

@@ -58,6 +58,10 @@ class Keyboard:
             )  # fmt: skip
         return self._event if self._opcode else 0
 
+    def forget(self) -> None:
+        """Take nothing for known: somebody else may have locked something meanwhile."""
+        self._held = None
+
     def lock(self, modifiers: int, group: int) -> None:
         """Have the ``modifiers`` (bits of X.ModMask) and the ``group`` (0 to 3) locked, as they are elsewhere."""
         if not self._opcode or self._held == (modifiers, group):
