@@ -60,7 +60,7 @@ def until(true: Callable[[], Any], seconds: float = 30) -> Any:
 class Bed:
     """Two displays and the glass."""
 
-    def __init__(self, tmp: Path, manager: str, *, expecting: bool = True) -> None:
+    def __init__(self, tmp: Path, manager: str, *, expecting: bool = True, options: tuple[str, ...] = ()) -> None:
         self.run = tmp / "run"
         self.run.mkdir(mode=0o700)
         self.host, number = serve("-noreset")
@@ -77,7 +77,7 @@ class Bed:
         self.cookie = secrets.token_bytes(16)
         (self.run / layout.COOKIE).write_bytes(self.cookie)
         self.lives = {name: self._live(name) for name in (layout.DISPLAY_LIFE, layout.QEMU_LIFE)}
-        self._nest()
+        self._nest(options)
         self.log = tmp / "glass.log"
         self.crossed = tmp / "crossed"
         self.program = tmp / "okubsd"
@@ -94,11 +94,11 @@ class Bed:
         fcntl.flock(stream, fcntl.LOCK_EX)
         return stream
 
-    def _nest(self) -> None:
+    def _nest(self, options: tuple[str, ...]) -> None:
         # The server reads its cookie when it begins, before anybody knows its number: any number will do there.
         path = self.run / layout.XAUTHORITY
         path.write_bytes(render_xauthority(self.cookie, FAMILY_LOCAL, socket.gethostname(), "0"))
-        self.nested, self.number = serve("-auth", str(path))
+        self.nested, self.number = serve("-auth", str(path), *options)
         path.write_bytes(render_xauthority(self.cookie, FAMILY_LOCAL, socket.gethostname(), str(self.number)))
         self.children.append(self.nested)
         (self.run / layout.DISPLAY).write_text(f"{self.number}\n")
@@ -125,8 +125,14 @@ class Bed:
         return {row.app: row for row in windows.windows_of(self.run)}
 
     def wait_for(self, app: str) -> windows.WindowRow:
-        """Wait until a window of ``app`` is painted on the desktop."""
-        return until(lambda: (row := self.rows().get(app)) is not None and row.painted and row)  # type: ignore[no-any-return]
+        """Wait until a window of ``app`` is painted on the desktop, and stays where it is."""
+
+        def still() -> windows.WindowRow | None:
+            row = self.rows().get(app)
+            time.sleep(0.2)
+            return row if row is not None and row.painted and row == self.rows().get(app) else None
+
+        return until(still)  # type: ignore[no-any-return]
 
     @contextlib.contextmanager
     def desk(self) -> Iterator[Any]:
@@ -202,6 +208,11 @@ class Client:
         """Return the size that a window was told last that it has."""
         self.do("nothing")
         return self._places.get(name, (0, 0))
+
+    def held(self) -> set[int]:
+        """Return the keys that are down on the nested display."""
+        (line,) = [one for one in self.do("held") if one.startswith("held")]
+        return {int(word) for word in line.split()[1:]}
 
     def wait_to_hear(self, line: str) -> str:
         """Wait until something is said that begins with ``line``, and return it."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from Xlib import X, Xatom
 from Xlib import display as xdisplay
-from Xlib.protocol.event import MappingNotify
+from Xlib.protocol.event import ConfigureRequest, DestroyNotify, MappingNotify, MapRequest
 
 from okubsd.host.glass.xkb import Keyboard
 
@@ -60,6 +60,10 @@ class Guest:
     def menu(self, name: str, x: str, y: str, width: str, height: str, color: str) -> None:
         self._make(name, (int(x), int(y), int(width), int(height)), color, over=1).map()
 
+    def held(self) -> None:
+        down = self.display.query_keymap()
+        print("held", *(code for code in range(8, 256) if down[code // 8] >> code % 8 & 1), flush=True)
+
     def nothing(self) -> None:
         """Only say what happened."""
 
@@ -79,6 +83,24 @@ class Guest:
         pixmap.fill_rectangle(pixmap.create_gc(foreground=1), 0, 0, int(size), int(size))
         made = pixmap.create_cursor(pixmap, (0, 0, 0), (65535, 65535, 65535), 0, 0)
         self.windows[name].change_attributes(cursor=made)
+
+    def place(self, name: str, x: str, y: str, width: str, height: str) -> None:
+        self.windows[name].configure(x=int(x), y=int(y), width=int(width), height=int(height))
+
+    def titles(self, name: str, count: str) -> None:
+        for number in range(int(count)):
+            self.windows[name].set_wm_name(f"title {number}")
+
+    def lies(self, name: str) -> None:
+        """Send what only a server may say: another size, another window to map, the root itself."""
+        one = self.windows[name]
+        shared = {"parent": self.root, "window": one, "x": 0, "y": 0, "border_width": 0, "value_mask": 0xFF}
+        for sent in (
+            ConfigureRequest(sibling=X.NONE, stack_mode=0, width=0, height=0, **shared),
+            MapRequest(parent=self.root, window=self.root),
+            DestroyNotify(event=self.root, window=one),
+        ):
+            self.root.send_event(sent, X.SubstructureRedirectMask | X.SubstructureNotifyMask)
 
     def grab(self) -> None:
         self.display.grab_server()

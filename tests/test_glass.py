@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -611,3 +612,166 @@ def test_an_event_that_a_program_sends_is_no_answer(asking: Any) -> None:
     opened.sync()
     assert child.wait(30) == 1
     opened.close()
+
+
+# --- attacks that were tried, and held since -----------------------------------------------------------
+
+
+@pytest.mark.spawns
+def test_a_window_never_covers_more_than_the_screen_with_its_frame(bed: Bed) -> None:
+    guest = Client(bed)
+    guest.do("window", "big", 2790, 1780, "cc0000")
+    row = bed.wait_for("Big")
+    assert row.width < 1400 and row.height < 900
+    # The label is on the screen, also where the guest asks for a place above it.
+    until(lambda: bed.color(max(1, bed.rows()["Big"].x) + 1, bed.rows()["Big"].y - 18) == COLOR)
+    guest.do("place", "big", -300, -300, 30000, 30000)
+    time.sleep(0.5)
+    row = bed.rows()["Big"]
+    assert row.width < 1400 and row.height < 900 and row.y >= 20
+    assert bed.color(max(1, row.x) + 1, row.y - 18) == COLOR
+
+
+@pytest.mark.spawns
+def test_a_menu_does_not_grow_over_the_screen_nor_do_two(plain_bed: Bed) -> None:
+    guest = Client(plain_bed)
+    guest.do("menu", "one", 100, 100, 50, 50, "0000cc")
+    until(lambda: plain_bed.color(120, 120) == 0x0000CC)
+    guest.do("place", "one", 0, 0, 1400, 900)
+    guest.do("menu", "two", 0, 0, 1390, 600, "00cc00")
+    guest.do("menu", "three", 0, 0, 1390, 800, "cccc00")
+    time.sleep(1)
+    assert plain_bed.color(1300, 880) not in (0x0000CC, 0x00CC00, 0xCCCC00)
+    # The third is a window with a frame.
+    assert len(windows.windows_of(plain_bed.run)) == 1
+
+
+@pytest.mark.spawns
+@pytest.mark.parametrize("manager", ["cwm", "openbox", "i3"])
+def test_a_window_that_comes_by_itself_hears_nothing_of_what_is_typed(manager: str, tmp_path: Path) -> None:
+    bed = Bed(tmp_path, manager, expecting=False)
+    try:
+        guest = Client(bed)
+        guest.do("window", "red", 300, 200, "cc0000")
+        bed.wait_for("Red")
+        # As fast as somebody types on who did not see it come.
+        for letter in "secret":
+            bed.xdotool("key", letter)
+        assert not [line for line in guest.do("nothing") if line.startswith("key")]
+        time.sleep(1.5)
+        bed.xdotool("windowfocus", bed.frame("work. red"))
+        bed.xdotool("key", "h")
+        guest.wait_to_hear("key red h")
+    finally:
+        bed.end()
+
+
+@pytest.mark.spawns
+def test_a_flood_of_titles_ends_nothing(plain_bed: Bed) -> None:
+    guest = Client(plain_bed)
+    guest.do("window", "red", 300, 200, "cc0000")
+    plain_bed.wait_for("Red")
+    before = plain_bed.halves()
+    for _ in range(3):
+        guest.do("titles", "red", 40_000)
+    until(lambda: plain_bed.rows().get("Red") is not None and plain_bed.rows()["Red"].title == "title 39999", 60)
+    assert plain_bed.halves() == before and plain_bed.log.read_text() == ""
+
+
+@pytest.mark.spawns
+def test_what_programs_send_as_if_a_server_said_it_is_nothing(plain_bed: Bed) -> None:
+    guest = Client(plain_bed)
+    guest.do("window", "red", 300, 200, "cc0000")
+    plain_bed.wait_for("Red")
+    before = plain_bed.halves()
+    for _ in range(5):
+        guest.do("lies", "red")
+    guest.do("window", "blue", 300, 200, "0000cc")
+    plain_bed.wait_for("Blue")
+    assert set(plain_bed.rows()) == {"Red", "Blue"} and plain_bed.halves() == before
+    assert plain_bed.log.read_text() == ""
+
+
+@pytest.mark.spawns
+def test_keys_are_let_go_of_when_their_window_goes(plain_bed: Bed) -> None:
+    from Xlib import X
+    from Xlib.ext import xtest
+
+    guest = Client(plain_bed)
+    guest.do("window", "red", 300, 200, "cc0000")
+    plain_bed.wait_for("Red")
+    plain_bed.xdotool("windowfocus", plain_bed.frame("work. red"))
+    with plain_bed.desk() as opened:
+        # Control, and w, held while the window goes.
+        for code in (37, 25):
+            xtest.fake_input(opened, X.KeyPress, code)
+        opened.sync()
+        guest.wait_to_hear("key red w")
+        guest.do("gone", "red")
+        until(lambda: not plain_bed.rows())
+        for code in (37, 25):
+            xtest.fake_input(opened, X.KeyRelease, code)
+        opened.sync()
+    until(lambda: guest.held() == set())
+
+
+@pytest.mark.spawns
+def test_a_key_for_crossing_that_is_held_crosses_once(plain_bed: Bed) -> None:
+    from Xlib import X
+    from Xlib.ext import xtest
+
+    guest = Client(plain_bed)
+    guest.do("window", "red", 300, 200, "cc0000")
+    plain_bed.wait_for("Red")
+    plain_bed.xdotool("windowfocus", plain_bed.frame("work. red"))
+    with plain_bed.desk() as opened:
+        codes = (37, 50, opened.keysym_to_keycode(ord("c")))
+        for code in codes:
+            xtest.fake_input(opened, X.KeyPress, code)
+        opened.sync()
+        time.sleep(2)
+        for code in reversed(codes):
+            xtest.fake_input(opened, X.KeyRelease, code)
+        opened.sync()
+    until(plain_bed.crossed.exists)
+    assert plain_bed.crossed.read_text() == "clip copy work\n"
+
+
+@pytest.mark.spawns
+def test_a_reader_that_is_taken_over_fills_neither_disk_nor_memory() -> None:
+    code = """
+import mmap, os, sys
+from okubsd.host.glass import sandbox
+log = os.open("log", os.O_WRONLY | os.O_CREAT)
+sandbox.enter(64 << 20)
+written = 0
+try:
+    while written < 64 << 20:
+        written += os.write(log, bytes(1 << 16))
+except OSError:
+    pass
+assert written <= 1 << 20, written
+try:
+    held = [mmap.mmap(-1, 16 << 20) for _ in range(100)]
+    sys.exit("memory without end")
+except OSError:
+    os.write(1, b"held")
+"""
+    with tempfile.TemporaryDirectory() as name:
+        env = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+        argv = [sys.executable, "-c", code]
+        done = subprocess.run(argv, capture_output=True, text=True, cwd=name, env=env, check=False)
+    assert (done.returncode, done.stdout) == (0, "held"), done.stderr
+
+
+@pytest.mark.spawns
+def test_a_display_without_programs_outlives_a_half(tmp_path: Path) -> None:
+    bed = Bed(tmp_path, "none", options=("-terminate",))
+    try:
+        os.kill(bed.halves()[1], signal.SIGKILL)
+        time.sleep(2)
+        assert bed.nested.poll() is None
+        Client(bed).do("window", "red", 300, 200, "cc0000")
+        bed.wait_for("Red")
+    finally:
+        bed.end()

@@ -47,13 +47,15 @@ def main() -> int:
     orders = parse_orders(sys.argv[1])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     begun: list[float] = []
-    life, said = _Life(Path(orders.run)), False
+    life, idle = _Life(Path(orders.run)), None
     while _settled(begun) and len([moment for moment in begun if moment > time.monotonic() - _TRY_SECONDS]) < _TRIES:
         begun.append(time.monotonic())
         number = _display_number(Path(orders.run))
-        words, said = ("", True) if said else (orders.words, True)
-        if number is None or not _halves(msgspec.structs.replace(orders, words=words), number, life):
+        idle = idle or (_hold(Path(orders.run), number) if number is not None else None)
+        if number is None or not _halves(orders, number, life, idle):
             return 0
+        # What a start says is said by the first halves.
+        orders = msgspec.structs.replace(orders, words="")
     print("okubsd: the windows ended too often", file=sys.stderr)
     return 1
 
@@ -94,7 +96,7 @@ class _Life:
         return connected or not self._seen
 
 
-def _halves(orders: Orders, number: int, life: _Life) -> bool:
+def _halves(orders: Orders, number: int, life: _Life, idle: socket.socket | None) -> bool:
     """Run both halves until one ends, or the VM does; return whether they are to begin anew."""
     slots = Slots(SLOT_SIZE)
     ours, theirs = pair()
@@ -111,15 +113,12 @@ def _halves(orders: Orders, number: int, life: _Life) -> bool:
         return _paint(orders, number, Wire(ours, Told), slots, guard)
 
     children = [door.fork(read), door.fork(paint)]
-    idle = _hold(Path(orders.run), number)
     ours.close()
     theirs.close()
     os.close(guard)
     try:
         return _wait(children, life, idle)
     finally:
-        if idle is not None:
-            idle.close()
         os.close(held)
         for pid in children:
             with contextlib.suppress(ProcessLookupError):
@@ -159,18 +158,26 @@ def _drain(idle: socket.socket | None) -> None:
 
 def _wait(children: list[int], life: _Life, idle: socket.socket | None) -> bool:
     """Wait until a half ends, or the VM does; return whether another try may do better."""
-    while life.goes_on():
+    codes: dict[int, int] = {}
+    while life.goes_on() and not codes:
         # A child that ends interrupts nothing here: it is looked after, often enough for anybody who waits.
         end = time.monotonic() + _LOOK_SECONDS
-        while time.monotonic() < end:
-            for pid in children:
-                ended, status = os.waitpid(pid, os.WNOHANG)
-                if ended:
-                    children.remove(pid)
-                    return os.waitstatus_to_exitcode(status) != _FOR_GOOD
+        while time.monotonic() < end and not codes:
             _drain(idle)
             time.sleep(0.1)
-    return False
+            codes = _ended(children)
+    if codes:
+        # One half ends with the other: which of them had a reason is known when both had time to.
+        time.sleep(0.2)
+        codes |= _ended([pid for pid in children if pid not in codes])
+    children[:] = [pid for pid in children if pid not in codes]
+    return bool(codes) and _FOR_GOOD not in codes.values()
+
+
+def _ended(children: list[int]) -> dict[int, int]:
+    """Return the exit codes of those ``children`` that ended."""
+    ended = (os.waitpid(pid, os.WNOHANG) for pid in children)
+    return {pid: os.waitstatus_to_exitcode(status) for pid, status in ended if pid}
 
 
 def _read(orders: Orders, number: int, wire: Wire, slots: Slots) -> int:

@@ -395,7 +395,12 @@ class Painter:
             pane.draw_label()
 
     def _configured(self, pane: Pane, event: Any) -> None:
-        if event.window.id == pane.top.id and pane.moved(event.width, event.height):
+        if event.window.id == pane.top.id:
+            self._place_is(pane, event.width, event.height)
+
+    def _place_is(self, pane: Pane, width: int, height: int) -> None:
+        """Tell the guest where its window is, and see to its label."""
+        if pane.moved(width, height):
             self.wire.tell(Asked.PLACED, pane.number, pane.x, pane.y, pane.width, pane.height)
             if not pane.menu:
                 pane.keep_label_seen(pane.x - pane.edges.side, pane.y - pane.edges.top)
@@ -411,6 +416,9 @@ class Painter:
     def _mapped(self, pane: Pane, event: Any) -> None:
         if event.window.id == pane.top.id:
             self._see(pane, seen=True)
+            # Where there is no window manager nobody else tells where it is.
+            size = pane.top.get_geometry()
+            self._place_is(pane, size.width, size.height)
 
     def _see(self, pane: Pane, *, seen: bool) -> None:
         """What nobody sees costs nothing."""
