@@ -20,10 +20,11 @@ from Xlib.protocol import event as xevent
 from okubsd.display.frame import LARGEST, MOST_WINDOWS, Box, clamp_size, is_menu
 from okubsd.display.words import Asked, Message, State, Told
 from okubsd.host.glass import cursor, shm
+from okubsd.host.glass.hearing import HANDLERS
 from okubsd.host.glass.pane import Desk, Look, Pane
 from okubsd.host.glass.splash import Splash
 from okubsd.host.glass.wire import Slots, Wire
-from okubsd.host.glass.xkb import LOCKS, Keyboard
+from okubsd.host.glass.xkb import Keyboard
 
 # The modifiers that do not matter for a key of ours: Caps Lock and Num Lock in every mixture.
 _LOCK_MIXTURES = (0, X.LockMask, X.Mod2Mask, X.LockMask | X.Mod2Mask)
@@ -64,15 +65,15 @@ class Painter:
         self.ready = False
         self.splash: Splash | None = None
         self.cursor: Any = None
-        self._notice_ends = self._expecting = self._focus_left = 0.0
+        self._notice_ends = self._expecting = self.focus_left = 0.0
         self._heard: deque[Message] = deque()
-        self._crossing: dict[int, int] = {}
+        self.crossing: dict[int, int] = {}
         display.set_error_handler(lambda *_: 0)
         # Only who has asked for the extension is told the group of a key (XKB, 12.1).
         self._map_event = Keyboard(display).watch()
-        self._keys, self._map = self._crossing_keys(), self._key_map()
+        self.keys, self._map = self._crossing_keys(), self._key_map()
         mapping = display.get_modifier_mapping()
-        self._lock_codes = {*mapping[X.LockMapIndex], *mapping[X.Mod2MapIndex]}
+        self.lock_codes = {*mapping[X.LockMapIndex], *mapping[X.Mod2MapIndex]}
 
     def _crossing_keys(self) -> dict[int, str]:
         """Return by keycode what crosses with Ctrl and Shift: C takes from a window, V gives to it."""
@@ -92,7 +93,7 @@ class Painter:
         if held == self._map:
             return
         self._map = held
-        self._keys = self._crossing_keys()
+        self.keys = self._crossing_keys()
         for pane in self.panes.values():
             self._grab_keys(pane)
         self.deeds.remap()
@@ -133,7 +134,7 @@ class Painter:
 
     def bring_up(self, pane: Pane) -> None:
         """Have the desktop's window manager raise and focus a window."""
-        self._ask_manager(pane, "_NET_ACTIVE_WINDOW", 2, X.CurrentTime)
+        self.ask_manager(pane, "_NET_ACTIVE_WINDOW", 2, X.CurrentTime)
         pane.top.map()
         pane.top.configure(stack_mode=X.Above)
 
@@ -201,7 +202,7 @@ class Painter:
         if pane.menu:
             return
         pane.top.ungrab_key(X.AnyKey, X.AnyModifier)
-        for code in self._keys:
+        for code in self.keys:
             for locks in _LOCK_MIXTURES:
                 modifiers = X.ControlMask | X.ShiftMask | locks
                 pane.top.grab_key(code, modifiers, False, X.GrabModeAsync, X.GrabModeAsync)
@@ -283,20 +284,20 @@ class Painter:
             return
         self.wire.tell(Asked.FOCUS, 0)
         self.display.ungrab_pointer(X.CurrentTime)
-        self._ask_manager(pane, "_NET_WM_MOVERESIZE", where.root_x, where.root_y, message.numbers[0], 1, 1)
+        self.ask_manager(pane, "_NET_WM_MOVERESIZE", where.root_x, where.root_y, message.numbers[0], 1, 1)
 
     def _state(self, pane: Pane, message: Message) -> None:
         state, wanted = message.numbers[:2]
         if pane.menu:
             return
         if state == State.ICONIC:
-            self._ask_manager(pane, "WM_CHANGE_STATE", 3)
+            self.ask_manager(pane, "WM_CHANGE_STATE", 3)
         elif state == State.MAXIMIZED:
             names = ("_NET_WM_STATE_MAXIMIZED_VERT", "_NET_WM_STATE_MAXIMIZED_HORZ")
             both = (self.desk.atoms[name] for name in names)
-            self._ask_manager(pane, "_NET_WM_STATE", int(bool(wanted)), *both, 1)
+            self.ask_manager(pane, "_NET_WM_STATE", int(bool(wanted)), *both, 1)
 
-    def _ask_manager(self, pane: Pane, name: str, *numbers: int) -> None:
+    def ask_manager(self, pane: Pane, name: str, *numbers: int) -> None:
         data = (32, [*numbers, *[0] * (5 - len(numbers))])
         told = xevent.ClientMessage(window=pane.top, client_type=self.desk.atoms[name], data=data)
         self.desk.root.send_event(told, X.SubstructureRedirectMask | X.SubstructureNotifyMask)
@@ -312,7 +313,7 @@ class Painter:
             self._splash_event(event)
             return
         pane = self.frames.get(event.window.id) if hasattr(event, "window") else None
-        handler = _HANDLERS.get(type(event).__name__)
+        handler = HANDLERS.get(type(event).__name__)
         if pane is None or handler is None:
             return
         if event.send_event and not isinstance(event, xevent.ConfigureNotify | xevent.ClientMessage):
@@ -327,123 +328,6 @@ class Painter:
             # Its close button closes it, and not the VM that starts.
             self._drop_splash()
 
-    def _key(self, pane: Pane, event: Any) -> None:
-        down = isinstance(event, xevent.KeyPress)
-        both = X.ControlMask | X.ShiftMask
-        if event.detail in self._keys and event.state & 0xFF & ~LOCKS == both:
-            self._cross(event, down=down)
-            return
-        if down and time.monotonic() < pane.deaf_until:
-            return
-        self.wire.tell(Asked.KEY, pane.number, event.detail, int(down), event.state & LOCKS, event.state >> 13 & 3)
-
-    def _cross(self, event: Any, *, down: bool) -> None:
-        """Have something cross, once for a key that is held: its repeats are a release and a press at one time."""
-        if not down:
-            self._crossing[event.detail] = event.time
-        elif event.time - self._crossing.get(event.detail, -_REPEAT - 1) > _REPEAT:
-            self.deeds.cross(self._keys[event.detail])
-
-    def _button(self, pane: Pane, event: Any) -> None:
-        if event.window.id != pane.inner.id:
-            if event.detail == 1 and isinstance(event, xevent.ButtonPress):
-                self._move_by_label(pane, event)
-            return
-        down = isinstance(event, xevent.ButtonPress)
-        self.wire.tell(Asked.BUTTON, pane.number, event.event_x, event.event_y, event.detail, int(down))
-
-    def _move_by_label(self, pane: Pane, event: Any) -> None:
-        self.display.ungrab_pointer(event.time)
-        self._ask_manager(pane, "_NET_WM_MOVERESIZE", event.root_x, event.root_y, 8, 1, 1)
-
-    def _motion(self, pane: Pane, event: Any) -> None:
-        if event.window.id == pane.inner.id:
-            self.wire.tell(Asked.POINTER, pane.number, event.event_x, event.event_y)
-
-    def _enter(self, pane: Pane, event: Any) -> None:
-        if event.window.id == pane.inner.id:
-            self.wire.tell(Asked.RAISE, pane.number)
-            self.wire.tell(Asked.POINTER, pane.number, event.event_x, event.event_y)
-
-    def _focus_in(self, pane: Pane, event: Any) -> None:
-        if event.window.id == pane.top.id and event.detail not in (X.NotifyInferior, X.NotifyPointer):
-            now = time.monotonic()
-            if not pane.expected and now < pane.came + _NEW_SECONDS and now > self._focus_left + _NEW_SECONDS:
-                pane.deaf_until = now + _DEAF_SECONDS
-            pane.focused, self.focused = True, pane
-            pane.be_urgent(False)
-            self.wire.tell(Asked.FOCUS, pane.number)
-            self._tell_held(pane)
-
-    def _tell_held(self, pane: Pane) -> None:
-        """Press what modifiers are held when the keyboard comes."""
-        held, state = self.display.query_keymap(), self.desk.root.query_pointer().mask
-        for codes in self.display.get_modifier_mapping():
-            for code in codes:
-                if code and held[code // 8] >> code % 8 & 1 and code not in self._lock_codes:
-                    self.wire.tell(Asked.KEY, pane.number, code, 1, state & LOCKS, state >> 13 & 3)
-
-    def _focus_out(self, pane: Pane, event: Any) -> None:
-        if event.window.id == pane.top.id and event.detail not in (X.NotifyInferior, X.NotifyPointer):
-            pane.focused, self.focused, self._focus_left = False, None, time.monotonic()
-            self.wire.tell(Asked.FOCUS, 0)
-
-    def _exposed(self, pane: Pane, event: Any) -> None:
-        if event.window.id == pane.inner.id:
-            self.wire.tell(Asked.EXPOSE, pane.number, event.x, event.y, event.width, event.height)
-        elif event.count == 0:
-            pane.draw_label()
-
-    def _configured(self, pane: Pane, event: Any) -> None:
-        if event.window.id == pane.top.id:
-            self._place_is(pane, event.width, event.height)
-
-    def _place_is(self, pane: Pane, width: int, height: int) -> None:
-        """Tell the guest where its window is, and see to its label."""
-        if pane.moved(width, height):
-            self.wire.tell(Asked.PLACED, pane.number, pane.x, pane.y, pane.width, pane.height)
-            if not pane.menu:
-                pane.keep_label_seen(pane.x - pane.edges.side, pane.y - pane.edges.top)
-
-    def _visibility(self, pane: Pane, event: Any) -> None:
-        if event.window.id == pane.top.id:
-            self._see(pane, seen=event.state != X.VisibilityFullyObscured)
-
-    def _unmapped(self, pane: Pane, event: Any) -> None:
-        if event.window.id == pane.top.id:
-            self._see(pane, seen=False)
-
-    def _mapped(self, pane: Pane, event: Any) -> None:
-        if event.window.id == pane.top.id:
-            self._see(pane, seen=True)
-            # Where there is no window manager nobody else tells where it is.
-            size = pane.top.get_geometry()
-            self._place_is(pane, size.width, size.height)
-
-    def _see(self, pane: Pane, *, seen: bool) -> None:
-        """What nobody sees costs nothing."""
-        if pane.hidden == seen:
-            pane.hidden = not seen
-            self.wire.tell(Asked.SEEN, pane.number, int(seen))
-
-    def _message(self, pane: Pane, event: Any) -> None:
-        atoms = self.desk.atoms
-        if event.client_type != atoms["WM_PROTOCOLS"] or event.data[0] != 32:
-            return
-        if event.data[1][0] == atoms["WM_DELETE_WINDOW"]:
-            self.ask_to_close(pane)
-        elif event.data[1][0] == atoms["WM_TAKE_FOCUS"]:
-            pane.top.set_input_focus(X.RevertToParent, event.data[1][1])
-
-    def _state_changed(self, pane: Pane, event: Any) -> None:
-        """Tell the guest that its window is maximized, or no more, as the desktop's window manager has it."""
-        atoms = self.desk.atoms
-        if event.window.id == pane.top.id and event.atom == atoms["_NET_WM_STATE"]:
-            found = pane.top.get_property(atoms["_NET_WM_STATE"], X.AnyPropertyType, 0, 32)
-            held = set(found.value) if found is not None and found.format == 32 else set()
-            maximized = int(atoms["_NET_WM_STATE_MAXIMIZED_VERT"] in held)
-            self.wire.tell(Asked.STATED, pane.number, State.MAXIMIZED, maximized)
-
 
 _TOLD = {
     Told.PLACE: Painter._place,
@@ -455,21 +339,4 @@ _TOLD = {
     Told.DRAG: Painter._drag,
     Told.STATE: Painter._state,
     Told.STUBBORN: Painter._stubborn,
-}
-_HANDLERS = {
-    "KeyPress": Painter._key,
-    "KeyRelease": Painter._key,
-    "ButtonPress": Painter._button,
-    "ButtonRelease": Painter._button,
-    "MotionNotify": Painter._motion,
-    "EnterNotify": Painter._enter,
-    "FocusIn": Painter._focus_in,
-    "FocusOut": Painter._focus_out,
-    "Expose": Painter._exposed,
-    "ConfigureNotify": Painter._configured,
-    "VisibilityNotify": Painter._visibility,
-    "UnmapNotify": Painter._unmapped,
-    "MapNotify": Painter._mapped,
-    "ClientMessage": Painter._message,
-    "PropertyNotify": Painter._state_changed,
 }

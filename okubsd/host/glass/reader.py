@@ -15,18 +15,17 @@ from Xlib import X, Xatom, Xutil, error
 from Xlib.ext import composite, damage
 from Xlib.protocol import event as xevent
 
-from okubsd.display.frame import MOST_WINDOWS, Box, clamp_size
+from okubsd.display.frame import MOST_WINDOWS, Box
 from okubsd.display.words import Asked, Message, State, Told
-from okubsd.host.glass import cursor, said
+from okubsd.host.glass import laying, said
 from okubsd.host.glass.inputs import Inputs
+from okubsd.host.glass.obeying import ASKED, STATES
 from okubsd.host.glass.wire import SLOTS, Hung, Slots, Wire
 
 # XFIXES, CursorNotify: the pointer has another picture.
 _CURSOR_MASK = 1
 # How many events are taken in a turn, and how many may wait: a guest can make them faster than they are taken.
 _MOST_EVENTS, _MOST_WAITING = 256, 20_000
-# Of these the last of a window counts.
-_IDLE = ("PropertyNotify", "ConfigureNotify", "ConfigureRequest")
 # How long a window manager of the guest's may take to go.
 _MANAGER_SECONDS = 5.0
 
@@ -50,16 +49,6 @@ class Pane(msgspec.Struct):
     urgent: bool = False
 
 
-def thin(queue: list[Any]) -> list[Any]:
-    """Return the events of ``queue`` without those that a later one of the same kind and window makes idle."""
-    last: dict[tuple[object, ...], int] = {}
-    for number, event in enumerate(queue):
-        if type(event).__name__ in _IDLE:
-            last[(type(event), event.window.id, getattr(event, "atom", 0))] = number
-    kept = set(last.values())
-    return [event for number, event in enumerate(queue) if type(event).__name__ not in _IDLE or number in kept]
-
-
 def _place(box: Box) -> tuple[int, int, int, int]:
     return box.x, box.y, box.width, box.height
 
@@ -75,7 +64,7 @@ class Reader:
         self.free = list(range(SLOTS))
         self.atoms = {name: display.intern_atom(name) for name in said.NAMES}
         self.inputs = Inputs(display)
-        self._cursor_due = True
+        self.cursor_due = True
         display.set_error_handler(lambda *_: 0)
         self._manage()
         self._find_windows()
@@ -120,8 +109,8 @@ class Reader:
         while True:
             self._take_events()
             self._tell_changes()
-            self._tell_cursor()
-            self._tell_pixels()
+            laying.tell_cursor(self)
+            laying.tell_pixels(self)
             self.display.flush()
             writing = [self.wire] if self.wire.waits else []
             timeout = 0.0 if self.display.display.event_queue else None
@@ -139,7 +128,7 @@ class Reader:
                 return
             self._event(self.display.next_event())
         if len(queue) > _MOST_WAITING:
-            queue[:] = thin(queue)
+            queue[:] = said.thin(queue)
             if len(queue) > _MOST_WAITING:
                 raise Hung("the guest floods its display")
 
@@ -181,7 +170,7 @@ class Reader:
         self.wire.tell(Told.WINDOW, window.id, *_place(box), int(over), owner if owner in self.panes else 0)
         for tell in (self._tell_class, self._tell_title, self._tell_hints, self._tell_urgency):
             tell(pane)
-        self._whole(pane)
+        self.whole(pane)
 
     def _map_request(self, event: Any) -> None:
         attributes = event.window.get_attributes()
@@ -196,22 +185,22 @@ class Reader:
                 self._adopt(event.window, over=True)
         elif pane is not None:
             # The picture of a window begins anew with each mapping.
-            self._drop_pixmap(pane)
-            self._whole(pane)
+            self.drop_pixmap(pane)
+            self.whole(pane)
 
     def _gone(self, event: Any) -> None:
         pane = self.panes.pop(event.window.id, None)
         if pane is None:
             return
         self.wire.tell(Told.GONE, event.window.id)
-        self._drop_pixmap(pane)
+        self.drop_pixmap(pane)
         if pane.pressed:
             self.inputs.release_buttons()
         if not isinstance(event, xevent.DestroyNotify):
             self.display.damage_destroy(pane.damage)
             pane.window.change_attributes(event_mask=0)
 
-    def _drop_pixmap(self, pane: Pane) -> None:
+    def drop_pixmap(self, pane: Pane) -> None:
         if pane.pixmap is not None:
             pane.pixmap.free()
         pane.pixmap = None
@@ -230,7 +219,7 @@ class Reader:
         pane.wish = box
         pane.told.add("place")
         # A window must be told where it is, also where it stays (ICCCM, 4.1.5).
-        self._send_place(pane)
+        self.send_place(pane)
 
     def _configured(self, event: Any) -> None:
         pane = self.panes.get(event.window.id)
@@ -240,8 +229,8 @@ class Reader:
         x, y = event.x + pane.border, event.y + pane.border
         before, pane.box = pane.box, Box(x, y, event.width, event.height)
         if (before.width, before.height) != (event.width, event.height):
-            self._drop_pixmap(pane)
-            self._whole(pane)
+            self.drop_pixmap(pane)
+            self.whole(pane)
         if pane.over and before != pane.box:
             pane.told.add("place")
 
@@ -249,7 +238,7 @@ class Reader:
         self.wire.tell(Told.PLACE, pane.window.id, *_place(pane.wish or pane.box))
         pane.wish = None
 
-    def _send_place(self, pane: Pane) -> None:
+    def send_place(self, pane: Pane) -> None:
         told = xevent.ConfigureNotify(
             window=pane.window, event=pane.window, x=pane.box.x, y=pane.box.y, width=pane.box.width,
             height=pane.box.height, border_width=0, above_sibling=X.NONE, override=0,
@@ -302,7 +291,7 @@ class Reader:
 
     def _tell_state(self, pane: Pane, numbers: list[int]) -> None:
         """Pass on what a window asks for: 0 to be without a state, 1 to have it, 2 the other way round (EWMH)."""
-        for name, state in _STATES.items():
+        for name, state in STATES.items():
             if self.atoms[name] in numbers[1:3]:
                 wanted = not pane.maximized if numbers[0] == 2 else numbers[0] == 1
                 self.wire.tell(Told.STATE, pane.window.id, state, int(wanted))
@@ -317,56 +306,11 @@ class Reader:
             area = event.area
             pane.dirty = Box(area.x, area.y, area.width, area.height).join(pane.dirty)
 
-    def _whole(self, pane: Pane) -> None:
+    def whole(self, pane: Pane) -> None:
         pane.dirty = Box(0, 0, pane.box.width, pane.box.height)
 
-    def _tell_pixels(self) -> None:
-        """Lay what changed into the slots that are free, a window each; what does not fit comes next."""
-        for window, pane in list(self.panes.items()) if self.free else ():
-            if not self.free:
-                # Whoever waited is first the next time.
-                return
-            if pane.dirty is None or not pane.seen:
-                continue
-            box, pane.dirty = pane.dirty.cut(*clamp_size(pane.box.width, pane.box.height)), None
-            if box is not None and self._lay(pane, window, box):
-                self.panes[window] = self.panes.pop(window)
-
-    def _lay(self, pane: Pane, window: int, box: Box) -> bool:
-        """Lay the pixels of ``box`` into a slot and tell of them; return whether there were any."""
-        rows = max(1, min(box.height, self.slots.slot_size // (4 * box.width)))
-        if rows < box.height:
-            pane.dirty = Box(box.x, box.y + rows, box.width, box.height - rows)
-        try:
-            if pane.pixmap is None:
-                pane.pixmap = pane.window.composite_name_window_pixmap()
-            # The picture of a window has its border, too.
-            left, top = box.x + pane.border, box.y + pane.border
-            image = pane.pixmap.get_image(left, top, box.width, rows, X.ZPixmap, 0xFFFFFFFF)
-        except error.XError:
-            # It was resized or unmapped just now, and what comes of that is told.
-            self._drop_pixmap(pane)
-            return False
-        slot = self.free.pop()
-        self.slots.lay(slot, image.data[: 4 * box.width * rows])
-        self.wire.tell(Told.PIXELS, window, box.x, box.y, box.width, rows, slot)
-        return True
-
-    def _tell_cursor(self) -> None:
-        """Lay the pointer's picture, where it is another and no larger than it may be."""
-        if not (self._cursor_due and self.free):
-            return
-        self._cursor_due = False
-        width, height, hot_x, hot_y, laid = cursor.image_of(self.display, self.root)
-        if laid:
-            slot = self.free.pop()
-            self.slots.lay(slot, laid)
-            self.wire.tell(Told.CURSOR, 0, width, height, hot_x, hot_y, slot)
-
     def _cursor_changed(self, _event: Any) -> None:
-        self._cursor_due = True
-
-    # --- what the painter asks ---------------------------------------------------------------------
+        self.cursor_due = True
 
     def _asked(self, message: Message) -> None:
         numbers = message.numbers
@@ -379,66 +323,9 @@ class Reader:
             self.inputs.release_all()
         elif (pane := self.panes.get(message.window)) is not None:
             with contextlib.suppress(error.XError):
-                _ASKED[Asked(message.kind)](self, pane, numbers)
-
-    def _button(self, pane: Pane, numbers: tuple[int, ...]) -> None:
-        self.inputs.point(pane.box.x + numbers[0], pane.box.y + numbers[1])
-        self.inputs.button(numbers[2], down=bool(numbers[3]))
-        pane.pressed = bool(numbers[3])
-
-    def _pointer(self, pane: Pane, numbers: tuple[int, ...]) -> None:
-        self.inputs.point(pane.box.x + numbers[0], pane.box.y + numbers[1])
-
-    def _placed(self, pane: Pane, numbers: tuple[int, ...]) -> None:
-        box = Box(*numbers[:4])
-        if not pane.over and box != pane.box:
-            width, height = clamp_size(box.width, box.height)
-            pane.window.configure(x=box.x, y=box.y, width=width, height=height)
-            if (width, height) == (pane.box.width, pane.box.height):
-                pane.box = box
-                self._send_place(pane)
-
-    def _focus(self, pane: Pane, _numbers: tuple[int, ...]) -> None:
-        pane.window.configure(stack_mode=X.Above)
-        pane.window.set_input_focus(X.RevertToPointerRoot, X.CurrentTime)
-        self._say(pane, "WM_TAKE_FOCUS")
-
-    def _raise(self, pane: Pane, _numbers: tuple[int, ...]) -> None:
-        pane.window.configure(stack_mode=X.Above)
-
-    def _close(self, pane: Pane, _numbers: tuple[int, ...]) -> None:
-        if not self._say(pane, "WM_DELETE_WINDOW"):
-            self.wire.tell(Told.STUBBORN, pane.window.id)
-
-    def _say(self, pane: Pane, protocol: str) -> bool:
-        """Send a message of WM_PROTOCOLS if the window takes part in it; return whether it does."""
-        if self.atoms[protocol] not in said.protocols(pane.window):
-            return False
-        data = (32, [self.atoms[protocol], X.CurrentTime, 0, 0, 0])
-        told = xevent.ClientMessage(window=pane.window, client_type=self.atoms["WM_PROTOCOLS"], data=data)
-        pane.window.send_event(told)
-        return True
-
-    def _expose(self, pane: Pane, numbers: tuple[int, ...]) -> None:
-        pane.dirty = Box(*numbers[:4]).join(pane.dirty)
-
-    def _seen(self, pane: Pane, numbers: tuple[int, ...]) -> None:
-        pane.seen = bool(numbers[0])
-        if pane.seen:
-            self._whole(pane)
-
-    def _stated(self, pane: Pane, numbers: tuple[int, ...]) -> None:
-        pane.maximized = bool(numbers[1])
-        names = [name for name, state in _STATES.items() if state == numbers[0]]
-        value = [self.atoms[name] for name in names] if numbers[1] else []
-        pane.window.change_property(self.atoms["_NET_WM_STATE"], Xatom.ATOM, 32, value)
+                ASKED[Asked(message.kind)](self, pane, numbers)
 
 
-_STATES = {
-    "_NET_WM_STATE_MAXIMIZED_VERT": State.MAXIMIZED,
-    "_NET_WM_STATE_MAXIMIZED_HORZ": State.MAXIMIZED,
-    "_NET_WM_STATE_FULLSCREEN": State.FULLSCREEN,
-}
 _TELLS = {
     "title": Reader._tell_title,
     "hints": Reader._tell_hints,
@@ -456,15 +343,4 @@ _HANDLERS = {
     "ClientMessage": Reader._client_message,
     "DamageNotify": Reader._damaged,
     "DisplayCursorNotify": Reader._cursor_changed,
-}
-_ASKED = {
-    Asked.BUTTON: Reader._button,
-    Asked.POINTER: Reader._pointer,
-    Asked.PLACED: Reader._placed,
-    Asked.FOCUS: Reader._focus,
-    Asked.RAISE: Reader._raise,
-    Asked.CLOSE: Reader._close,
-    Asked.EXPOSE: Reader._expose,
-    Asked.SEEN: Reader._seen,
-    Asked.STATED: Reader._stated,
 }

@@ -87,3 +87,17 @@ def owner_of(window: Any) -> int:
 def protocols(window: Any) -> set[int]:
     """Return the protocols that ``window`` takes part in (ICCCM, WM_PROTOCOLS)."""
     return set(window.get_wm_protocols()[:_MOST_PROTOCOLS])
+
+
+# Of these events the last of a window counts.
+_IDLE = ("PropertyNotify", "ConfigureNotify", "ConfigureRequest")
+
+
+def thin(queue: list[Any]) -> list[Any]:
+    """Return the events of ``queue`` without those that a later one of the same kind and window makes idle."""
+    last: dict[tuple[object, ...], int] = {}
+    for number, event in enumerate(queue):
+        if type(event).__name__ in _IDLE:
+            last[(type(event), event.window.id, getattr(event, "atom", 0))] = number
+    kept = set(last.values())
+    return [event for number, event in enumerate(queue) if type(event).__name__ not in _IDLE or number in kept]

@@ -1,0 +1,96 @@
+"""What the painter asks of the reader, done on the nested display: places, focus, closing, and what is typed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from Xlib import X, Xatom
+from Xlib.protocol import event as xevent
+
+from okubsd.display.frame import Box, clamp_size
+from okubsd.display.words import Asked, State, Told
+from okubsd.host.glass import said
+
+if TYPE_CHECKING:
+    from okubsd.host.glass.reader import Pane, Reader
+
+STATES = {
+    "_NET_WM_STATE_MAXIMIZED_VERT": State.MAXIMIZED,
+    "_NET_WM_STATE_MAXIMIZED_HORZ": State.MAXIMIZED,
+    "_NET_WM_STATE_FULLSCREEN": State.FULLSCREEN,
+}
+
+
+def button(reader: Reader, pane: Pane, numbers: tuple[int, ...]) -> None:
+    reader.inputs.point(pane.box.x + numbers[0], pane.box.y + numbers[1])
+    reader.inputs.button(numbers[2], down=bool(numbers[3]))
+    pane.pressed = bool(numbers[3])
+
+
+def pointer(reader: Reader, pane: Pane, numbers: tuple[int, ...]) -> None:
+    reader.inputs.point(pane.box.x + numbers[0], pane.box.y + numbers[1])
+
+
+def placed(reader: Reader, pane: Pane, numbers: tuple[int, ...]) -> None:
+    box = Box(*numbers[:4])
+    if not pane.over and box != pane.box:
+        width, height = clamp_size(box.width, box.height)
+        pane.window.configure(x=box.x, y=box.y, width=width, height=height)
+        if (width, height) == (pane.box.width, pane.box.height):
+            pane.box = box
+            reader.send_place(pane)
+
+
+def focus(reader: Reader, pane: Pane, _numbers: tuple[int, ...]) -> None:
+    pane.window.configure(stack_mode=X.Above)
+    pane.window.set_input_focus(X.RevertToPointerRoot, X.CurrentTime)
+    say(reader, pane, "WM_TAKE_FOCUS")
+
+
+def raise_(reader: Reader, pane: Pane, _numbers: tuple[int, ...]) -> None:
+    pane.window.configure(stack_mode=X.Above)
+
+
+def close(reader: Reader, pane: Pane, _numbers: tuple[int, ...]) -> None:
+    if not say(reader, pane, "WM_DELETE_WINDOW"):
+        reader.wire.tell(Told.STUBBORN, pane.window.id)
+
+
+def say(reader: Reader, pane: Pane, protocol: str) -> bool:
+    """Send a message of WM_PROTOCOLS if the window takes part in it; return whether it does."""
+    if reader.atoms[protocol] not in said.protocols(pane.window):
+        return False
+    data = (32, [reader.atoms[protocol], X.CurrentTime, 0, 0, 0])
+    told = xevent.ClientMessage(window=pane.window, client_type=reader.atoms["WM_PROTOCOLS"], data=data)
+    pane.window.send_event(told)
+    return True
+
+
+def expose(reader: Reader, pane: Pane, numbers: tuple[int, ...]) -> None:
+    pane.dirty = Box(*numbers[:4]).join(pane.dirty)
+
+
+def seen(reader: Reader, pane: Pane, numbers: tuple[int, ...]) -> None:
+    pane.seen = bool(numbers[0])
+    if pane.seen:
+        reader.whole(pane)
+
+
+def stated(reader: Reader, pane: Pane, numbers: tuple[int, ...]) -> None:
+    pane.maximized = bool(numbers[1])
+    names = [name for name, state in STATES.items() if state == numbers[0]]
+    value = [reader.atoms[name] for name in names] if numbers[1] else []
+    pane.window.change_property(reader.atoms["_NET_WM_STATE"], Xatom.ATOM, 32, value)
+
+
+ASKED = {
+    Asked.BUTTON: button,
+    Asked.POINTER: pointer,
+    Asked.PLACED: placed,
+    Asked.FOCUS: focus,
+    Asked.RAISE: raise_,
+    Asked.CLOSE: close,
+    Asked.EXPOSE: expose,
+    Asked.SEEN: seen,
+    Asked.STATED: stated,
+}
