@@ -69,6 +69,7 @@ class Painter:
         self._heard: deque[Message] = deque()
         self.crossing: dict[int, int] = {}
         display.set_error_handler(lambda *_: 0)
+        self.desk.root.change_attributes(event_mask=X.StructureNotifyMask)
         # Only who has asked for the extension is told the group of a key (XKB, 12.1).
         self._map_event = Keyboard(display).watch()
         self.keys, self._map = self._crossing_keys(), self._key_map()
@@ -308,6 +309,10 @@ class Painter:
         """Take one event of the desktop's server; keys and buttons that a program sent by itself are none."""
         if isinstance(event, xevent.MappingNotify) or event.type == self._map_event:
             self._remap()
+            return
+        if isinstance(event, xevent.ConfigureNotify) and event.window == self.desk.root:
+            # The screen has another size: what comes from now on is kept within that.
+            self.desk.size = (event.width, event.height)
             return
         if self.splash is not None and getattr(event, "window", None) == self.splash.top:
             self._splash_event(event)

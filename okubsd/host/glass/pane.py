@@ -29,6 +29,10 @@ _INNER_EVENTS = (
 )  # fmt: skip
 
 
+# Letters that titles often have and few of the server's fonts do.
+_PLAINER = str.maketrans({"–": "-", "—": "-", "‘": "'", "’": "'", "“": '"', "”": '"', "…": "...", "·": "-"})
+
+
 class Look(msgspec.Struct, frozen=True):
     """How the windows of one VM look: its name, the two colors of its frames, and what its network is called."""
 
@@ -62,7 +66,7 @@ class Desk:
 
     def text(self, window: Any, x: int, y: int, words: str) -> None:
         """Write ``words`` into ``window``; a letter that the font lacks is its box."""
-        letters = [min(ord(letter), 0xFFFF) for letter in words[:250]]
+        letters = [min(ord(letter), 0xFFFF) for letter in words[:250].translate(_PLAINER)]
         window.image_text_16(self.label_gc, x, y, letters)
 
 
