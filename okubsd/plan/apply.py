@@ -18,7 +18,7 @@ from okubsd.errors import Problem
 from okubsd.model import FileState, HostFile
 from okubsd.plan.changes import INTERFACE, Change, changes_to, is_ours, wanted_files
 from okubsd.plan.compile import Compiled, CompiledVm
-from okubsd.plan.interfaces import interface_steps
+from okubsd.plan.interfaces import destroy_interfaces, interface_steps, port_of, remade_switches
 from okubsd.plan.judge import is_anchor, judge_argv, judge_staged, judge_vms
 from okubsd.plan.steps import Call, Finish, Journal, Plan, Remove, Replace, Step, Tidy
 from okubsd.vmd.helper import Verb, helper_argv, opening, parse_record
@@ -66,12 +66,8 @@ def plan_apply(compiled: Compiled, facts: ApplyFacts) -> tuple[Plan, tuple[Chang
     if not (changes or services or creations or needs_forwarding):
         return (), ()
     by_path = {change.path: change for change in changes}
-    remade = {match[1] for path in by_path if (match := INTERFACE.fullmatch(path)) and match[2] in ("veb", "vport")}
-    shut = [
-        name
-        for name in facts.running
-        if _opens_otherwise(name, by_path) or _port_of(name, facts).partition(" ")[0] in _switches_of(remade)
-    ]
+    remade = remade_switches(by_path)
+    shut = [name for name in facts.running if _opens_otherwise(name, by_path) or _switch_of(name, facts) in remade]
     steps: list[Step] = []
     staged = _staged(changes, facts)
     if changes:
@@ -84,7 +80,7 @@ def plan_apply(compiled: Compiled, facts: ApplyFacts) -> tuple[Plan, tuple[Chang
     steps += [_replace(change) for change in changes if not _is_record(change)]
     steps += _reread(changes, services, vmd_runs=facts.vmd_runs, forwarding=needs_forwarding)
     steps += [_helper(Verb.REMOVE, name, "forget the anchor of") for name in _removed(changes)]
-    steps += _destroy_interfaces(changes, facts)
+    steps += destroy_interfaces(changes, facts.interfaces)
     steps += [_helper(Verb.OPEN, name, "open") for name in shut if compiled.find(name)]
     if any(
         change.path in (layout.SITE_PF_CONF, layout.PF_CONF) or change.path.startswith(f"{layout.QUEUES}/")
@@ -153,50 +149,13 @@ def plan_unapply(facts: ApplyFacts) -> tuple[Plan, tuple[Change, ...]]:
         *(_replace(change) for change in ordered),
         *_reread(changes, [], vmd_runs=facts.vmd_runs, forwarding=False),
         *_stop_forwarding(facts.files.get(layout.FORWARDED_BEFORE)),
-        *_destroy_interfaces(changes, facts),
+        *destroy_interfaces(changes, facts.interfaces),
     ]
     if "okubsd" in facts.services:
         steps.append(Call(what="take okubsd from the boot", argv=("rcctl", "disable", "okubsd")))
     steps.append(Tidy(what="remove empty directories", empty=layout.EMPTY_AT_LAST, transient=layout.VAR_RUN))
     steps.append(Finish(what="drop the old files"))
     return tuple(steps), changes
-
-
-def _destroy_interfaces(changes: tuple[Change, ...], facts: ApplyFacts) -> list[Step]:
-    """Return what takes the taps and loopbacks down that no VM and no network has any more.
-
-    A tap that ifconfig(8) made stays when its VM ends, and a loopback while a tap is in its rdomain (observed).
-    """
-    taps, loopbacks = set[str](), set[str]()
-    for change in changes:
-        match = INTERFACE.fullmatch(change.path)
-        if match is not None and change.new is None:
-            (taps if match[2] == "tap" else loopbacks if match[2] == "lo" else set[str]()).add(match[1])
-        elif _is_record(change):
-            taps |= _taps_of(change.old) - _taps_of(change.new)
-    return [
-        Call(what=f"take {name} down", argv=("ifconfig", name, "destroy"), may_fail=True)
-        for name in (*sorted(taps), *sorted(loopbacks))
-        if name in facts.interfaces
-    ]
-
-
-def _taps_of(record: FileState | None) -> set[str]:
-    """Return the names of the taps of a VM by its ``record``, none where there is none."""
-    read = parse_record(record.text) if record else None
-    return {f"tap{number}" for number in (read.number, *read.taps.split())} if read else set()
-
-
-def _port_of(name: str, facts: ApplyFacts) -> str:
-    """Return the switch of a VM and its port there, by its record now, "" where it has none."""
-    record = facts.files.get(f"{layout.RECORDS}/{name}")
-    read = parse_record(record.text) if record else None
-    return read.protected or read.meets if read else ""
-
-
-def _switches_of(interfaces: set[str]) -> set[str]:
-    """Return the vebs that are made anew with these ``interfaces``, a veb or the host's port on one."""
-    return {"veb" + re.sub(r"\D", "", name) for name in interfaces}
 
 
 def _forwarded_before(facts: ApplyFacts) -> FileState:
@@ -313,6 +272,11 @@ def _opens_otherwise(name: str, changes: Mapping[str, Change]) -> bool:
         return False
     old, new = parse_record(record.old.text), parse_record(record.new.text)
     return old is None or new is None or opening(old) != opening(new)
+
+
+def _switch_of(name: str, facts: ApplyFacts) -> str:
+    """Return the switch that the VM called ``name`` is on now, "" for none."""
+    return port_of(facts.files.get(f"{layout.RECORDS}/{name}")).partition(" ")[0]
 
 
 def _is_record(change: Change) -> bool:

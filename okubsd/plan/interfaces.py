@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Container, Iterable
 
-from okubsd.model import NETWORK_DRIVERS, TUNNEL_DRIVERS
+from okubsd import layout
+from okubsd.model import NETWORK_DRIVERS, TUNNEL_DRIVERS, FileState
 from okubsd.plan.changes import INTERFACE, Change
 from okubsd.plan.steps import Call, Step
+from okubsd.vmd.helper import parse_record
 
 
 def interface_steps(changes: tuple[Change, ...]) -> list[Step]:
@@ -58,3 +61,40 @@ def _switches(changes: tuple[Change, ...]) -> tuple[list[Step], list[Step]]:
 def _of_switch(change: Change) -> re.Match[str] | None:
     match = INTERFACE.fullmatch(change.path)
     return match if match is not None and match[2] in ("veb", "vport") else None
+
+
+def destroy_interfaces(changes: tuple[Change, ...], present: Container[str]) -> list[Step]:
+    """Return what takes the taps and loopbacks down that are ``present`` and that no VM or network has any more.
+
+    A tap that ifconfig(8) made stays when its VM ends, and a loopback while a tap is in its rdomain (observed).
+    """
+    taps, loopbacks = set[str](), set[str]()
+    for change in changes:
+        match = INTERFACE.fullmatch(change.path)
+        if match is not None and change.new is None:
+            (taps if match[2] == "tap" else loopbacks if match[2] == "lo" else set[str]()).add(match[1])
+        elif change.path.startswith(f"{layout.RECORDS}/"):
+            taps |= _taps_of(change.old) - _taps_of(change.new)
+    return [
+        Call(what=f"take {name} down", argv=("ifconfig", name, "destroy"), may_fail=True)
+        for name in (*sorted(taps), *sorted(loopbacks))
+        if name in present
+    ]
+
+
+def _taps_of(record: FileState | None) -> set[str]:
+    """Return the names of the taps of a VM by its ``record``, none where there is none."""
+    read = parse_record(record.text) if record else None
+    return {f"tap{number}" for number in (read.number, *read.taps.split())} if read else set()
+
+
+def port_of(record: FileState | None) -> str:
+    """Return the switch of a VM and its port there, by its ``record``, "" where it has none."""
+    read = parse_record(record.text) if record else None
+    return read.protected or read.meets if read else ""
+
+
+def remade_switches(paths: Iterable[str]) -> set[str]:
+    """Return the vebs that are made anew with changed files: their own, or that of the host's port on one."""
+    found = (INTERFACE.fullmatch(path) for path in paths)
+    return {"veb" + re.sub(r"\D", "", match[1]) for match in found if match and match[2] in ("veb", "vport")}
