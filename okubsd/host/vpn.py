@@ -204,7 +204,7 @@ _DOWN = "tunnel down"
 def _cut_here(guest: Guest, interface: str, url: str) -> Check:
     """Take an interface of OpenBSD's down for a moment; its route comes back with it (wg(4), observed)."""
     if not is_root():
-        evidence = f"only root takes {interface} down: doas okubsd vpn test {guest.vm.name}"
+        evidence = f"only root takes {interface} down; to see it: doas ifconfig {interface} down, and up afterwards"
         return Check(name=_DOWN, passed=None, evidence=evidence)
     done = door.run(("ifconfig", interface, "down"), timeout=10)
     if done.code != 0:

@@ -83,7 +83,10 @@ def plan_apply(compiled: Compiled, facts: ApplyFacts) -> tuple[Plan, tuple[Chang
     steps += destroy_interfaces(changes, facts.interfaces)
     steps += [_helper(Verb.OPEN, name, "open") for name in shut if compiled.find(name)]
     if any(
-        change.path in (layout.SITE_PF_CONF, layout.PF_CONF) or change.path.startswith(f"{layout.QUEUES}/")
+        change.path in (layout.SITE_PF_CONF, layout.PF_CONF)
+        or change.path.startswith(f"{layout.QUEUES}/")
+        # An interface that is made anew has lost its queue (observed).
+        or INTERFACE.fullmatch(change.path)
         for change in changes
     ):
         steps += _shape(compiled, facts)
