@@ -133,6 +133,7 @@ def test_a_menu_lies_on_the_screen_whatever_it_asks(x: int, y: int, width: int, 
 
 def test_what_covers_the_screen_is_no_menu() -> None:
     assert is_menu(300, 600, (1400, 900)) and not is_menu(1400, 900, (1400, 900))
+    assert not is_menu(700, 500, (1400, 900), others=700 * 500)
     assert not is_menu(*clamp_size(2**31, 2**31), (1400, 900))
 
 
@@ -580,7 +581,11 @@ def test_a_question_is_answered_by_what_nobody_does_by_the_way(asking: Any, deed
     xdotool(asking.desktop, "key", "ctrl+y")
     time.sleep(1.3)
     xdotool(asking.desktop, "type", "yes 1")
+    # Too soon after what was typed by the way.
+    xdotool(asking.desktop, "key", "ctrl+y")
+    time.sleep(0.2)
     assert child.poll() is None
+    time.sleep(1.2)
     xdotool(asking.desktop, *deed)
     assert child.wait(20) == code
 
@@ -642,8 +647,8 @@ def test_a_menu_does_not_grow_over_the_screen_nor_do_two(plain_bed: Bed) -> None
     guest.do("menu", "three", 0, 0, 1390, 800, "cccc00")
     time.sleep(1)
     assert plain_bed.color(1300, 880) not in (0x0000CC, 0x00CC00, 0xCCCC00)
-    # The third is a window with a frame.
-    assert len(windows.windows_of(plain_bed.run)) == 1
+    # The others are windows with a frame.
+    assert len(windows.windows_of(plain_bed.run)) == 2
 
 
 @pytest.mark.spawns
@@ -775,3 +780,21 @@ def test_a_display_without_programs_outlives_a_half(tmp_path: Path) -> None:
         bed.wait_for("Red")
     finally:
         bed.end()
+
+
+@pytest.mark.spawns
+def test_a_key_that_is_held_and_clicks_that_go_on_are_no_yes(asking: Any) -> None:
+    from Xlib import X
+    from Xlib import display as xdisplay
+    from Xlib.ext import xtest
+
+    opened = xdisplay.Display(f":{asking.desktop}")
+    for code in (37, opened.keysym_to_keycode(ord("y"))):
+        xtest.fake_input(opened, X.KeyPress, code)
+    opened.sync()
+    child = asking(4.0)
+    for _ in range(15):
+        xdotool(asking.desktop, "mousemove", str(440 + 440), str(236 + 156), "click", "1")
+        time.sleep(0.2)
+    assert child.wait(30) == 1
+    opened.close()

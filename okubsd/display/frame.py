@@ -18,8 +18,8 @@ MENU_LINE = 1
 # What is too large for an X server's coordinates is too large for anybody.
 LARGEST, SMALLEST = 16384, 1
 
-# The largest part of a screen that a window without a window manager may take.
-LARGEST_MENU = 0.9
+# The largest part of a screen that a VM's windows without a window manager may take, all of them together.
+LARGEST_MENU = 0.5
 
 # How many windows a guest may have on the desktop.
 MOST_WINDOWS = 500

@@ -59,7 +59,11 @@ def _have_done(name: str, number: int, cookie: bytes, deed: Callable[[Any], None
         if not opened.has_extension("XTEST"):
             end.sendall(b"none\n")
             return
-        deed(opened)
+        try:
+            deed(opened)
+        except ValueError:
+            end.sendall(b"full\n")
+            return
         opened.sync()
         end.sendall(b"done\n")
 
@@ -73,6 +77,8 @@ def _have_done(name: str, number: int, cookie: bytes, deed: Callable[[Any], None
         raise TimedOut(f"{name}: its display did not answer in time", f"okubsd stop -f {name}")
     if said == b"none":
         raise Problem(f"{name}: its display takes no hands: it is Xephyr's", "set 'display: seamless' for the VM")
+    if said == b"full":
+        raise Problem(f"{name}: its keyboard has no key left for what is to be typed", f"okubsd cp FILE {name}:")
     if said != b"done":
         raise Problem(f"{name}: its display was closed, or does not answer", f"okubsd start {name}")
 
@@ -84,6 +90,8 @@ def _type(opened: Any, letters: list[int]) -> None:
     spare = _Spare(opened)
     while letters:
         count = spare.lend(letters)
+        if count == 0:
+            raise ValueError("no key is left")
         for keysym in letters[:count]:
             _tap(opened, *_where(opened, keysym, spare))
         spare.give_back()

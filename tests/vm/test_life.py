@@ -242,7 +242,7 @@ def test_hands_reach_the_display_of_their_vm_only(world: World, desktop: str) ->
     world.ok("click", "kept", "100", "100")
     world.ok("type", "kept", text)
     world.ok("key", "kept", "Return")
-    wait_until(lambda: world.call("run", "kept", "--", "cat", "typed").out.strip() == "zyäöüß€@{}[]|~ Привет")
+    wait_until(lambda: world.call("run", "kept", "--", "cat", "typed").out.strip() == "zyäöüß€@{}[]|~ Привет", 120)
     assert tree_of(world, desktop) == before
     assert world.call("key", "kept", "Ctrl+Nonsense").code == 2
 

@@ -48,7 +48,7 @@ apps:
 """
 
 _FETCH = (
-    'exec 3<>"/dev/tcp/$0/$1" && printf "GET %s HTTP/1.0\\r\\n\\r\\n" "$2" >&3 && timeout 8 cat <&3 | sed "1,/^.$/d"'
+    'exec 3<>"/dev/tcp/$0/$1" && printf "GET %s HTTP/1.0\\r\\n\\r\\n" "$2" >&3 && timeout 45 cat <&3 | sed "1,/^.$/d"'
 )
 
 # What somebody does who has taken over the guest, its root included: every way out that the wiring might have.
@@ -129,7 +129,7 @@ class Inside(World):
         self.description.write_text(DESCRIPTION)
         self.beyond.wg_file(self.wg_path)
 
-    def fetch(self, vm: str, address: str, seconds: int = 12) -> str:
+    def fetch(self, vm: str, address: str, seconds: int = 60) -> str:
         """Return what a web server at ``address`` answers the VM, "" for nothing."""
         words = ("timeout", str(seconds), "bash", "-c", _FETCH, address, "80", "/cgi-bin/ip")
         return self.call("run", vm, "--", *words).out.strip()
@@ -346,7 +346,7 @@ def test_the_ways_from_the_users_side(net: Inside) -> None:
                 f"  one: {{image: intruder, disposable: yes, network: {network}}}\n"
             )
             with up(net, "one"):
-                assert net.fetch("one", PAGE, 12 if page else 4) == page, network
+                assert net.fetch("one", PAGE, 60 if page else 4) == page, network
                 assert reaches(net, "one", OUTSIDE, 8080) is straight, network
             net.call("stop", "way")
             wait_until(lambda: not any("guest=proton.gw " in words for _, words in net.processes()))

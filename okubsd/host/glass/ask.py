@@ -40,17 +40,19 @@ class Question:
         self.top = self.desk.root.create_window(
             (width - _WIDTH) // 2, (height - _HEIGHT) // 3, _WIDTH, _HEIGHT, 3, 24, X.InputOutput, self.desk.visual,
             background_pixel=_COLOR, border_pixel=_INK, colormap=self.desk.colormap, override_redirect=1,
-            event_mask=X.ExposureMask | X.KeyPressMask | X.ButtonReleaseMask | X.VisibilityChangeMask,
+            event_mask=X.ExposureMask | X.KeyPressMask | X.KeyReleaseMask | X.ButtonPressMask | X.ButtonReleaseMask
+            | X.VisibilityChangeMask,
         )  # fmt: skip
         self.top.set_wm_name("okubsd asks")
         self.top.map()
         self.display.sync()
         self._grab()
-        self.began = time.monotonic()
+        self.began = self.quiet_since = self.seen_since = time.monotonic()
+        self.seen, self.pressed_on = False, _NO
 
     def _grab(self) -> None:
         end = time.monotonic() + 3
-        mask = X.ButtonReleaseMask
+        mask = X.ButtonPressMask | X.ButtonReleaseMask
         while time.monotonic() < end:
             keys = self.top.grab_keyboard(True, X.GrabModeAsync, X.GrabModeAsync, X.CurrentTime)
             pointer = self.top.grab_pointer(True, mask, X.GrabModeAsync, X.GrabModeAsync, X.NONE, X.NONE, X.CurrentTime)
@@ -73,15 +75,30 @@ class Question:
         return _NO
 
     def _event(self, event: Any) -> int | None:
+        """Return the answer that an event is, None for none."""
         if event.type == X.VisibilityNotify:
             self.top.configure(stack_mode=X.Above)
-        if event.send_event or time.monotonic() < self.began + _DEAF_SECONDS:
+            self.seen, self.seen_since = event.state == X.VisibilityUnobscured, time.monotonic()
+        if event.send_event or event.type not in (X.KeyPress, X.ButtonPress, X.ButtonRelease):
+            return None
+        said = self._key(event) if event.type == X.KeyPress else self._button(event)
+        # Nothing counts that comes while somebody types or clicks on: a repeat, a word, a game's target.
+        now, quiet = time.monotonic(), self.quiet_since
+        if not (event.type == X.KeyPress and self._is_modifier(event.detail)) and event.type != X.ButtonRelease:
+            self.quiet_since = now
+        if event.type == X.ButtonPress:
+            self.pressed_on = said if said is not None and now > quiet + _DEAF_SECONDS else -1
             return None
         if event.type == X.ButtonRelease:
-            return self._button(event)
-        if event.type == X.KeyPress:
-            return self._key(event)
-        return None
+            said = said if said == self.pressed_on else None
+        elif now < quiet + _DEAF_SECONDS:
+            return None
+        # A yes to what was not seen is none.
+        unseen = not self.seen or now < self.seen_since + _DEAF_SECONDS
+        return None if said == _YES and unseen else said
+
+    def _is_modifier(self, code: int) -> bool:
+        return any(code in codes for codes in self.display.get_modifier_mapping())
 
     def _button(self, event: Any) -> int | None:
         x, y = event.event_x, event.event_y

@@ -65,8 +65,8 @@ class Control:
         asking, _ = self._listener.accept()
         with asking:
             asking.settimeout(_SECONDS)
-            line = asking.makefile("rb").readline(_LONGEST)
-            question = msgspec.json.decode(line, type=Question)
+            # A question comes in one piece, or its asker is not waited for.
+            question = msgspec.json.decode(asking.recv(_LONGEST), type=Question)
             asking.sendall(msgspec.json.encode(answer(painter, question)) + b"\n")
 
 

@@ -22,11 +22,14 @@ _DEAF_SECONDS, _NEW_SECONDS, _REPEAT = 0.7, 1.0, 5
 
 def key(painter: Painter, pane: Pane, event: Any) -> None:
     down = isinstance(event, xevent.KeyPress)
+    now = time.monotonic()
+    if down and now < pane.deaf_until and event.detail not in painter.modifiers:
+        # Until who types on has stopped: all of it was meant for another window.
+        pane.deaf_until = now + _DEAF_SECONDS
+        return
     both = X.ControlMask | X.ShiftMask
     if event.detail in painter.keys and event.state & 0xFF & ~LOCKS == both:
         cross(painter, event, down=down)
-        return
-    if down and time.monotonic() < pane.deaf_until:
         return
     painter.wire.tell(Asked.KEY, pane.number, event.detail, int(down), event.state & LOCKS, event.state >> 13 & 3)
 
@@ -44,6 +47,8 @@ def button(painter: Painter, pane: Pane, event: Any) -> None:
         if event.detail == 1 and isinstance(event, xevent.ButtonPress):
             move_by_label(painter, pane, event)
         return
+    # Who points into a window means it.
+    pane.expected, pane.deaf_until = True, 0.0
     down = isinstance(event, xevent.ButtonPress)
     painter.wire.tell(Asked.BUTTON, pane.number, event.event_x, event.event_y, event.detail, int(down))
 

@@ -75,6 +75,7 @@ class Painter:
         self.keys, self._map = self._crossing_keys(), self._key_map()
         mapping = display.get_modifier_mapping()
         self.lock_codes = {*mapping[X.LockMapIndex], *mapping[X.Mod2MapIndex]}
+        self.modifiers = {code for codes in mapping for code in codes if code}
 
     def _crossing_keys(self) -> dict[int, str]:
         """Return by keycode what crosses with Ctrl and Shift: C takes from a window, V gives to it."""
@@ -181,7 +182,8 @@ class Painter:
         x, y, width, height = _clamped(message.numbers)
         self._drop_splash()
         menu = bool(over) and is_menu(width, height, self.desk.size, self._menus())
-        box, expected = Box(x, y, width, height), self.focused is not None or time.monotonic() < self._expecting
+        box, expected = Box(x, y, width, height), self._has_hands() or time.monotonic() < self._expecting
+        self._expecting = 0.0
         pane = Pane(self.desk, message.window, box, menu=menu, owner=self.panes.get(owner), expected=expected)
         self.panes[message.window] = pane
         self.frames[pane.top.id] = self.frames[pane.inner.id] = pane
@@ -193,6 +195,10 @@ class Painter:
         if self.splash is not None:
             self.splash.destroy()
         self.splash = None
+
+    def _has_hands(self) -> bool:
+        """Return whether the user is at work in a window of the VM that he wanted."""
+        return self.focused is not None and self.focused.expected
 
     def _menus(self, but: Pane | None = None) -> int:
         """Return how many pixels the menus of the VM have altogether."""
@@ -275,6 +281,7 @@ class Painter:
 
     def _stubborn(self, pane: Pane, _message: Message) -> None:
         pane.draw_label("this window cannot be closed from outside")
+        self._notice_ends = time.monotonic() + _NOTICE_SECONDS
 
     def _drag(self, pane: Pane, message: Message) -> None:
         """Have the desktop's window manager move or resize the window with the pointer (EWMH, _NET_WM_MOVERESIZE)."""
@@ -291,6 +298,7 @@ class Painter:
         state, wanted = message.numbers[:2]
         if pane.menu:
             return
+        pane.minded_until = 0.0
         if state == State.ICONIC:
             self.ask_manager(pane, "WM_CHANGE_STATE", 3)
         elif state == State.MAXIMIZED:

@@ -19,6 +19,8 @@ _FONTS = (
 )
 # How long after it comes, or asks for another place, a window's label is seen to, in seconds.
 _MIND_SECONDS = 2.0
+# What a label may be off the screen, in pixels: the borders that window managers draw.
+_OFF = 8
 _FRAME_EVENTS = (
     X.StructureNotifyMask | X.FocusChangeMask | X.KeyPressMask | X.KeyReleaseMask | X.ExposureMask
     | X.PropertyChangeMask | X.ButtonPressMask | X.VisibilityChangeMask
@@ -203,11 +205,12 @@ class Pane:
         """Have the size hints that the guest gave, by its ``numbers``."""
         self._hints = numbers
         if not self.menu:
-            flags = Xutil.PMinSize
+            # Where the frame is asked for is where the frame is, without what a window manager draws around it.
+            flags = Xutil.PMinSize | Xutil.PWinGravity
             hints = size_hints(numbers, self.edges, self.desk.size)
             flags |= Xutil.PMaxSize if "max_width" in hints else 0
             flags |= Xutil.PResizeInc | Xutil.PBaseSize if "width_inc" in hints else 0
-            self.top.set_wm_normal_hints(flags=flags, **hints)
+            self.top.set_wm_normal_hints(flags=flags, win_gravity=X.StaticGravity, **hints)
 
     def be_urgent(self, urgent: bool) -> None:
         """Ask for the user's attention, or no more."""
@@ -219,15 +222,16 @@ class Pane:
         """Have the size that the guest asks for, and a menu its place, too."""
         width, height = fit(box.width, box.height, self.edges, self.desk.size)
         outer = self.edges.around(Box(box.x, box.y, width, height))
-        self.minded_until = time.monotonic() + _MIND_SECONDS
         if self.menu:
             outer = self._placed(outer)
+            self.width, self.height = self.edges.inside(outer.width, outer.height)
             self.top.configure(x=outer.x, y=outer.y, width=outer.width, height=outer.height)
             self.top.configure(stack_mode=X.Above)
             if not self.shown and box.cut(*self.desk.size) is not None:
                 self.shown = True
                 self.top.map()
         elif (width, height) != (self.width, self.height):
+            self.minded_until = time.monotonic() + _MIND_SECONDS
             self.top.configure(width=outer.width, height=outer.height)
 
     # --- what the desktop does with it -------------------------------------------------------------
@@ -247,8 +251,11 @@ class Pane:
         """Ask for a place where the label is on the screen, where the guest had it elsewhere and not the user."""
         wide = self.width + 2 * self.edges.side
         placed = on_screen(Box(x, y, wide, self.edges.top), self.desk.size)
-        if (placed.x, placed.y) != (x, y) and time.monotonic() < self.minded_until:
-            self.top.configure(x=placed.x, y=placed.y)
+        off = {name: at for name, at, was in (("x", placed.x, x), ("y", placed.y, y)) if abs(at - was) > _OFF}
+        if off and time.monotonic() < self.minded_until:
+            # Once: a window manager that has its own mind is not argued with.
+            self.minded_until = 0.0
+            self.top.configure(**off)
 
     def draw_label(self, notice: str = "") -> None:
         """Write VM, title and network above the guest's pixels, or a ``notice`` of ours instead of the title."""

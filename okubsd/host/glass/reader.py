@@ -124,7 +124,8 @@ class Reader:
         """Take some of the events that are there, so that the painter is heard also while they never end."""
         queue = self.display.display.event_queue
         for _ in range(_MOST_EVENTS):
-            if not self.display.pending_events():
+            # Not read before what is there is taken: each look brings thousands.
+            if not queue and not self.display.pending_events():
                 return
             self._event(self.display.next_event())
         if len(queue) > _MOST_WAITING:

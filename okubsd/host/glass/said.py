@@ -90,7 +90,7 @@ def protocols(window: Any) -> set[int]:
 
 
 # Of these events the last of a window counts.
-_IDLE = ("PropertyNotify", "ConfigureNotify", "ConfigureRequest")
+_IDLE = ("PropertyNotify", "ConfigureNotify", "ConfigureRequest", "MapRequest", "MapNotify", "UnmapNotify")
 
 
 def thin(queue: list[Any]) -> list[Any]:
