@@ -271,3 +271,12 @@ def test_a_reader_that_goes_away_is_no_traceback() -> None:
     script = f"({line}; {line}) | head -c 1; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=CHECKOUT, check=False)
     assert done.stderr == "" and done.stdout[1:] in ("0\n", "1\n", "141\n"), done
+
+
+@pytest.mark.spawns
+def test_a_letter_that_a_terminal_has_none_for_ends_nothing(tmp_path: Path) -> None:
+    (tmp_path / "okubsd.yaml").write_text("vms: {a: {image: term, color: 'блюe'}}")
+    env = {**os.environ, "OKUBSD_STATE": str(tmp_path), "PYTHONIOENCODING": "latin-1", "PYTHONPATH": str(CHECKOUT)}
+    argv = [sys.executable, "-m", "okubsd", "-f", str(tmp_path / "okubsd.yaml"), "check"]
+    done = subprocess.run(argv, env=env, capture_output=True, check=False)
+    assert done.returncode == 8 and b"color" in done.stderr and b"Traceback" not in done.stderr

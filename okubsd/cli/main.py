@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import io
 import os
 import re
 import sys
@@ -128,4 +129,8 @@ def main() -> None:
     """Run the command line of this process."""
     # What is read at the start is kept to the end: looking through it for garbage again and again finds none.
     gc.set_threshold(100_000, 20, 20)
+    # A letter that the terminal has none for is no reason to end.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     sys.exit(call(sys.argv[1:]))
