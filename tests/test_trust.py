@@ -15,7 +15,7 @@ import pytest
 
 from okubsd.errors import BadDescription, Problem
 from okubsd.host.places import LONGEST_SOCKET, Places, find_places
-from okubsd.host.reading import read_text, read_trusted
+from okubsd.host.reading import read_secret, read_text, read_trusted
 from okubsd.host.trust import place_mistake, trusted_owners
 from tests.conftest import CHECKOUT
 
@@ -207,3 +207,24 @@ def test_nothing_but_a_regular_file_is_read_as_text(tmp_path: Path) -> None:
 def test_a_byte_order_mark_is_not_part_of_the_text(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"\xef\xbb\xbfvms: {}\n")
     assert read_text(tmp_path / "x") == "vms: {}\n"
+
+
+@pytest.mark.spawns
+def test_keys_of_roots_are_read_by_the_group_that_root_gave_them_to(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root gives a file to a group")
+    path = tmp_path / "vpn.conf"
+    path.write_text("[Interface]\n")
+    os.chown(path, 0, 12345)
+    path.chmod(0o640)
+    assert read_secret(path) == "[Interface]\n"
+    for mode in (0o644, 0o660, 0o650):
+        path.chmod(mode)
+        with pytest.raises(BadDescription, match=r"can be read by others|could have written"):
+            read_secret(path)
+    # A file of a user's own is for nobody else, whatever its group, and so is one of root's own group.
+    for owner, group in ((12345, 12345), (0, 0)):
+        os.chown(path, owner, group)
+        path.chmod(0o640)
+        with pytest.raises(BadDescription):
+            read_secret(path)

@@ -42,11 +42,16 @@ def read_trusted(path: Path) -> str:
 
 
 def read_secret(path: Path) -> str:
-    """Return the text of ``path``, which holds keys: as read_trusted(), and nobody else may read it."""
+    """Return the text of ``path``, which holds keys: as read_trusted(), and nobody else may read it.
+
+    What is root's may also be read by a group that root gave it to: so users start what root applied.
+    """
 
     def judge(descriptor: int) -> str:
-        mode = os.fstat(descriptor).st_mode & 0o777
-        if mode & 0o077:
+        status = os.fstat(descriptor)
+        mode = status.st_mode & 0o777
+        others = 0o037 if status.st_uid == 0 and status.st_gid != 0 else 0o077
+        if mode & others:
             return f"it holds keys and can be read by others (mode {mode:04o}); chmod 0600 {path}"
         return opened_mistake(descriptor) or place_mistake(path, there=True)
 
