@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from okubsd.cli.main import call
 from okubsd.config.description import parse_description
 from okubsd.config.edit import add_rule, remove_rule, render_element
 from okubsd.config.fields import parse_moment
@@ -744,3 +745,22 @@ def test_a_gateway_is_told_where_the_ends_of_its_tunnel_are() -> None:
     said = {entry.path: entry.data.decode() for entry in gateway_entries(conf, tunnel, 0.0) if entry.data}
     ends = " ".join(sorted({peer.endpoint[0] for peer in tunnel.peers if peer.endpoint}))
     assert ends and f"endpoints={ends}\n" in said["run/okubsd/gateway/settings"]
+
+
+def test_why_knows_what_a_gateway_reaches_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "okubsd").mkdir()
+    key = base64.b64encode(bytes(range(32))).decode()
+    path = tmp_path / "okubsd/vpn.conf"
+    path.write_text(
+        f"[Interface]\nPrivateKey = {key}\nAddress = 10.66.0.2/32\nDNS = 10.64.0.1\n"
+        f"[Peer]\nPublicKey = {key}\nAllowedIPs = 0.0.0.0/0\nEndpoint = 198.51.100.7:51820\n"
+    )
+    path.chmod(0o600)
+    (tmp_path / "okubsd/okubsd.yaml").write_text("vms: {way: {image: vpn-gateway, tunnel: vpn.conf}}")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    with pytest.raises(SystemExit, match="1"):
+        call(["why", "way", "203.0.113.10:80"])
+    assert "a gateway reaches the endpoint of its tunnel, and nothing beside it" in capsys.readouterr().out
+    assert call(["why", "-p", "udp", "way", "198.51.100.7:51820"]) == 0

@@ -19,7 +19,7 @@ from okubsd.cli.session import as_json, pass_session, print_json
 from okubsd.config.names import quoted
 from okubsd.config.policy import SERVICES
 from okubsd.config.rule import parse_target, render_rule
-from okubsd.errors import Misuse
+from okubsd.errors import BadDescription, Misuse
 from okubsd.host import apply as applying
 from okubsd.host import programs, rules, running
 from okubsd.host.session import Session
@@ -56,6 +56,8 @@ def why(session: Session, name: str, destination: str, service: str, protocol: s
     decision = decide(asked, target, protocol, port, time.time(), passers)
     if decision.rule is not None and is_name(decision.rule):
         decision = _as_names_are(session, asked, decision, target, protocol, port, passers)
+    if asked.tunnel:
+        decision = _of_gateway(session, asked, decision, (target, port), protocol)
     # What goes through a gateway meets its rules, and no pf(4) of the host's.
     if not is_address(target) or ":" in target or not decision.passes or passers or not has_pf():
         _print_decision(name, destination, protocol, decision, json=json)
@@ -81,6 +83,19 @@ def why(session: Session, name: str, destination: str, service: str, protocol: s
 def has_pf() -> bool:
     """Return whether the packets of VMs go through pf(4) here."""
     return programs.has_vmd()
+
+
+def _of_gateway(session: Session, vm: Vm, decision: Decision, target: tuple[str, int], protocol: str) -> Decision:
+    """Return what a gateway reaches itself: the endpoints of its tunnel; the rest goes through that."""
+    try:
+        tunnel = read_secrets(session.description).tunnels.get(vm.name)
+        ends = {peer.endpoint for peer in tunnel.peers} if tunnel else set()
+    except BadDescription:
+        ends = set()
+    if protocol == "udp" and target in ends:
+        return decision
+    sentence = f"{vm.name}: does not reach it: a gateway reaches the endpoint of its tunnel, and nothing beside it"
+    return Decision(passes=False, rule=None, sentence=sentence)
 
 
 def _print_decision(name: str, destination: str, protocol: str, decision: Decision, *, json: bool) -> None:
