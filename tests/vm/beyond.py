@@ -114,6 +114,10 @@ def libc_setns(descriptor: int) -> None:
         raise OSError(ctypes.get_errno(), "setns")
 
 
+# The port of the peer whose tunnel is OpenVPN's.
+OPENVPN = 1194
+
+
 def tell(frame: bytes) -> str:
     """Return what a frame is, in words; "" for what is the uplink's own, and for the tunnel's.
 
@@ -136,6 +140,6 @@ def tell(frame: bytes) -> str:
         # RFC 792: port unreachable, and after eight bytes the packet that is meant.
         meant = frame[head + 8 :]
         source, came_from = socket.inet_ntoa(meant[12:16]), int.from_bytes(meant[20:22], "big")
-        if meant[9] == 17 and (source, came_from) == (OUTSIDE, PORT):
+        if meant[9] == 17 and source == OUTSIDE and came_from in (PORT, OPENVPN):
             return ""
     return f"protocol {protocol} to {target} port {port}"
