@@ -697,10 +697,18 @@ def test_what_programs_send_as_if_a_server_said_it_is_nothing(plain_bed: Bed) ->
     assert plain_bed.log.read_text() == ""
 
 
+def fake(opened: Any, kind: int, *codes: int) -> None:
+    """Press or release keys as hands do; not by xdotool, which lets go of them at once."""
+    from Xlib.ext import xtest
+
+    for code in codes:
+        xtest.fake_input(opened, kind, code)
+    opened.sync()
+
+
 @pytest.mark.spawns
 def test_keys_are_let_go_of_when_their_window_goes(plain_bed: Bed) -> None:
     from Xlib import X
-    from Xlib.ext import xtest
 
     guest = Client(plain_bed)
     guest.do("window", "red", 300, 200, "cc0000")
@@ -708,22 +716,17 @@ def test_keys_are_let_go_of_when_their_window_goes(plain_bed: Bed) -> None:
     plain_bed.xdotool("windowfocus", plain_bed.frame("work. red"))
     with plain_bed.desk() as opened:
         # Control, and w, held while the window goes.
-        for code in (37, 25):
-            xtest.fake_input(opened, X.KeyPress, code)
-        opened.sync()
+        fake(opened, X.KeyPress, 37, 25)
         guest.wait_to_hear("key red w")
         guest.do("gone", "red")
         until(lambda: not plain_bed.rows())
-        for code in (37, 25):
-            xtest.fake_input(opened, X.KeyRelease, code)
-        opened.sync()
+        fake(opened, X.KeyRelease, 37, 25)
     until(lambda: guest.held() == set())
 
 
 @pytest.mark.spawns
 def test_a_key_for_crossing_that_is_held_crosses_once(plain_bed: Bed) -> None:
     from Xlib import X
-    from Xlib.ext import xtest
 
     guest = Client(plain_bed)
     guest.do("window", "red", 300, 200, "cc0000")
@@ -731,13 +734,9 @@ def test_a_key_for_crossing_that_is_held_crosses_once(plain_bed: Bed) -> None:
     plain_bed.xdotool("windowfocus", plain_bed.frame("work. red"))
     with plain_bed.desk() as opened:
         codes = (37, 50, opened.keysym_to_keycode(ord("c")))
-        for code in codes:
-            xtest.fake_input(opened, X.KeyPress, code)
-        opened.sync()
+        fake(opened, X.KeyPress, *codes)
         time.sleep(2)
-        for code in reversed(codes):
-            xtest.fake_input(opened, X.KeyRelease, code)
-        opened.sync()
+        fake(opened, X.KeyRelease, *reversed(codes))
     until(plain_bed.crossed.exists)
     assert plain_bed.crossed.read_text() == "clip copy work\n"
 
@@ -786,12 +785,9 @@ def test_a_display_without_programs_outlives_a_half(tmp_path: Path) -> None:
 def test_a_key_that_is_held_and_clicks_that_go_on_are_no_yes(asking: Any) -> None:
     from Xlib import X
     from Xlib import display as xdisplay
-    from Xlib.ext import xtest
 
     opened = xdisplay.Display(f":{asking.desktop}")
-    for code in (37, opened.keysym_to_keycode(ord("y"))):
-        xtest.fake_input(opened, X.KeyPress, code)
-    opened.sync()
+    fake(opened, X.KeyPress, 37, opened.keysym_to_keycode(ord("y")))
     child = asking(4.0)
     for _ in range(15):
         xdotool(asking.desktop, "mousemove", str(440 + 440), str(236 + 156), "click", "1")

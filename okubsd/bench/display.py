@@ -63,7 +63,6 @@ def _desktop() -> Iterator[Any]:
         os.environ |= {"DISPLAY": f":{number}", "XAUTHORITY": f"{name}/Xauthority"}
         with window.authority(number, cookie):
             opened = window.open_display(f":{number}")
-        os.environ["XAUTHORITY"] = f"{name}/Xauthority"
         try:
             yield opened
         finally:

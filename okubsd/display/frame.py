@@ -86,6 +86,12 @@ def clamp_size(width: int, height: int) -> tuple[int, int]:
     return max(SMALLEST, min(LARGEST, width)), max(SMALLEST, min(LARGEST, height))
 
 
+def clamp_box(numbers: tuple[int, ...]) -> Box:
+    """Return the place and size that the first four ``numbers`` ask for, as far as a window of a display may."""
+    x, y, width, height = numbers[:4]
+    return Box(max(-LARGEST, min(LARGEST, x)), max(-LARGEST, min(LARGEST, y)), *clamp_size(width, height))
+
+
 def fit(width: int, height: int, edges: Edges, screen: tuple[int, int]) -> tuple[int, int]:
     """Return the size that a guest's window gets: with its frame it is never larger than the ``screen``."""
     most = edges.inside(*screen)

@@ -40,7 +40,6 @@ class State(enum.IntEnum):
     MAXIMIZED = 1
     FULLSCREEN = 2
     ICONIC = 3
-    MODAL = 4
 
 
 class Asked(enum.IntEnum):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import msgspec
-
 from okubsd import layout
 from okubsd.config.names import did_you_mean, quoted
 from okubsd.display.frame import COLORS
@@ -127,8 +125,12 @@ def _show(boot: Boot, seat: Seat, app: str, request: Request, *, needs_display: 
         steps.append(Connect(argv=argv, what=f"{vm.name}: the guest cannot be reached by ssh", phase=Phase.SSH))
     show = show_app_argv(vm, state.run, app, request.arguments, another=request.another)
     keyboard = _keyboard(boot) if needs_display and not request.headless else ()
-    step = ShowApp(vm=vm, app=app, argv=show, run=state.run, pace=vm.boot_timeout, keyboard=keyboard, phase=Phase.APP)
-    steps.append(msgspec.structs.replace(step, seamless=seamless))
+    steps.append(
+        ShowApp(
+            vm=vm, app=app, argv=show, run=state.run, pace=vm.boot_timeout, keyboard=keyboard, seamless=seamless,
+            phase=Phase.APP,
+        )
+    )  # fmt: skip
     return steps
 
 

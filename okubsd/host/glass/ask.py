@@ -1,7 +1,7 @@
 """Ask the user on the desktop whether something may cross: exit code 0 for a yes, 1 for everything else.
 
 A guest chooses the moment of a question, and can have the user type at it.  So the window holds keyboard and pointer,
-takes nothing in its first second, and no key is a yes that anybody types by the way.
+takes nothing while somebody types or clicks on, and no key is a yes that anybody types by the way.
 """
 
 from __future__ import annotations

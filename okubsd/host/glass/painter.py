@@ -17,7 +17,7 @@ import msgspec
 from Xlib import X, error
 from Xlib.protocol import event as xevent
 
-from okubsd.display.frame import LARGEST, MOST_WINDOWS, Box, clamp_size, is_menu
+from okubsd.display.frame import LARGEST, MOST_WINDOWS, Box, clamp_box, is_menu
 from okubsd.display.words import Asked, Message, State, Told
 from okubsd.host.glass import cursor, shm
 from okubsd.host.glass.hearing import HANDLERS
@@ -31,10 +31,8 @@ _LOCK_MIXTURES = (0, X.LockMask, X.Mod2Mask, X.LockMask | X.Mod2Mask)
 _TAKE, _GIVE = ord("c"), ord("v")
 # How long a notice stays in the label, in seconds.
 _NOTICE_SECONDS = 4.0
-# How long after a start its window may take the keyboard; how long a window that just came and got it all the same does
-# not hear what is typed, if it came within so many seconds; and what is between a repeat's release and press, in
-# milliseconds.
-_EXPECT_SECONDS, _DEAF_SECONDS, _NEW_SECONDS, _REPEAT = 120.0, 0.7, 1.0, 5
+# How long after a start its window may take the keyboard.
+_EXPECT_SECONDS = 120.0
 # How many messages are taken before the desktop is heard again.
 _MOST_MESSAGES = 64
 
@@ -44,12 +42,6 @@ class Deeds(msgspec.Struct, frozen=True):
 
     cross: Callable[[str], None]
     remap: Callable[[], None]
-
-
-def _clamped(numbers: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """Return a place and a size that a window may ask for."""
-    x, y, width, height = numbers[:4]
-    return max(-LARGEST, min(LARGEST, x)), max(-LARGEST, min(LARGEST, y)), *clamp_size(width, height)
 
 
 class Painter:
@@ -179,11 +171,12 @@ class Painter:
         over, owner = message.numbers[4:6]
         if message.window in self.panes or len(self.panes) >= MOST_WINDOWS:
             return
-        x, y, width, height = _clamped(message.numbers)
         self._drop_splash()
-        menu = bool(over) and is_menu(width, height, self.desk.size, self._menus())
-        box, expected = Box(x, y, width, height), self._has_hands() or time.monotonic() < self._expecting
-        self._expecting = 0.0
+        box = clamp_box(message.numbers)
+        menu = bool(over) and is_menu(box.width, box.height, self.desk.size, self._menus())
+        expected = self._has_hands() or time.monotonic() < self._expecting
+        # A menu, or the picture that some programs begin with, is not the window that was waited for.
+        self._expecting = self._expecting if menu else 0.0
         pane = Pane(self.desk, message.window, box, menu=menu, owner=self.panes.get(owner), expected=expected)
         self.panes[message.window] = pane
         self.frames[pane.top.id] = self.frames[pane.inner.id] = pane
@@ -215,7 +208,7 @@ class Painter:
                 pane.top.grab_key(code, modifiers, False, X.GrabModeAsync, X.GrabModeAsync)
 
     def _place(self, pane: Pane, message: Message) -> None:
-        box = Box(*_clamped(message.numbers))
+        box = clamp_box(message.numbers)
         if pane.menu and not is_menu(box.width, box.height, self.desk.size, self._menus(pane)):
             return
         pane.wish(box)

@@ -53,7 +53,7 @@ class Desk:
         self.root = self.screen.root
         self.size = (self.screen.width_in_pixels, self.screen.height_in_pixels)
         self.atoms = {name: display.intern_atom(name) for name in _ATOMS}
-        self.visual, self.colormap, self.foreign = _visual(self.screen)
+        self.visual, self.colormap = _visual(self.screen)
         self.font = _font(display)
         self.label_gc = self.root.create_gc(foreground=look.ink, background=look.color, font=self.font)
         self.leader = self.root.create_window(-1, -1, 1, 1, 0, X.CopyFromParent)
@@ -73,31 +73,24 @@ class Desk:
 
 
 _ATOMS = (
-    *("WM_PROTOCOLS", "WM_DELETE_WINDOW", "WM_TAKE_FOCUS", "UTF8_STRING", "_NET_WM_NAME", "_NET_WM_ICON"),
-    *("_NET_WM_STATE", "_NET_WM_STATE_MAXIMIZED_VERT", "_NET_WM_STATE_MAXIMIZED_HORZ", "_NET_WM_STATE_HIDDEN"),
-    *(
-        "_NET_WM_STATE_FULLSCREEN",
-        "_NET_WM_MOVERESIZE",
-        "_NET_ACTIVE_WINDOW",
-        "_NET_WM_WINDOW_TYPE",
-        "_NET_WM_USER_TIME",
-    ),
-    *("_NET_WM_WINDOW_TYPE_NORMAL", "_NET_WM_WINDOW_TYPE_DIALOG", "WM_STATE", "_OKUBSD_VM", "WM_CHANGE_STATE"),
-    "_NET_WM_USER_TIME",
+    *("WM_PROTOCOLS", "WM_DELETE_WINDOW", "WM_TAKE_FOCUS", "WM_CHANGE_STATE", "UTF8_STRING", "_OKUBSD_VM"),
+    *("_NET_WM_NAME", "_NET_WM_ICON", "_NET_WM_USER_TIME", "_NET_WM_MOVERESIZE", "_NET_ACTIVE_WINDOW"),
+    *("_NET_WM_STATE", "_NET_WM_STATE_MAXIMIZED_VERT", "_NET_WM_STATE_MAXIMIZED_HORZ"),
+    *("_NET_WM_WINDOW_TYPE", "_NET_WM_WINDOW_TYPE_NORMAL", "_NET_WM_WINDOW_TYPE_DIALOG"),
 )
 
 
-def _visual(screen: Any) -> tuple[int, int, bool]:
-    """Return the visual of depth 24 that guests' pixels are for, a colormap for it, and whether it is another one.
+def _visual(screen: Any) -> tuple[int, int]:
+    """Return the visual of depth 24 that guests' pixels are for, and a colormap for it.
 
     Raises ValueError where the screen has none.
     """
     if screen.root_depth == 24:
-        return screen.root_visual, screen.default_colormap, False
+        return screen.root_visual, screen.default_colormap
     for depth in screen.allowed_depths:
         for visual in depth.visuals if depth.depth == 24 else ():
             if visual.visual_class == X.TrueColor:
-                return visual.visual_id, screen.root.create_colormap(visual.visual_id, X.AllocNone), True
+                return visual.visual_id, screen.root.create_colormap(visual.visual_id, X.AllocNone)
     raise ValueError("the desktop's display has no colors of 24 bits")
 
 
@@ -258,7 +251,7 @@ class Pane:
             self.top.configure(**off)
 
     def draw_label(self, notice: str = "") -> None:
-        """Write VM, title and network above the guest's pixels, or a ``notice`` of ours instead of the title."""
+        """Write VM, network and title above the guest's pixels, or a ``notice`` of ours instead of the title."""
         if self.menu:
             return
         look, wide = self.desk.look, self.width + 2 * self.edges.side

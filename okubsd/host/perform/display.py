@@ -166,6 +166,8 @@ def show_app(step: steps.ShowApp, performance: Performance) -> None:
 
     if step.seamless:
         _wait_for_glass(step, performance, lambda step: windows.is_ready(step.run))
+        # Also where it was there before: a window that nobody expects gets no keyboard.
+        windows.say(step.run, step.progress())
     with window.watching(step.vm.name, number, cookie, running.live_qemu(step.run)) as watcher:
         # While somebody looks: the server ends with its last client, and this is one.
         _copy_keyboard(step, performance)
