@@ -146,7 +146,11 @@ def _relay(process: subprocess.Popen[bytes], clean_out: Clean, clean_err: Clean)
 
 @contextlib.contextmanager
 def joined(argv: Argv, end: socket.socket) -> Iterator[None]:
-    """Run ``argv`` with the socket ``end`` as its input and output; it is gone when the block ends."""
+    """Run ``argv`` with the socket ``end`` as its input and output; it is gone when the block ends.
+
+    The block closes the other end itself: ssh(1) then ends by itself, and the guest's server with it.  Dropbear closes
+    a session that begins while another is torn down by a signal.
+    """
     show(argv)
     fd = end.fileno()
     # ssh(1) hands its descriptors to the shared connection, where a guest can keep them open: never the caller's own.
@@ -156,4 +160,6 @@ def joined(argv: Argv, end: socket.socket) -> Iterator[None]:
     try:
         yield
     finally:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=_AFTER_THE_END)
         end_process(process)
