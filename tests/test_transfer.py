@@ -466,7 +466,7 @@ def test_a_copy_that_is_interrupted_leaves_no_program(there: Path, tmp_path: Pat
 def test_the_program_ends_by_itself_as_the_copy_does(there: Path, tmp_path: Path) -> None:
     """Its wrapper notes how it ended: a server that is ended by a signal takes the next session with it."""
     note = tmp_path / "note"
-    script = f"trap 'echo signal >{note}; exit' TERM; {SERVER} -d {there}; echo $? >{note}"
+    script = f"trap 'echo signal >{note}; exit' TERM; {SERVER} -d {there}; code=$?; sleep 0.2; echo $code >{note}"
     with spoken_by(("sh", "-c", script), VM, lambda *_: door.Done(0)) as guest:
         send(guest, filled(tmp_path / "a", 1000), b"", Progress())
     assert note.read_text() == "0\n"
