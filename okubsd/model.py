@@ -107,7 +107,16 @@ class Face(enum.StrEnum):
     """How what a VM shows comes to the desktop (okubsd-desktop(7))."""
 
     SEAMLESS = "seamless"  # each of its windows is a window of the desktop, in a frame of ours
+    WINDOW = "window"  # its whole screen is one window of the desktop, in a frame of ours
     XEPHYR = "xephyr"  # its whole screen in one window, which is Xephyr's
+
+
+class Keys(msgspec.Struct, frozen=True):
+    """The keys over a VM's window that are okubsd's (okubsd-desktop(7)), as people write them (config/chords.py)."""
+
+    take: str = "Ctrl+Shift+C"
+    give: str = "Ctrl+Shift+V"
+    fill: str = "Ctrl+Shift+F11"
 
 
 class Vm(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,7 +124,8 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True):
 
     ``memory`` and ``home`` are bytes, ``face`` is how it is shown, ``display`` (width, height) of a screen of
     its own in pixels, ``display_memory`` what its X server
-    may hold in bytes (0: by its size), ``apps`` the
+    may hold in bytes (0: by its size), ``scale`` how large its programs draw (0: as the desktop's do), ``fullscreen``
+    whether they may fill the screen, ``apps`` the
     names that may be started here, first the default; an empty tuple allows all of the image's.
     ``rules`` are its rules, ``tunnel`` is the wg-quick file of a gateway.
     ``owner`` and ``number`` are for OpenBSD: "" and None leave them to the host.
@@ -132,6 +142,9 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True):
     face: Face = Face.SEAMLESS
     display: tuple[int, int] = (1280, 800)
     display_memory: int = 0
+    scale: float = 0.0
+    fullscreen: bool = False
+    keys: Keys = Keys()
     apps: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     home: int = 2 << 30

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from Xlib import Xatom
+
 from okubsd import layout
 from okubsd.display.orders import Orders
 from okubsd.display.server import keyboard_argv
@@ -60,12 +62,20 @@ def until(true: Callable[[], Any], seconds: float = 30) -> Any:
 class Bed:
     """Two displays and the glass."""
 
-    def __init__(self, tmp: Path, manager: str, *, expecting: bool = True, options: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, tmp: Path, manager: str, *, expecting: bool = True, options: tuple[str, ...] = (), resources: str = "",
+        **orders: Any,
+    ) -> None:  # fmt: skip
+        self.orders = orders
         self.run = tmp / "run"
         self.run.mkdir(mode=0o700)
         self.host, number = serve("-noreset")
         self.desktop = f":{number}"
         self.children: list[subprocess.Popen[Any]] = [self.host]
+        if resources:
+            with self.desk() as opened:
+                opened.screen().root.change_property(Xatom.RESOURCE_MANAGER, Xatom.STRING, 8, resources.encode())
+                opened.sync()
         if manager != "none":
             env = {**os.environ, "DISPLAY": self.desktop, "HOME": str(tmp)}
             config = tmp / "i3"
@@ -107,7 +117,8 @@ class Bed:
         """Start the glass."""
         orders = Orders(vm="work", run=str(self.run), desktop=self.desktop, network="nat", color=COLOR, ink=INK,
                         okubsd=(str(self.program),),
-                        keyboard=keyboard_argv(self.desktop, self.run / layout.XAUTHORITY, f":{self.number}"))  # fmt: skip
+                        keyboard=keyboard_argv(self.desktop, self.run / layout.XAUTHORITY, f":{self.number}"),
+                        **self.orders)  # fmt: skip
         argv = [sys.executable, "-m", "okubsd.host.glass", orders.render()]
         env = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
         with self.log.open("ab") as log:

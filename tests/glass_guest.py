@@ -12,7 +12,7 @@ from typing import Any
 
 from Xlib import X, Xatom
 from Xlib import display as xdisplay
-from Xlib.protocol.event import ConfigureRequest, DestroyNotify, MappingNotify, MapRequest
+from Xlib.protocol.event import ClientMessage, ConfigureRequest, DestroyNotify, MappingNotify, MapRequest
 
 from okubsd.host.glass.xkb import Keyboard
 
@@ -101,6 +101,37 @@ class Guest:
             DestroyNotify(event=self.root, window=one),
         ):
             self.root.send_event(sent, X.SubstructureRedirectMask | X.SubstructureNotifyMask)
+
+    def state(self, name: str, how: str, state: str) -> None:
+        """Ask the window manager for a state (EWMH, _NET_WM_STATE)."""
+        atoms = [self.display.intern_atom(word) for word in ("_NET_WM_STATE", state)]
+        data = (32, [int(how), atoms[1], 0, 1, 0])
+        told = ClientMessage(window=self.windows[name], client_type=atoms[0], data=data)
+        self.root.send_event(told, X.SubstructureRedirectMask | X.SubstructureNotifyMask)
+
+    def states(self, name: str) -> None:
+        found = self.windows[name].get_property(self.display.intern_atom("_NET_WM_STATE"), Xatom.ATOM, 0, 32)
+        names = [self.display.get_atom_name(atom) for atom in found.value] if found is not None else []
+        print("states", *sorted(names), flush=True)
+
+    def front(self, name: str) -> None:
+        """Say which window is in front, as a window manager does."""
+        atom = self.display.intern_atom("_NET_ACTIVE_WINDOW")
+        self.root.change_property(atom, Xatom.WINDOW, 32, [self.windows[name].id])
+
+    def screen(self) -> None:
+        size = self.root.get_geometry()
+        print("screen", size.width, size.height, flush=True)
+
+    def resources(self) -> None:
+        found = self.root.get_property(Xatom.RESOURCE_MANAGER, Xatom.STRING, 0, 1000)
+        print("resources", *(found.value.decode().split() if found is not None else ()), flush=True)
+
+    def settings(self) -> None:
+        """Tell the settings that there are, as hexadecimal digits."""
+        owner = self.display.get_selection_owner(self.display.intern_atom("_XSETTINGS_S0"))
+        found = owner.get_property(self.display.intern_atom("_XSETTINGS_SETTINGS"), X.AnyPropertyType, 0, 1000)
+        print("settings", bytes(found.value).hex(), flush=True)
 
     def grab(self) -> None:
         self.display.grab_server()

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from okubsd import layout
-from okubsd.display.chords import Chord, keysym_of, parse_chord
+from okubsd.config.chords import Chord, keysym_of, parse_chord
 from okubsd.display.frame import (
     FRAME,
     LARGEST,

@@ -208,7 +208,7 @@ def test_no_shell_strings_and_no_unsafe_yaml() -> None:
 LOADED = {
     ("--help",): (14, ("yaml", "cryptography", "okubsd.plan", "okubsd.host.lifecycle")),
     ("list",): (75, ("okubsd.pf", "okubsd.netif", "okubsd.nft", "okubsd.images.sources", "paramiko", "Xlib")),
-    ("start", "-n", "browser"): (91, ("okubsd.pf", "okubsd.vmd", "okubsd.netif", "cryptography", "paramiko", "Xlib")),
+    ("start", "-n", "browser"): (92, ("okubsd.pf", "okubsd.vmd", "okubsd.netif", "cryptography", "paramiko", "Xlib")),
 }
 
 

@@ -37,7 +37,7 @@ def key() -> None:
 def press(session: Session, name: str, chords: tuple[str, ...]) -> None:
     """Press keys on the VM's own display: Return, F5, Ctrl+L, Alt+Left, one after the other."""
     from okubsd.cli.desktop import display_of
-    from okubsd.display.chords import parse_chord
+    from okubsd.config.chords import parse_chord
     from okubsd.host.hands import press_on
 
     try:

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from okubsd.config import fields, rule
+from okubsd.config.chords import parse_chord
 from okubsd.config.names import (
     APP_NAME,
     GROUP_NAME,
@@ -31,7 +32,7 @@ from okubsd.config.names import (
 from okubsd.config.networks import PATH, beside, check_network, gateway_mistakes, parse_network
 from okubsd.config.tree import Mistakes, Value, read_tree
 from okubsd.errors import BadDescription
-from okubsd.model import NAT, NONE, Backend, Description, HostDescription, Network, Recipe, Vm
+from okubsd.model import NAT, NONE, Backend, Description, HostDescription, Keys, Network, Recipe, Vm
 from okubsd.rules import Bandwidth, Rule
 
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "grey", "black")
@@ -79,6 +80,15 @@ def _bandwidth(value: Value) -> Bandwidth | None:
     return Bandwidth(**value.fields({"down": fields.bits_per_second, "up": fields.bits_per_second}))
 
 
+def _keys(value: Value) -> Keys | None:
+    found = Keys(**value.fields({"take": fields.chord, "give": fields.chord, "fill": fields.chord}))
+    chords = [parse_chord(text) for text in (found.take, found.give, found.fill)]
+    if len({(chord.key.lower(), frozenset(chord.held)) for chord in chords}) < len(chords):
+        value.wrong("three keys that are not the same")
+        return None
+    return found
+
+
 _RULE_FIELDS: Mapping[str, fields.Parser[Any]] = {
     "to": lambda value: value,
     "protocol": fields.one_of(rule.PROTOCOLS),
@@ -99,6 +109,9 @@ VM_FIELDS: Mapping[str, fields.Parser[Any]] = {
     "display": fields.display,
     # An X server does not start with less.
     "display_memory": fields.size_between(128 << 20, 16 << 30),
+    "scale": fields.scale,
+    "fullscreen": fields.yes_or_no,
+    "keys": _keys,
     "apps": _APPS,
     "tags": _TAGS,
     "home": _HOME,

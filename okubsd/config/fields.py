@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Collection
 from typing import TypeVar
 
+from okubsd.config.chords import parse_chord
 from okubsd.config.names import did_you_mean
 from okubsd.config.sizes import parse_size, render_size
 from okubsd.config.tree import Value
@@ -98,6 +99,30 @@ def display(value: Value) -> tuple[Face | None, tuple[int, int] | None] | None:
         value.wrong(f"one of {faces}, or WIDTHxHEIGHT in pixels from 160x160 to 32767x32767, such as 1280x800, or both")
         return None
     return face, size
+
+
+_SCALES = {"auto": 0.0, "1": 1.0, "1.5": 1.5, "2": 2.0}
+
+
+def scale(value: Value) -> float | None:
+    """Parse how large a VM's programs draw; 0 stands for as large as the desktop's."""
+    found = _SCALES.get(value.scalar() or "")
+    if found is None:
+        value.wrong("one of " + ", ".join(_SCALES))
+    return found
+
+
+def chord(value: Value) -> str | None:
+    """Parse a key with at least one modifier that no letter is typed with."""
+    text = value.scalar() or ""
+    try:
+        held = parse_chord(text).held if re.fullmatch(r"[A-Za-z0-9_+]{1,60}", text) else ()
+    except ValueError:
+        held = ()
+    if {"Control_L", "Alt_L", "Super_L"} & set(held):
+        return text
+    value.wrong("a key with Ctrl, Alt or Super, such as Ctrl+Shift+C")
+    return None
 
 
 def matching(pattern: re.Pattern[str], rule: str) -> Parser[str]:

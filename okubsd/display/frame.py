@@ -81,6 +81,11 @@ FRAME = Edges(BORDER, LABEL)
 MENU = Edges(MENU_BORDER, MENU_BORDER)
 
 
+def edges_at(edges: Edges, scale: float) -> Edges:
+    """Return ``edges`` as wide as they are where all is drawn ``scale`` times as large."""
+    return Edges(round(edges.side * scale), round(edges.top * scale))
+
+
 def clamp_size(width: int, height: int) -> tuple[int, int]:
     """Return a size that a window of a display may have at all."""
     return max(SMALLEST, min(LARGEST, width)), max(SMALLEST, min(LARGEST, height))

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import msgspec
 
+from okubsd.model import Keys
+
 
 class Orders(msgspec.Struct, frozen=True, kw_only=True):
     """The VM's run directory, the user's display, how the windows look, and how okubsd is called.
 
     ``color`` and ``ink`` are 0xRRGGBB, ``network`` is what the label calls the VM's network, ``keyboard`` gives the
-    VM's display the keyboard of the user's, ``words`` are shown until there is a window.
+    VM's display the keyboard of the user's, ``words`` are shown until there is a window.  ``whole`` is the size
+    (width, height) in pixels of the VM's screen where that is one window, None where each of its windows is.
+    ``scale`` is how large the VM's programs draw (0: as the desktop's do), ``fullscreen`` says whether they may fill
+    the screen, ``keys`` are ours over a window.
     """
 
     vm: str
@@ -21,6 +26,10 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
     okubsd: tuple[str, ...]
     keyboard: tuple[str, ...] = ()
     words: str = ""
+    whole: tuple[int, int] | None = None
+    scale: float = 0.0
+    fullscreen: bool = False
+    keys: Keys = Keys()
 
     def render(self) -> str:
         """Return the one argument that the glass gets."""

@@ -56,6 +56,7 @@ class Asked(enum.IntEnum):
     EXPOSE = 40  # a rectangle has to be told again (x, y, width, height)
     SEEN = 41  # whether anybody can see the window (1 or 0)
     STATED = 42  # the window has a state now (one of State, 1 or 0)
+    LETTERS = 43  # letters are drawn so (dots an inch, antialias, hinting, style of hinting, order of the subpixels)
 
 
 class Message(msgspec.Struct, frozen=True):

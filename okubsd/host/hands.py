@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from okubsd.display.chords import Chord, keysym_of
+from okubsd.config.chords import Chord, keysym_of
 from okubsd.errors import Misuse, Problem, TimedOut
 from okubsd.host import door
 from okubsd.host.window import authority, open_display, preload

@@ -103,7 +103,8 @@ def _glass(boot: Boot) -> StartGlass:
     keyboard = keyboard_argv(boot.host.display, run / layout.XAUTHORITY, Slot.DISPLAY)
     orders = Orders(
         vm=vm.name, run=str(run), desktop=boot.host.display, network=vm.network.name, color=color, ink=ink,
-        okubsd=boot.host.okubsd, keyboard=keyboard, words="starting",
+        okubsd=boot.host.okubsd, keyboard=keyboard, words="starting", scale=vm.scale, fullscreen=vm.fullscreen,
+        whole=vm.display if vm.face is Face.WINDOW else None, keys=vm.keys,
     )  # fmt: skip
     log = boot.state.directory / layout.GLASS_LOG
     return StartGlass(argv=(*boot.host.glass, orders.render()), log=log, run=run, phase=Phase.BOOT)

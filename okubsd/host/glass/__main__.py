@@ -28,6 +28,7 @@ from okubsd.host.glass.control import Control
 from okubsd.host.glass.painter import Deeds, Painter
 from okubsd.host.glass.pane import Look
 from okubsd.host.glass.reader import Reader
+from okubsd.host.glass.whole import WholeReader
 from okubsd.host.glass.wire import SLOT_SIZE, Hung, Slots, Wire, pair
 from okubsd.host.sockets import listener_pid
 from okubsd.host.window import authority, open_desktop, open_display
@@ -193,7 +194,8 @@ def _read(orders: Orders, number: int, wire: Wire, slots: Slots) -> int:
     # Before the first answer of a guest's is read.
     sandbox.enter(_MEMORY)
     with contextlib.suppress(error.ConnectionClosedError, Hung):
-        Reader(opened, wire, slots).run()
+        reader = Reader(opened, wire, slots) if orders.whole is None else WholeReader(opened, wire, slots, orders.whole)
+        reader.run()
     return 0
 
 
@@ -206,7 +208,9 @@ def _paint(orders: Orders, number: int, wire: Wire, slots: Slots, guard: int) ->
     except HostLacks as problem:
         print(f"okubsd: {problem.sentence}", file=sys.stderr)
         return _FOR_GOOD
-    look = Look(orders.vm, orders.color, orders.ink, orders.network)
+    look = Look(
+        orders.vm, orders.color, orders.ink, orders.network, orders.scale, orders.fullscreen, orders.keys
+    )  # fmt: skip
     control = Control(Path(orders.run) / layout.GLASS)
     keyboard = [f":{number}" if word == Slot.DISPLAY else word for word in orders.keyboard]
     deeds = Deeds(

@@ -27,6 +27,10 @@ _NO_X, _YES_X, _BUTTON_Y, _BUTTON_WIDTH, _BUTTON_HEIGHT = 16, 376, 140, 128, 32
 _DEAF_SECONDS = 1.0
 _COLOR, _INK = 0x1C2833, 0xFFFFFF
 _YES, _NO = 0, 1
+_EVENTS = (
+    X.ExposureMask | X.KeyPressMask | X.KeyReleaseMask | X.ButtonPressMask | X.ButtonReleaseMask
+    | X.VisibilityChangeMask
+)  # fmt: skip
 
 
 class Question:
@@ -36,12 +40,11 @@ class Question:
         """Show it.  Raises OSError where the keyboard cannot be had: somebody else could answer then."""
         self.display, self.asked = display, asked
         self.desk = Desk(display, Look("okubsd", _COLOR, _INK, ""))
-        width, height = self.desk.size
+        (width, height), px = self.desk.size, self.desk.px
         self.top = self.desk.root.create_window(
-            (width - _WIDTH) // 2, (height - _HEIGHT) // 3, _WIDTH, _HEIGHT, 3, 24, X.InputOutput, self.desk.visual,
-            background_pixel=_COLOR, border_pixel=_INK, colormap=self.desk.colormap, override_redirect=1,
-            event_mask=X.ExposureMask | X.KeyPressMask | X.KeyReleaseMask | X.ButtonPressMask | X.ButtonReleaseMask
-            | X.VisibilityChangeMask,
+            (width - px(_WIDTH)) // 2, (height - px(_HEIGHT)) // 3, px(_WIDTH), px(_HEIGHT), 3, 24, X.InputOutput,
+            self.desk.visual, background_pixel=_COLOR, border_pixel=_INK, colormap=self.desk.colormap,
+            override_redirect=1, event_mask=_EVENTS,
         )  # fmt: skip
         self.top.set_wm_name("okubsd asks")
         self.top.map()
@@ -101,7 +104,7 @@ class Question:
         return any(code in codes for codes in self.display.get_modifier_mapping())
 
     def _button(self, event: Any) -> int | None:
-        x, y = event.event_x, event.event_y
+        x, y = (round(at / self.desk.letters.scale) for at in (event.event_x, event.event_y))
         if event.detail != 1 or event.window != self.top or not _BUTTON_Y <= y < _BUTTON_Y + _BUTTON_HEIGHT:
             return None
         if _YES_X <= x < _YES_X + _BUTTON_WIDTH:
@@ -117,14 +120,15 @@ class Question:
     def _draw(self) -> None:
         self.top.configure(stack_mode=X.Above)
         left = max(0, round(self.began + self.asked.seconds - time.monotonic()))
+        px = self.desk.px
         lines = [plain(self.asked.question), *textwrap.wrap(plain(self.asked.what, 200), 76)[:3]]
         for number, line in enumerate(lines, 1):
-            self.desk.text(self.top, _EDGE, 8 + _LINE * number, f"{line:<80}")
-        self.desk.text(self.top, _EDGE, 8 + _LINE * 6, f"asked by {plain(self.asked.place, 60)}")
+            self.desk.text(self.top, px(_EDGE), px(8 + _LINE * number), f"{line:<80}")
+        self.desk.text(self.top, px(_EDGE), px(8 + _LINE * 6), f"asked by {plain(self.asked.place, 60)}")
         gc = self.top.create_gc(foreground=_INK)
         for x, words in ((_NO_X, f"No ({left})   "), (_YES_X, "Yes (Ctrl+Y)")):
-            self.top.rectangle(gc, x, _BUTTON_Y, _BUTTON_WIDTH, _BUTTON_HEIGHT)
-            self.desk.text(self.top, x + 12, _BUTTON_Y + 21, words)
+            self.top.rectangle(gc, *(px(number) for number in (x, _BUTTON_Y, _BUTTON_WIDTH, _BUTTON_HEIGHT)))
+            self.desk.text(self.top, px(x + 12), px(_BUTTON_Y + 21), words)
         gc.free()
 
 

@@ -9,6 +9,7 @@ from Xlib import X
 from Xlib.protocol import event as xevent
 
 from okubsd.display.words import Asked, State
+from okubsd.host.glass import told
 from okubsd.host.glass.pane import Pane
 from okubsd.host.glass.xkb import LOCKS
 
@@ -27,19 +28,22 @@ def key(painter: Painter, pane: Pane, event: Any) -> None:
         # Until who types on has stopped: all of it was meant for another window.
         pane.deaf_until = now + _DEAF_SECONDS
         return
-    both = X.ControlMask | X.ShiftMask
-    if event.detail in painter.keys and event.state & 0xFF & ~LOCKS == both:
-        cross(painter, event, down=down)
+    word = painter.keys.word(event.detail, event.state)
+    if word:
+        _ours(painter, pane, event, word, down=down)
         return
     painter.wire.tell(Asked.KEY, pane.number, event.detail, int(down), event.state & LOCKS, event.state >> 13 & 3)
 
 
-def cross(painter: Painter, event: Any, *, down: bool) -> None:
-    """Have something cross, once for a key that is held: its repeats are a release and a press at one time."""
+def _ours(painter: Painter, pane: Pane, event: Any, word: str, *, down: bool) -> None:
+    """Do what a key of ours means, once for one that is held: its repeats are a release and a press at one time."""
     if not down:
         painter.crossing[event.detail] = event.time
     elif event.time - painter.crossing.get(event.detail, -_REPEAT - 1) > _REPEAT:
-        painter.deeds.cross(painter.keys[event.detail])
+        if word == "fill":
+            told.fill(painter, pane, 2)
+        else:
+            painter.deeds.cross(word)
 
 
 def button(painter: Painter, pane: Pane, event: Any) -> None:
@@ -150,14 +154,20 @@ def message(painter: Painter, pane: Pane, event: Any) -> None:
         pane.top.set_input_focus(X.RevertToParent, event.data[1][1])
 
 
+_STATES = {
+    State.MAXIMIZED: "_NET_WM_STATE_MAXIMIZED_VERT",
+    State.FULLSCREEN: "_NET_WM_STATE_FULLSCREEN",
+}
+
+
 def state_changed(painter: Painter, pane: Pane, event: Any) -> None:
-    """Tell the guest that its window is maximized, or no more, as the desktop's window manager has it."""
+    """Tell the guest whether its window is maximized or fills the screen, as the desktop's window manager has it."""
     atoms = painter.desk.atoms
     if event.window.id == pane.top.id and event.atom == atoms["_NET_WM_STATE"]:
         found = pane.top.get_property(atoms["_NET_WM_STATE"], X.AnyPropertyType, 0, 32)
         held = set(found.value) if found is not None and found.format == 32 else set()
-        maximized = int(atoms["_NET_WM_STATE_MAXIMIZED_VERT"] in held)
-        painter.wire.tell(Asked.STATED, pane.number, State.MAXIMIZED, maximized)
+        for state, name in _STATES.items():
+            painter.wire.tell(Asked.STATED, pane.number, state, int(atoms[name] in held))
 
 
 HANDLERS = {

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from Xlib import X, Xatom
 from Xlib.protocol import event as xevent
@@ -44,7 +45,7 @@ def placed(reader: Reader, pane: Pane, numbers: tuple[int, ...]) -> None:
 def focus(reader: Reader, pane: Pane, _numbers: tuple[int, ...]) -> None:
     pane.window.configure(stack_mode=X.Above)
     pane.window.set_input_focus(X.RevertToPointerRoot, X.CurrentTime)
-    say(reader, pane, "WM_TAKE_FOCUS")
+    say(reader, pane.window, "WM_TAKE_FOCUS")
 
 
 def raise_(reader: Reader, pane: Pane, _numbers: tuple[int, ...]) -> None:
@@ -52,17 +53,17 @@ def raise_(reader: Reader, pane: Pane, _numbers: tuple[int, ...]) -> None:
 
 
 def close(reader: Reader, pane: Pane, _numbers: tuple[int, ...]) -> None:
-    if not say(reader, pane, "WM_DELETE_WINDOW"):
+    if not say(reader, pane.window, "WM_DELETE_WINDOW"):
         reader.wire.tell(Told.STUBBORN, pane.window.id)
 
 
-def say(reader: Reader, pane: Pane, protocol: str) -> bool:
+def say(reader: Reader, window: Any, protocol: str) -> bool:
     """Send a message of WM_PROTOCOLS if the window takes part in it; return whether it does."""
-    if reader.atoms[protocol] not in said.protocols(pane.window):
+    if reader.atoms[protocol] not in said.protocols(window):
         return False
     data = (32, [reader.atoms[protocol], X.CurrentTime, 0, 0, 0])
-    told = xevent.ClientMessage(window=pane.window, client_type=reader.atoms["WM_PROTOCOLS"], data=data)
-    pane.window.send_event(told)
+    told = xevent.ClientMessage(window=window, client_type=reader.atoms["WM_PROTOCOLS"], data=data)
+    window.send_event(told)
     return True
 
 
@@ -77,13 +78,13 @@ def seen(reader: Reader, pane: Pane, numbers: tuple[int, ...]) -> None:
 
 
 def stated(reader: Reader, pane: Pane, numbers: tuple[int, ...]) -> None:
-    pane.maximized = bool(numbers[1])
-    names = [name for name, state in STATES.items() if state == numbers[0]]
-    value = [reader.atoms[name] for name in names] if numbers[1] else []
+    (pane.states.add if numbers[1] else pane.states.discard)(State(numbers[0]))
+    value = [reader.atoms[name] for name, state in STATES.items() if state in pane.states]
     pane.window.change_property(reader.atoms["_NET_WM_STATE"], Xatom.ATOM, 32, value)
 
 
-ASKED = {
+Asks = Mapping[Asked, Callable[[Any, "Pane", tuple[int, ...]], None]]
+ASKED: Asks = {
     Asked.BUTTON: button,
     Asked.POINTER: pointer,
     Asked.PLACED: placed,

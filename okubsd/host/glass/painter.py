@@ -18,17 +18,16 @@ from Xlib import X, error
 from Xlib.protocol import event as xevent
 
 from okubsd.display.frame import LARGEST, MOST_WINDOWS, Box, clamp_box, is_menu
-from okubsd.display.words import Asked, Message, State, Told
+from okubsd.display.words import Asked, Message, Told
 from okubsd.host.glass import cursor, shm
+from okubsd.host.glass.grabs import Grabs
 from okubsd.host.glass.hearing import HANDLERS
 from okubsd.host.glass.pane import Desk, Look, Pane
 from okubsd.host.glass.splash import Splash
+from okubsd.host.glass.told import TOLD
 from okubsd.host.glass.wire import Slots, Wire
 from okubsd.host.glass.xkb import Keyboard
 
-# The modifiers that do not matter for a key of ours: Caps Lock and Num Lock in every mixture.
-_LOCK_MIXTURES = (0, X.LockMask, X.Mod2Mask, X.LockMask | X.Mod2Mask)
-_TAKE, _GIVE = ord("c"), ord("v")
 # How long a notice stays in the label, in seconds.
 _NOTICE_SECONDS = 4.0
 # How long after a start its window may take the keyboard.
@@ -60,19 +59,16 @@ class Painter:
         self._notice_ends = self._expecting = self.focus_left = 0.0
         self._heard: deque[Message] = deque()
         self.crossing: dict[int, int] = {}
+        wire.tell(Asked.LETTERS, 0, *self.desk.letters.numbers())
         display.set_error_handler(lambda *_: 0)
         self.desk.root.change_attributes(event_mask=X.StructureNotifyMask)
         # Only who has asked for the extension is told the group of a key (XKB, 12.1).
         self._map_event = Keyboard(display).watch()
-        self.keys, self._map = self._crossing_keys(), self._key_map()
+        self._map = self._key_map()
+        self.keys = Grabs(display, look.keys)
         mapping = display.get_modifier_mapping()
         self.lock_codes = {*mapping[X.LockMapIndex], *mapping[X.Mod2MapIndex]}
         self.modifiers = {code for codes in mapping for code in codes if code}
-
-    def _crossing_keys(self) -> dict[int, str]:
-        """Return by keycode what crosses with Ctrl and Shift: C takes from a window, V gives to it."""
-        codes = ((self.display.keysym_to_keycode(_TAKE), "copy"), (self.display.keysym_to_keycode(_GIVE), "paste"))
-        return {code: word for code, word in codes if code}
 
     def _key_map(self) -> list[Any]:
         info = self.display.display.info
@@ -87,9 +83,9 @@ class Painter:
         if held == self._map:
             return
         self._map = held
-        self.keys = self._crossing_keys()
+        self.keys = Grabs(self.display, self.desk.look.keys)
         for pane in self.panes.values():
-            self._grab_keys(pane)
+            self.keys.grab(pane)
         self.deeds.remap()
 
     # --- turning -------------------------------------------------------------------------------
@@ -151,6 +147,10 @@ class Painter:
         """Show ``words`` in the labels for a moment."""
         for pane in self.panes.values():
             pane.draw_label(words)
+        self.expect_quiet()
+
+    def expect_quiet(self) -> None:
+        """Have the labels as they were before, in a moment."""
         self._notice_ends = time.monotonic() + _NOTICE_SECONDS
 
     # --- what the reader tells -------------------------------------------------------------------
@@ -164,8 +164,10 @@ class Painter:
             self._pixels(message)
         elif message.kind == Told.CURSOR:
             self._cursor(message.numbers)
-        elif (pane := self.panes.get(message.window)) is not None and message.kind in _TOLD:
-            _TOLD[Told(message.kind)](self, pane, message)
+        elif message.kind == Told.GONE:
+            self._gone(message)
+        elif (pane := self.panes.get(message.window)) is not None and message.kind in TOLD:
+            TOLD[Told(message.kind)](self, pane, message)
 
     def _window(self, message: Message) -> None:
         over, owner = message.numbers[4:6]
@@ -173,7 +175,7 @@ class Painter:
             return
         self._drop_splash()
         box = clamp_box(message.numbers)
-        menu = bool(over) and is_menu(box.width, box.height, self.desk.size, self._menus())
+        menu = bool(over) and is_menu(box.width, box.height, self.desk.size, self.menu_pixels())
         expected = self._has_hands() or time.monotonic() < self._expecting
         # A menu, or the picture that some programs begin with, is not the window that was waited for.
         self._expecting = self._expecting if menu else 0.0
@@ -182,7 +184,7 @@ class Painter:
         self.frames[pane.top.id] = self.frames[pane.inner.id] = pane
         if self.cursor is not None:
             pane.inner.change_attributes(cursor=self.cursor)
-        self._grab_keys(pane)
+        self.keys.grab(pane)
 
     def _drop_splash(self) -> None:
         if self.splash is not None:
@@ -193,27 +195,14 @@ class Painter:
         """Return whether the user is at work in a window of the VM that he wanted."""
         return self.focused is not None and self.focused.expected
 
-    def _menus(self, but: Pane | None = None) -> int:
+    def menu_pixels(self, but: Pane | None = None) -> int:
         """Return how many pixels the menus of the VM have altogether."""
         return sum(pane.width * pane.height for pane in self.panes.values() if pane.menu and pane is not but)
 
-    def _grab_keys(self, pane: Pane) -> None:
-        """Have the keys for crossing before the guest, on whatever key they are now."""
-        if pane.menu:
+    def _gone(self, message: Message) -> None:
+        pane = self.panes.get(message.window)
+        if pane is None:
             return
-        pane.top.ungrab_key(X.AnyKey, X.AnyModifier)
-        for code in self.keys:
-            for locks in _LOCK_MIXTURES:
-                modifiers = X.ControlMask | X.ShiftMask | locks
-                pane.top.grab_key(code, modifiers, False, X.GrabModeAsync, X.GrabModeAsync)
-
-    def _place(self, pane: Pane, message: Message) -> None:
-        box = clamp_box(message.numbers)
-        if pane.menu and not is_menu(box.width, box.height, self.desk.size, self._menus(pane)):
-            return
-        pane.wish(box)
-
-    def _gone(self, pane: Pane, message: Message) -> None:
         del self.panes[message.window], self.frames[pane.top.id], self.frames[pane.inner.id]
         if self.focused is pane:
             # What is held down is let go of: the user types elsewhere now.
@@ -260,45 +249,6 @@ class Painter:
                 before.free()
         self.wire.tell(Asked.DONE, 0, slot)
 
-    def _title(self, pane: Pane, message: Message) -> None:
-        pane.rename(message.text)
-
-    def _class(self, pane: Pane, message: Message) -> None:
-        pane.be_of_class(message.text)
-
-    def _hints(self, pane: Pane, message: Message) -> None:
-        pane.be_hinted(message.numbers)
-
-    def _urgent(self, pane: Pane, message: Message) -> None:
-        pane.be_urgent(bool(message.numbers[0]) and not pane.focused)
-
-    def _stubborn(self, pane: Pane, _message: Message) -> None:
-        pane.draw_label("this window cannot be closed from outside")
-        self._notice_ends = time.monotonic() + _NOTICE_SECONDS
-
-    def _drag(self, pane: Pane, message: Message) -> None:
-        """Have the desktop's window manager move or resize the window with the pointer (EWMH, _NET_WM_MOVERESIZE)."""
-        if pane.menu or not pane.focused or not 0 <= message.numbers[0] <= 8:
-            return
-        where = self.desk.root.query_pointer()
-        if not where.mask & X.Button1Mask:
-            return
-        self.wire.tell(Asked.FOCUS, 0)
-        self.display.ungrab_pointer(X.CurrentTime)
-        self.ask_manager(pane, "_NET_WM_MOVERESIZE", where.root_x, where.root_y, message.numbers[0], 1, 1)
-
-    def _state(self, pane: Pane, message: Message) -> None:
-        state, wanted = message.numbers[:2]
-        if pane.menu:
-            return
-        pane.minded_until = 0.0
-        if state == State.ICONIC:
-            self.ask_manager(pane, "WM_CHANGE_STATE", 3)
-        elif state == State.MAXIMIZED:
-            names = ("_NET_WM_STATE_MAXIMIZED_VERT", "_NET_WM_STATE_MAXIMIZED_HORZ")
-            both = (self.desk.atoms[name] for name in names)
-            self.ask_manager(pane, "_NET_WM_STATE", int(bool(wanted)), *both, 1)
-
     def ask_manager(self, pane: Pane, name: str, *numbers: int) -> None:
         data = (32, [*numbers, *[0] * (5 - len(numbers))])
         told = xevent.ClientMessage(window=pane.top, client_type=self.desk.atoms[name], data=data)
@@ -333,16 +283,3 @@ class Painter:
         elif isinstance(event, xevent.ClientMessage):
             # Its close button closes it, and not the VM that starts.
             self._drop_splash()
-
-
-_TOLD = {
-    Told.PLACE: Painter._place,
-    Told.TITLE: Painter._title,
-    Told.CLASS: Painter._class,
-    Told.HINTS: Painter._hints,
-    Told.URGENT: Painter._urgent,
-    Told.GONE: Painter._gone,
-    Told.DRAG: Painter._drag,
-    Told.STATE: Painter._state,
-    Told.STUBBORN: Painter._stubborn,
-}

@@ -9,14 +9,35 @@ from typing import Any
 import msgspec
 from Xlib import X, Xatom, Xutil
 
-from okubsd.display.frame import FRAME, MENU, MENU_LINE, Box, Edges, fit, host_title, on_screen, plain, size_hints
-
-# The fonts of labels, the first that the server has (X core fonts; the ones with all of Unicode first).
-_FONTS = (
-    "-misc-fixed-medium-r-normal--13-*-*-*-*-*-iso10646-1",
-    "-misc-fixed-medium-r-semicondensed--13-*-*-*-*-*-iso10646-1",
-    "fixed",
+from okubsd.display.frame import (
+    FRAME,
+    MENU,
+    MENU_LINE,
+    Box,
+    Edges,
+    edges_at,
+    fit,
+    host_title,
+    on_screen,
+    plain,
+    size_hints,
 )
+from okubsd.display.letters import parse_resources
+from okubsd.model import Keys
+
+# The fonts of labels, the first that the server has (X core fonts; the ones with all of Unicode first), by the least
+# scale that they are for.
+_FONTS = {
+    1.4: (
+        "-misc-fixed-medium-r-normal--20-*-*-*-*-*-iso10646-1",
+        "-misc-fixed-medium-r-normal--18-*-*-*-*-*-iso10646-1",
+    ),
+    0.0: (
+        "-misc-fixed-medium-r-normal--13-*-*-*-*-*-iso10646-1",
+        "-misc-fixed-medium-r-semicondensed--13-*-*-*-*-*-iso10646-1",
+        "fixed",
+    ),
+}
 # How long after it comes, or asks for another place, a window's label is seen to, in seconds.
 _MIND_SECONDS = 2.0
 # What a label may be off the screen, in pixels: the borders that window managers draw.
@@ -36,12 +57,19 @@ _PLAINER = str.maketrans({"–": "-", "—": "-", "‘": "'", "’": "'", "“":
 
 
 class Look(msgspec.Struct, frozen=True):
-    """How the windows of one VM look: its name, the two colors of its frames, and what its network is called."""
+    """How the windows of one VM look: its name, the two colors of its frames, and what its network is called.
+
+    ``scale`` is how large its programs draw (0: as the desktop's), ``fullscreen`` whether they may fill the screen,
+    ``keys`` are ours over them.
+    """
 
     vm: str
     color: int
     ink: int
     network: str
+    scale: float = 0.0
+    fullscreen: bool = False
+    keys: Keys = Keys()
 
 
 class Desk:
@@ -54,9 +82,19 @@ class Desk:
         self.size = (self.screen.width_in_pixels, self.screen.height_in_pixels)
         self.atoms = {name: display.intern_atom(name) for name in _ATOMS}
         self.visual, self.colormap = _visual(self.screen)
-        self.font = _font(display)
+        self.letters = parse_resources(_resources(self.root), look.scale)
+        self.frame, self.menu = edges_at(FRAME, self.letters.scale), edges_at(MENU, self.letters.scale)
+        self.font = _font(display, self.letters.scale)
+        metrics = self.font.query()
+        self.letter_width = max(1, metrics.max_bounds.character_width)
+        # Where a line of text stands, so that it is in the middle of a label.
+        self.baseline = (self.frame.top + metrics.font_ascent - metrics.font_descent) // 2
         self.label_gc = self.root.create_gc(foreground=look.ink, background=look.color, font=self.font)
         self.leader = self.root.create_window(-1, -1, 1, 1, 0, X.CopyFromParent)
+
+    def px(self, number: int) -> int:
+        """Return how many pixels ``number`` of them are at the desktop's scale."""
+        return round(number * self.letters.scale)
 
     def another_id(self) -> None:
         """Have the next window get a number that none had just before.
@@ -75,7 +113,7 @@ class Desk:
 _ATOMS = (
     *("WM_PROTOCOLS", "WM_DELETE_WINDOW", "WM_TAKE_FOCUS", "WM_CHANGE_STATE", "UTF8_STRING", "_OKUBSD_VM"),
     *("_NET_WM_NAME", "_NET_WM_ICON", "_NET_WM_USER_TIME", "_NET_WM_MOVERESIZE", "_NET_ACTIVE_WINDOW"),
-    *("_NET_WM_STATE", "_NET_WM_STATE_MAXIMIZED_VERT", "_NET_WM_STATE_MAXIMIZED_HORZ"),
+    *("_NET_WM_STATE", "_NET_WM_STATE_MAXIMIZED_VERT", "_NET_WM_STATE_MAXIMIZED_HORZ", "_NET_WM_STATE_FULLSCREEN"),
     *("_NET_WM_WINDOW_TYPE", "_NET_WM_WINDOW_TYPE_NORMAL", "_NET_WM_WINDOW_TYPE_DIALOG"),
 )
 
@@ -94,8 +132,18 @@ def _visual(screen: Any) -> tuple[int, int]:
     raise ValueError("the desktop's display has no colors of 24 bits")
 
 
-def _font(display: Any) -> Any:
-    for name in _FONTS:
+# What is read of the desktop's resources, in words of four bytes.
+_MOST_RESOURCES = 16_384
+
+
+def _resources(root: Any) -> str:
+    found = root.get_property(Xatom.RESOURCE_MANAGER, Xatom.STRING, 0, _MOST_RESOURCES)
+    return bytes(found.value).decode("latin-1") if found is not None and found.format == 8 else ""
+
+
+def _font(display: Any, scale: float) -> Any:
+    names = (name for least, some in _FONTS.items() if scale >= least for name in some)
+    for name in names:
         if display.list_fonts(name, 1):
             return display.open_font(name)
     return display.open_font("cursor")
@@ -113,7 +161,7 @@ class Pane:
         """
         self.desk, self.number, self.menu, self.owner, self.expected = desk, number, menu, owner, expected
         self.title, self.app = "", ""
-        self.edges: Edges = MENU if menu else FRAME
+        self.edges: Edges = desk.menu if menu else desk.frame
         self.width, self.height = fit(box.width, box.height, self.edges, desk.size)
         self.x, self.y = box.x, box.y
         self.painted = self.hidden = self.focused = False
@@ -258,7 +306,8 @@ class Pane:
         self.top.clear_area(0, 0, wide, self.edges.top)
         # What cannot be forged comes first: so it is there in a narrow window, and in one that is half off the screen.
         words = f"{look.vm} ({look.network})  {notice or self.title or self.app}"
-        self.desk.text(self.top, 8, 14, words[: max(0, (wide - 16) // 6)])
+        letters = max(0, (wide - 16) // self.desk.letter_width)
+        self.desk.text(self.top, 8, self.desk.baseline, words[:letters])
 
     def clip(self, box: Box) -> Box | None:
         """Return what of ``box`` lies inside of the frame."""

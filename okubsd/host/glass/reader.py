@@ -8,22 +8,25 @@ from __future__ import annotations
 import contextlib
 import select
 import time
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import msgspec
-from Xlib import X, Xatom, Xutil, error
+from Xlib import X, Xutil, error
 from Xlib.ext import composite, damage
 from Xlib.protocol import event as xevent
 
 from okubsd.display.frame import MOST_WINDOWS, Box
+from okubsd.display.letters import letters_of
 from okubsd.display.words import Asked, Message, State, Told
-from okubsd.host.glass import laying, said
+from okubsd.host.glass import laying, said, telling
 from okubsd.host.glass.inputs import Inputs
-from okubsd.host.glass.obeying import ASKED, STATES
+from okubsd.host.glass.obeying import ASKED, Asks
+from okubsd.host.glass.telling import TELLS
 from okubsd.host.glass.wire import SLOTS, Hung, Slots, Wire
 
 # XFIXES, CursorNotify: the pointer has another picture.
-_CURSOR_MASK = 1
+XFIXES_CURSOR = 1
 # How many events are taken in a turn, and how many may wait: a guest can make them faster than they are taken.
 _MOST_EVENTS, _MOST_WAITING = 256, 20_000
 # How long a window manager of the guest's may take to go.
@@ -39,7 +42,7 @@ class Pane(msgspec.Struct):
     damage: int
     border: int = 0
     pressed: bool = False
-    maximized: bool = False
+    states: set[State] = set()
     # What of it is to be told, and will be once a turn, however often it changes.
     told: set[str] = set()
     pixmap: Any = None
@@ -55,6 +58,9 @@ def _place(box: Box) -> tuple[int, int, int, int]:
 
 class Reader:
     """What is known of the nested display."""
+
+    asked: ClassVar[Asks] = ASKED
+    tells: ClassVar[Mapping[str, Callable[[Any, Pane], None]]] = TELLS
 
     def __init__(self, display: Any, wire: Wire, slots: Slots) -> None:
         """Become the window manager of ``display``.  Raises Xlib.error.XError where it has one already."""
@@ -81,10 +87,8 @@ class Reader:
         for query in ("composite", "damage", "xfixes"):
             getattr(self.display, f"{query}_query_version")()
         self.root.composite_redirect_subwindows(composite.RedirectAutomatic)
-        self.display.xfixes_select_cursor_input(self.root, _CURSOR_MASK)
+        self.display.xfixes_select_cursor_input(self.root, XFIXES_CURSOR)
         said.announce(self.root, self.atoms)
-        size = self.root.get_geometry()
-        self.wire.tell(Told.READY, 0, size.width, size.height)
 
     def _redirect(self) -> error.XError | None:
         """Ask the server to be asked about windows; return what it says against that."""
@@ -139,11 +143,11 @@ class Reader:
             told, pane.told = pane.told, set()
             for name in told:
                 with contextlib.suppress(error.BadWindow, error.BadDrawable, error.BadMatch, error.BadValue):
-                    _TELLS[name](self, pane)
+                    self.tells[name](self, pane)
 
     def _event(self, event: Any) -> None:
         """Take one event of the server; what it is about may be gone."""
-        handler = _HANDLERS.get(type(event).__name__)
+        handler = self.handlers.get(type(event).__name__)
         # What programs send each other as an event is none, but for what ICCCM has them send.
         if event.send_event and not isinstance(event, xevent.ClientMessage | xevent.UnmapNotify):
             return
@@ -169,8 +173,8 @@ class Reader:
         self.panes[window.id] = pane
         owner = said.owner_of(window)
         self.wire.tell(Told.WINDOW, window.id, *_place(box), int(over), owner if owner in self.panes else 0)
-        for tell in (self._tell_class, self._tell_title, self._tell_hints, self._tell_urgency):
-            tell(pane)
+        for tell in (telling.class_, telling.title, telling.hints, telling.urgency):
+            tell(self, pane)
         self.whole(pane)
 
     def _map_request(self, event: Any) -> None:
@@ -235,68 +239,12 @@ class Reader:
         if pane.over and before != pane.box:
             pane.told.add("place")
 
-    def _tell_place(self, pane: Pane) -> None:
-        self.wire.tell(Told.PLACE, pane.window.id, *_place(pane.wish or pane.box))
-        pane.wish = None
-
     def send_place(self, pane: Pane) -> None:
         told = xevent.ConfigureNotify(
             window=pane.window, event=pane.window, x=pane.box.x, y=pane.box.y, width=pane.box.width,
             height=pane.box.height, border_width=0, above_sibling=X.NONE, override=0,
         )  # fmt: skip
         pane.window.send_event(told, X.StructureNotifyMask)
-
-    # --- what windows say of themselves --------------------------------------------------------
-
-    def _property(self, event: Any) -> None:
-        pane = self.panes.get(event.window.id)
-        if pane is None:
-            return
-        if event.atom in (self.atoms["_NET_WM_NAME"], Xatom.WM_NAME):
-            pane.told.add("title")
-        elif event.atom == Xatom.WM_NORMAL_HINTS:
-            pane.told.add("hints")
-        elif event.atom == Xatom.WM_HINTS:
-            pane.told.add("urgency")
-
-    def _tell_title(self, pane: Pane) -> None:
-        self.wire.tell(Told.TITLE, pane.window.id, text=said.title(pane.window, self.atoms))
-
-    def _tell_class(self, pane: Pane) -> None:
-        self.wire.tell(Told.CLASS, pane.window.id, text=said.class_name(pane.window))
-
-    def _tell_hints(self, pane: Pane) -> None:
-        numbers = said.size_numbers(pane.window)
-        if numbers is not None:
-            self.wire.tell(Told.HINTS, pane.window.id, *numbers)
-
-    def _tell_urgency(self, pane: Pane) -> None:
-        urgent = said.is_urgent(pane.window)
-        if urgent != pane.urgent:
-            pane.urgent = urgent
-            self.wire.tell(Told.URGENT, pane.window.id, int(urgent))
-
-    def _client_message(self, event: Any) -> None:
-        pane = self.panes.get(event.window.id)
-        if pane is None or event.data[0] != 32:
-            return
-        numbers = list(event.data[1])
-        if event.client_type == self.atoms["_NET_WM_MOVERESIZE"]:
-            self.wire.tell(Told.DRAG, event.window.id, numbers[2] & 0xF)
-        elif event.client_type == self.atoms["WM_CHANGE_STATE"] and numbers[0] == Xutil.IconicState:
-            self.wire.tell(Told.STATE, event.window.id, State.ICONIC, 1)
-        elif event.client_type == self.atoms["_NET_WM_STATE"]:
-            self._tell_state(pane, numbers)
-        elif event.client_type == self.atoms["_NET_ACTIVE_WINDOW"]:
-            self.wire.tell(Told.URGENT, event.window.id, 1)
-
-    def _tell_state(self, pane: Pane, numbers: list[int]) -> None:
-        """Pass on what a window asks for: 0 to be without a state, 1 to have it, 2 the other way round (EWMH)."""
-        for name, state in STATES.items():
-            if self.atoms[name] in numbers[1:3]:
-                wanted = not pane.maximized if numbers[0] == 2 else numbers[0] == 1
-                self.wire.tell(Told.STATE, pane.window.id, state, int(wanted))
-                return
 
     # --- pixels ------------------------------------------------------------------------------------
 
@@ -313,6 +261,13 @@ class Reader:
     def _cursor_changed(self, _event: Any) -> None:
         self.cursor_due = True
 
+    def _take_letters(self, numbers: tuple[int, ...]) -> None:
+        """Say how letters are drawn; who comes from now on finds all in place."""
+        said.announce_letters(self.display, letters_of(numbers), self.atoms)
+        size = self.root.get_geometry()
+        self.display.sync()
+        self.wire.tell(Told.READY, 0, size.width, size.height)
+
     def _asked(self, message: Message) -> None:
         numbers = message.numbers
         if message.kind == Asked.DONE:
@@ -322,26 +277,21 @@ class Reader:
             self.inputs.key(numbers[0], numbers[2], numbers[3], down=bool(numbers[1]))
         elif message.kind == Asked.FOCUS and message.window == 0:
             self.inputs.release_all()
+        elif message.kind == Asked.LETTERS:
+            self._take_letters(numbers)
         elif (pane := self.panes.get(message.window)) is not None:
             with contextlib.suppress(error.XError):
-                ASKED[Asked(message.kind)](self, pane, numbers)
+                self.asked[Asked(message.kind)](self, pane, numbers)
 
-
-_TELLS = {
-    "title": Reader._tell_title,
-    "hints": Reader._tell_hints,
-    "urgency": Reader._tell_urgency,
-    "place": Reader._tell_place,
-}
-_HANDLERS = {
-    "MapRequest": Reader._map_request,
-    "MapNotify": Reader._mapped,
-    "UnmapNotify": Reader._gone,
-    "DestroyNotify": Reader._gone,
-    "ConfigureRequest": Reader._configure_request,
-    "ConfigureNotify": Reader._configured,
-    "PropertyNotify": Reader._property,
-    "ClientMessage": Reader._client_message,
-    "DamageNotify": Reader._damaged,
-    "DisplayCursorNotify": Reader._cursor_changed,
-}
+    handlers: ClassVar[Mapping[str, Callable[[Any, Any], None]]] = {
+        "MapRequest": _map_request,
+        "MapNotify": _mapped,
+        "UnmapNotify": _gone,
+        "DestroyNotify": _gone,
+        "ConfigureRequest": _configure_request,
+        "ConfigureNotify": _configured,
+        "PropertyNotify": telling.property_changed,
+        "ClientMessage": telling.message,
+        "DamageNotify": _damaged,
+        "DisplayCursorNotify": _cursor_changed,
+    }

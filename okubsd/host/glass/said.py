@@ -6,13 +6,14 @@ from typing import Any
 
 from Xlib import X, Xatom, Xutil
 
+from okubsd.display.letters import Letters, render_resources, render_settings
 from okubsd.display.words import TEXT
 
 NAMES = (
     *("WM_STATE", "WM_PROTOCOLS", "WM_DELETE_WINDOW", "WM_TAKE_FOCUS", "WM_CHANGE_STATE", "UTF8_STRING"),
     *("_NET_SUPPORTING_WM_CHECK", "_NET_SUPPORTED", "_NET_WM_NAME", "_NET_WM_STATE", "_NET_WM_STATE_FULLSCREEN"),
     *("_NET_WM_STATE_MAXIMIZED_VERT", "_NET_WM_STATE_MAXIMIZED_HORZ", "_NET_WM_MOVERESIZE", "_NET_ACTIVE_WINDOW"),
-    *("_NET_WORKAREA", "_NET_CURRENT_DESKTOP", "_NET_NUMBER_OF_DESKTOPS"),
+    *("_NET_WORKAREA", "_NET_CURRENT_DESKTOP", "_NET_NUMBER_OF_DESKTOPS", "_XSETTINGS_S0", "_XSETTINGS_SETTINGS"),
 )
 # Of a list of protocols this many count.
 _MOST_PROTOCOLS = 32
@@ -30,6 +31,16 @@ def announce(root: Any, atoms: dict[str, int]) -> None:
     root.change_property(atoms["_NET_CURRENT_DESKTOP"], Xatom.CARDINAL, 32, [0])
     size = root.get_geometry()
     root.change_property(atoms["_NET_WORKAREA"], Xatom.CARDINAL, 32, [0, 0, size.width, size.height])
+
+
+def announce_letters(display: Any, letters: Letters, atoms: dict[str, int]) -> None:
+    """Say how letters are drawn: to xterm and Qt by resources, to GTK and browsers by settings (XSETTINGS)."""
+    root = display.screen().root
+    root.change_property(Xatom.RESOURCE_MANAGER, Xatom.STRING, 8, render_resources(letters).encode())
+    owner = root.create_window(-1, -1, 1, 1, 0, X.CopyFromParent, override_redirect=1)
+    settings = atoms["_XSETTINGS_SETTINGS"]
+    owner.change_property(settings, settings, 8, render_settings(letters))
+    owner.set_selection_owner(atoms["_XSETTINGS_S0"], X.CurrentTime)
 
 
 def end_manager(display: Any, atoms: dict[str, int]) -> None:

@@ -25,18 +25,18 @@ class Splash:
 
     def __init__(self, desk: Desk, words: str) -> None:
         self.desk, self.lines = desk, textwrap.wrap(words, _LETTERS)[:8]
-        height = _TOP + 2 * _EDGE + _LINE * max(1, len(self.lines))
+        width, height = desk.px(_WIDTH), desk.px(_TOP + 2 * _EDGE + _LINE * max(1, len(self.lines)))
         size = desk.size
         desk.another_id()
         self.top = desk.root.create_window(
-            (size[0] - _WIDTH) // 2, (size[1] - height) // 3, _WIDTH, height, 0, 24, X.InputOutput, desk.visual,
+            (size[0] - width) // 2, (size[1] - height) // 3, width, height, 0, 24, X.InputOutput, desk.visual,
             background_pixel=desk.look.color, border_pixel=0, colormap=desk.colormap,
             event_mask=X.ExposureMask | X.KeyPressMask | X.ButtonPressMask | X.StructureNotifyMask,
         )  # fmt: skip
         self.top.set_wm_protocols([desk.atoms["WM_DELETE_WINDOW"]])
         self.top.set_wm_class(f"okubsd-{desk.look.vm}", "okubsd")
         self.top.set_wm_name(f"[{desk.look.vm}] okubsd")
-        self.top.set_wm_normal_hints(flags=Xutil.PPosition | Xutil.PMinSize, min_width=_WIDTH, min_height=height)
+        self.top.set_wm_normal_hints(flags=Xutil.PPosition | Xutil.PMinSize, min_width=width, min_height=height)
         self.top.map()
 
     def say(self, words: str) -> None:
@@ -47,9 +47,9 @@ class Splash:
     def draw(self) -> None:
         """Write the lines."""
         self.top.clear_area()
-        self.desk.text(self.top, _EDGE, 14, self.desk.look.vm)
+        self.desk.text(self.top, self.desk.px(_EDGE), self.desk.px(14), self.desk.look.vm)
         for number, line in enumerate(self.lines, 1):
-            self.desk.text(self.top, _EDGE, _TOP + _LINE * number, line)
+            self.desk.text(self.top, self.desk.px(_EDGE), self.desk.px(_TOP + _LINE * number), line)
 
     def destroy(self) -> None:
         """Take it away."""

@@ -1,0 +1,81 @@
+"""What windows of a guest say of themselves, told to the painter."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from Xlib import Xatom, Xutil
+
+from okubsd.display.words import State, Told
+from okubsd.host.glass import said
+from okubsd.host.glass.obeying import STATES
+
+if TYPE_CHECKING:
+    from okubsd.host.glass.reader import Pane, Reader
+
+
+def property_changed(reader: Reader, event: Any) -> None:
+    pane = reader.panes.get(event.window.id)
+    if pane is None:
+        return
+    if event.atom in (reader.atoms["_NET_WM_NAME"], Xatom.WM_NAME):
+        pane.told.add("title")
+    elif event.atom == Xatom.WM_NORMAL_HINTS:
+        pane.told.add("hints")
+    elif event.atom == Xatom.WM_HINTS:
+        pane.told.add("urgency")
+
+
+def place(reader: Reader, pane: Pane) -> None:
+    box = pane.wish or pane.box
+    reader.wire.tell(Told.PLACE, pane.window.id, box.x, box.y, box.width, box.height)
+    pane.wish = None
+
+
+def title(reader: Reader, pane: Pane) -> None:
+    reader.wire.tell(Told.TITLE, pane.window.id, text=said.title(pane.window, reader.atoms))
+
+
+def class_(reader: Reader, pane: Pane) -> None:
+    reader.wire.tell(Told.CLASS, pane.window.id, text=said.class_name(pane.window))
+
+
+def hints(reader: Reader, pane: Pane) -> None:
+    numbers = said.size_numbers(pane.window)
+    if numbers is not None:
+        reader.wire.tell(Told.HINTS, pane.window.id, *numbers)
+
+
+def urgency(reader: Reader, pane: Pane) -> None:
+    urgent = said.is_urgent(pane.window)
+    if urgent != pane.urgent:
+        pane.urgent = urgent
+        reader.wire.tell(Told.URGENT, pane.window.id, int(urgent))
+
+
+def message(reader: Reader, event: Any) -> None:
+    """Pass on what a program asks of its window manager."""
+    pane = reader.panes.get(event.window.id)
+    if pane is None or event.data[0] != 32:
+        return
+    numbers = list(event.data[1])
+    if event.client_type == reader.atoms["_NET_WM_MOVERESIZE"]:
+        reader.wire.tell(Told.DRAG, event.window.id, numbers[2] & 0xF)
+    elif event.client_type == reader.atoms["WM_CHANGE_STATE"] and numbers[0] == Xutil.IconicState:
+        reader.wire.tell(Told.STATE, event.window.id, State.ICONIC, 1)
+    elif event.client_type == reader.atoms["_NET_WM_STATE"]:
+        _state(reader, pane, numbers)
+    elif event.client_type == reader.atoms["_NET_ACTIVE_WINDOW"]:
+        reader.wire.tell(Told.URGENT, event.window.id, 1)
+
+
+def _state(reader: Reader, pane: Pane, numbers: list[int]) -> None:
+    """Pass on what a window asks for: 0 to be without a state, 1 to have it, 2 the other way round (EWMH)."""
+    for name, state in STATES.items():
+        if reader.atoms[name] in numbers[1:3]:
+            wanted = state not in pane.states if numbers[0] == 2 else numbers[0] == 1
+            reader.wire.tell(Told.STATE, pane.window.id, state, int(wanted))
+            return
+
+
+TELLS = {"title": title, "hints": hints, "urgency": urgency, "place": place}

@@ -1,0 +1,90 @@
+"""What the reader tells of a window, done on the desktop; any of it may be a lie."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from Xlib import X
+
+from okubsd.display.frame import clamp_box, is_menu
+from okubsd.display.words import Asked, Message, State, Told
+from okubsd.host.glass.pane import Pane
+
+if TYPE_CHECKING:
+    from okubsd.host.glass.painter import Painter
+
+
+def place(painter: Painter, pane: Pane, message: Message) -> None:
+    box = clamp_box(message.numbers)
+    if pane.menu and not is_menu(box.width, box.height, painter.desk.size, painter.menu_pixels(pane)):
+        return
+    pane.wish(box)
+
+
+def title(_painter: Painter, pane: Pane, message: Message) -> None:
+    pane.rename(message.text)
+
+
+def class_(_painter: Painter, pane: Pane, message: Message) -> None:
+    pane.be_of_class(message.text)
+
+
+def hints(_painter: Painter, pane: Pane, message: Message) -> None:
+    pane.be_hinted(message.numbers)
+
+
+def urgent(_painter: Painter, pane: Pane, message: Message) -> None:
+    pane.be_urgent(bool(message.numbers[0]) and not pane.focused)
+
+
+def stubborn(painter: Painter, pane: Pane, _message: Message) -> None:
+    pane.draw_label("this window cannot be closed from outside")
+    painter.expect_quiet()
+
+
+def drag(painter: Painter, pane: Pane, message: Message) -> None:
+    """Have the desktop's window manager move or resize the window with the pointer (EWMH, _NET_WM_MOVERESIZE)."""
+    if pane.menu or not pane.focused or not 0 <= message.numbers[0] <= 8:
+        return
+    where = painter.desk.root.query_pointer()
+    if not where.mask & X.Button1Mask:
+        return
+    painter.wire.tell(Asked.FOCUS, 0)
+    painter.display.ungrab_pointer(X.CurrentTime)
+    painter.ask_manager(pane, "_NET_WM_MOVERESIZE", where.root_x, where.root_y, message.numbers[0], 1, 1)
+
+
+def state(painter: Painter, pane: Pane, message: Message) -> None:
+    """Have what a window asks for, as far as the user lets it; it is always let out of what fills the screen."""
+    which, wanted = message.numbers[:2]
+    if pane.menu:
+        return
+    pane.minded_until = 0.0
+    if which == State.ICONIC:
+        painter.ask_manager(pane, "WM_CHANGE_STATE", 3)
+    elif which == State.MAXIMIZED:
+        names = ("_NET_WM_STATE_MAXIMIZED_VERT", "_NET_WM_STATE_MAXIMIZED_HORZ")
+        both = (painter.desk.atoms[name] for name in names)
+        painter.ask_manager(pane, "_NET_WM_STATE", int(bool(wanted)), *both, 1)
+    elif which == State.FULLSCREEN and (not wanted or (painter.desk.look.fullscreen and pane.focused)):
+        fill(painter, pane, int(bool(wanted)))
+    elif which == State.FULLSCREEN:
+        pane.draw_label(f"it asks to fill the screen: {painter.desk.look.keys.fill}")
+        painter.expect_quiet()
+
+
+def fill(painter: Painter, pane: Pane, how: int) -> None:
+    """Fill the screen with a window and its frame (1), or no more (0), or the other way round (2)."""
+    painter.ask_manager(pane, "_NET_WM_STATE", how, painter.desk.atoms["_NET_WM_STATE_FULLSCREEN"], 0, 1)
+
+
+TOLD = {
+    Told.PLACE: place,
+    Told.TITLE: title,
+    Told.CLASS: class_,
+    Told.HINTS: hints,
+    Told.URGENT: urgent,
+    Told.DRAG: drag,
+    Told.STATE: state,
+    Told.STUBBORN: stubborn,
+}
