@@ -28,6 +28,7 @@ IN_STATE = frozenset(
 HOME, HOME_NEW = "home.img", "home.new"
 CLIENT_KEY, HOST_SEED, KNOWN_HOSTS = "id_ed25519", "host_ed25519", "known_hosts"
 VM_LOCK, TIMINGS, TOLD = "lock", "starts.jsonl", "told"
+SELFTEST = "selftest.json"
 CONSOLE_LOG, OLD_CONSOLE_LOG = "console.log", "console.log.1"
 QEMU_LOG, DISPLAY_LOG, GLASS_LOG, FAREWELL_LOG, UPLINK_LOG, NAMES_LOG, KEEPER_LOG, WATCH_LOG = (
     f"{name}.log" for name in ("qemu", "display", "glass", "farewell", "uplink", "names", "keeper", "watch")
@@ -46,6 +47,8 @@ NAMES, NAMES_STATE = "names", "names.state"
 GLASS, GLASS_LIFE = "glass", "glass.life"
 CLIENTS, LINK = "clients.json", "link"
 PUBLISHED = "publish-"
+# A way to the VM's display through the guest, while a self-test runs.
+SELFTEST_SOCKET = "selftest"
 # What belongs to the display: it may outlive a boot.
 OF_DISPLAY = frozenset({DISPLAY, DISPLAY_LIFE, NESTED, XAUTHORITY, COOKIE, GLASS, GLASS_LIFE})
 

@@ -33,6 +33,7 @@ ROWS = (
     Row("policy", "policy", "policy", "Say what may cross from one VM to another"),
     Row("screenshot", "enter", "screenshot", "Write what a VM shows as a PNG file", "vm"),
     Row("windows", "desktop", "windows", "List the windows that VMs show on the desktop", "vm"),
+    Row("selftest", "selftest", "selftest", "Attack a VM from inside, and see which walls hold", "vm"),
     Row("raise", "desktop", "raise_window", "Bring a VM's window up", "vm"),
     Row("close", "desktop", "close_window", "Ask a VM's window to close", "vm"),
     Row("type", "desktop", "type_text", "Type on a VM's own display", "vm"),

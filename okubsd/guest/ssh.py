@@ -135,6 +135,12 @@ def publish_argv(vm: Vm, run: Path, socket: Path, port: int, host_port: int) -> 
     return ssh_argv(vm, run, *options, *forward)
 
 
+def forward_display_argv(vm: Vm, run: Path, socket: Path, *, end: bool = False) -> Argv:
+    """Return ssh that has the shared connection lead ``socket`` to the guest's own way to its display, or end that."""
+    way = f"{socket}:127.0.0.1:{X11_PORT}"
+    return ssh_argv(vm, run, "-O", "cancel" if end else "forward", "-L", way)
+
+
 def unpublish_argv(vm: Vm, run: Path, socket: Path) -> Argv:
     """Return ssh that ends what publish_argv() began with the same control ``socket``."""
     return ssh_argv(vm, run, "-o", f"ControlPath={_quote(socket)}", "-O", "exit")

@@ -1,7 +1,7 @@
 """A tunnel as hostname.if(5) of a wg(4): clear packets in an rdomain of their own, encrypted ones in rdomain 0.
 
 Source: wg(4), ifconfig(8), hostname.if(5); observed: an address comes after the rdomain, whose change takes it away,
-and a peer's options bind to the wgpeer before them.
+a peer's options bind to the wgpeer before them, and what is sent to a peer before "up" is lost.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ def wg_file(number: int, group: str, tunnel: Tunnel) -> str:
     lines = [f"rdomain {number}", f"group {group}", f"wgkey {tunnel.private_key}", "wgrtable 0"]
     if tunnel.port is not None:
         lines.append(f"wgport {tunnel.port}")
-    lines += [_peer(peer) for peer in tunnel.peers]
     lines += [f"inet {first}/32", *(f"inet alias {address}/32" for address in others)]
     lines += [f"mtu {tunnel.mtu}", "up"]
+    # A peer that is kept alive is spoken to at once, and then after five seconds: by then the way has to be there.
+    lines += [_peer(peer) for peer in tunnel.peers]
     lines.append(f"!/sbin/route -qn -T {number} add -inet default -iface {first}")
     return "".join(f"{line}\n" for line in lines)
 

@@ -1,0 +1,208 @@
+"""The walls inside of a guest and on its way out: attacked by programs in it, as its user and as root."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+
+from okubsd.guest.ssh import USER, X11_PORT
+from okubsd.host import door
+from okubsd.host.guest import ROOT, Guest
+from okubsd.host.selftest.lines import Line, judge, not_tried
+from okubsd.model import Argv, NetworkKind, Recipe
+
+_SECONDS = 60.0
+SSH_PORT = 22
+
+
+class Victim(msgspec.Struct, frozen=True):
+    """Who is attacked from inside of the guest.
+
+    ``setuid`` are the paths that its recipe lets keep that bit, ``host`` are addresses of this host as the guest may
+    know them, ``published`` the guest's ports that are published, ``allowed`` whether a rule lets it reach an address
+    and a port.
+    """
+
+    guest: Guest
+    setuid: tuple[str, ...]
+    host: tuple[str, ...]
+    published: tuple[int, ...]
+    allowed: Callable[[str, int], bool]
+
+
+def _shell(victim: Victim, script: str, *words: str, user: str = USER) -> list[str] | None:
+    """Return the lines that a script says in the guest; None where it does not end well, or in time."""
+    argv: Argv = ("sh", "-c", script, "selftest", *words)
+    done: door.Done = victim.guest.ask(argv, user=user, timeout=_SECONDS)
+    return done.out.decode(errors="replace").splitlines() if done.code == 0 else None
+
+
+_FIND = "find / -xdev -type f -perm /6000 2>/dev/null; find /tmp -xdev -type f -perm /6000 2>/dev/null; true"
+_MAKE = "set -e; rm -f /tmp/okubsd-selftest; cp /bin/sh /tmp/okubsd-selftest; chmod 4755 /tmp/okubsd-selftest"
+
+
+def become_root(victim: Victim) -> Line:
+    """Look for programs that run as somebody else than who calls them."""
+    tried = "look for programs with a setuid or setgid bit"
+    found = _shell(victim, _FIND)
+    _shell(victim, _MAKE, user=ROOT)
+    planted = _shell(victim, _FIND) or []
+    _shell(victim, "rm -f /tmp/okubsd-selftest", user=ROOT)
+    more = sorted(set(found or []) - set(victim.setuid))
+    control = found is not None and "/tmp/okubsd-selftest" in planted
+    seen = f"there is {more[0]}" if more else "there are none but the recipe's"
+    return judge("setuid", tried, broke=bool(more), control=control, seen=seen)
+
+
+# Opened for writing and closed again: nothing is written.  A line for each that could be.
+_OPEN = (
+    'for drive in /dev/vd? /dev/sd?; do [ -b "$drive" ] || continue; '
+    '( exec 3<>"$drive" ) 2>/dev/null && echo "open $drive" || echo "shut $drive"; done; '
+    'awk \'$2 == "/home" || $2 ~ "^/home/" { print "home", $1 }\' /proc/mounts; true'
+)
+
+
+def change_images(victim: Victim) -> Line:
+    """Open the drives of the images for writing, as root."""
+    tried = "open the images' drives for writing, as root"
+    lines = _shell(victim, _OPEN, user=ROOT) or []
+    homes = {line.split()[1] for line in lines if line.startswith("home ")}
+    opened = [line.split()[1] for line in lines if line.startswith("open ")]
+    more = [drive for drive in opened if drive not in homes]
+    shut = [line for line in lines if line.startswith("shut ")]
+    control = bool(set(opened) & homes) or _shell(victim, "exec 3<>/dev/null", user=ROOT) is not None
+    seen = f"{more[0]} can be written to" if more else f"{len(shut)} drives refuse it"
+    return judge("images", tried, broke=bool(more), control=control and bool(shut or more), seen=seen)
+
+
+def listening(lines: list[str]) -> set[int]:
+    """Return the ports that a guest listens at, of what is in its /proc/net/tcp (proc(5))."""
+    rows = (re.match(r"\s*\d+: [0-9A-F]{8}:([0-9A-F]{4}) [0-9A-F]{8}:0000 0A ", line) for line in lines[:10_000])
+    return {int(row[1], 16) for row in rows if row}
+
+
+def use_channels(victim: Victim) -> Line:
+    """Look for ways through the ssh connection that it does not need."""
+    tried = "look for ports, agents and sockets that the ssh connection brought"
+    lines = _shell(victim, "cat /proc/net/tcp; env | grep -c '^SSH_AUTH_SOCK=' ; true", user=ROOT) or []
+    ports, agents = listening(lines), next((line for line in reversed(lines) if line.strip().isdigit()), "0")
+    known = {SSH_PORT, X11_PORT, *victim.published}
+    effective = _effective(victim)
+    open_ways = [f"{name} {value}" for name, value in effective.items() if name in _CLOSED and value != "no"]
+    broke = agents != "0" or bool(open_ways)
+    seen = f"the host's ssh has {open_ways[0]}" if open_ways else "an agent is there" if broke else (
+        "windows only" if X11_PORT in ports else "none"
+    )  # fmt: skip
+    more = sorted(ports - known)
+    if more and not broke:
+        seen += f"; port {more[0]} is a program's of the guest"
+    return judge("ssh", tried, broke=broke, control=SSH_PORT in ports and bool(effective), seen=seen)
+
+
+# What of ssh_config(5) leads from a guest to the host.
+_CLOSED = ("forwardagent", "forwardx11", "permitlocalcommand", "tunnel", "gssapidelegatecredentials")
+
+
+def _effective(victim: Victim) -> dict[str, str]:
+    """Return how the host's ssh(1) is set for this guest (ssh -G)."""
+    words = victim.guest.argv()
+    done = door.ask(("ssh", "-G", *words[words.index("ssh") + 1 :]), timeout=10)
+    pairs = (line.split(" ", 1) for line in done.out.decode(errors="replace").splitlines() if " " in line)
+    return {name: "no" if value == "false" else value for name, value in pairs}
+
+
+@contextlib.contextmanager
+def _listening(address: str) -> Iterator[socket.socket | None]:
+    """Listen at a port of ``address`` for the block; None where this host has no such address."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+        try:
+            listener.bind((address, 0))
+            listener.listen(4)
+        except OSError:
+            yield None
+            return
+        listener.settimeout(0.1)
+        yield listener
+
+
+_CONNECT = 'busybox nc -w 3 "$1" "$2" </dev/null >/dev/null 2>&1; true'
+
+
+def _is_reached(victim: Victim, listener: socket.socket, address: str, user: str) -> bool:
+    _shell(victim, _CONNECT, address, str(listener.getsockname()[1]), user=user)
+    try:
+        listener.accept()[0].close()
+    except OSError:
+        return False
+    return True
+
+
+def reach_host(victim: Victim) -> list[Line]:
+    """Connect to this host by every address of it, as the guest's user and as root."""
+    tried = "connect to this host"
+    # The far side of the guest's own router stands for the host's loopback.
+    targets = {address: address for address in victim.host}
+    targets |= dict.fromkeys(_routers(victim), "127.0.0.1")
+    control = _connects_to_itself(victim)
+    lines = []
+    for address, here in targets.items():
+        with _listening(here) as listener:
+            if listener is None:
+                continue
+            port = listener.getsockname()[1]
+            if victim.allowed(address, port):
+                lines.append(not_tried(f"host {address}", tried, "a rule of the VM's lets it"))
+                continue
+            by = [user for user in (USER, ROOT) if _is_reached(victim, listener, address, user)]
+        seen = f"it was reached by {by[0]}" if by else "it was not reached"
+        lines.append(judge(f"host {address}", f"{tried} at {address}", broke=bool(by), control=control, seen=seen))
+    return lines
+
+
+def _connects_to_itself(victim: Victim) -> bool:
+    """Return whether the guest's way of connecting works at all: its own ssh server greets."""
+    said = _shell(victim, "busybox nc -w 3 127.0.0.1 22 </dev/null 2>/dev/null | head -c 4; echo; true")
+    return bool(said and said[0].startswith("SSH"))
+
+
+def _routers(victim: Victim) -> list[str]:
+    """Return the routers that the guest knows, from its table of routes (proc(5), /proc/net/route)."""
+    found = []
+    for line in (_shell(victim, "cat /proc/net/route") or [])[1:20]:
+        words = line.split()
+        if len(words) > 2 and words[1] == "00000000" and re.fullmatch(r"[0-9A-F]{8}", words[2]):
+            found.append(".".join(str(byte) for byte in bytes.fromhex(words[2])[::-1]))
+    return found
+
+
+def leave_unasked(victim: Victim) -> Line:
+    """Leave by the network that the guest has none of."""
+    tried = "find a way out"
+    if victim.guest.vm.network.kind is not NetworkKind.NONE:
+        return not_tried("no network", tried, f"the VM has the network {victim.guest.vm.network.name}")
+    routers = _routers(victim)
+    control = _connects_to_itself(victim)
+    seen = f"there is a router, {routers[0]}" if routers else "there is no route"
+    return judge("no network", tried, broke=bool(routers), control=control, seen=seen)
+
+
+def attack_all(victim: Victim, tell: Callable[[Line], Any]) -> list[Line]:
+    """Try every attack, and ``tell`` each line as it is known."""
+    lines: list[Line] = []
+    for found in (become_root, change_images, use_channels, leave_unasked):
+        lines.append(found(victim))
+        tell(lines[-1])
+    for line in reach_host(victim):
+        lines.append(line)
+        tell(line)
+    return lines
+
+
+def kept_setuid(recipes: tuple[Recipe, ...]) -> tuple[str, ...]:
+    """Return the paths that the images' recipes let keep their bit."""
+    return tuple(path for recipe in recipes for path in recipe.setuid)
