@@ -64,9 +64,10 @@ class Bed:
 
     def __init__(
         self, tmp: Path, manager: str, *, expecting: bool = True, options: tuple[str, ...] = (), resources: str = "",
-        **orders: Any,
+        program: str = "", **orders: Any,
     ) -> None:  # fmt: skip
         self.orders = orders
+        self.glass_program = (program,) if program else ("-m", "okubsd.host.glass")
         self.run = tmp / "run"
         self.run.mkdir(mode=0o700)
         self.host, number = serve("-noreset")
@@ -119,7 +120,7 @@ class Bed:
                         okubsd=(str(self.program),),
                         keyboard=keyboard_argv(self.desktop, self.run / layout.XAUTHORITY, f":{self.number}"),
                         **self.orders)  # fmt: skip
-        argv = [sys.executable, "-m", "okubsd.host.glass", orders.render()]
+        argv = [sys.executable, *self.glass_program, orders.render()]
         env = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
         with self.log.open("ab") as log:
             glass = subprocess.Popen(argv, stdout=log, stderr=log, env=env)

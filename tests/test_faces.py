@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -128,6 +130,12 @@ def test_a_whole_screen_is_one_window_that_its_screen_follows(whole: Bed) -> Non
     frame = whole.frame("^.work")
     whole.xdotool("windowsize", frame, "706", "523")
     until(lambda: guest.do("screen") in (["screen 700 500"], [f"screen {SIZE[0] - 6} {SIZE[1] - 23}"]))
+    before = whole.halves()
+    os.kill(before[0], signal.SIGKILL)
+    until(lambda: len(whole.halves()) == 2 and not set(whole.halves()) & set(before))
+    whole.wait_for("")
+    whole.xdotool("windowsize", whole.frame("^.work"), "806", "523")
+    until(lambda: guest.do("screen") in (["screen 800 500"], [f"screen {SIZE[0] - 6} {SIZE[1] - 23}"]))
     guest.do("window", "green", 2000, 2000, "00cc00")
     row = whole.wait_for("")
     until(lambda: whole.color(row.x + row.width - 1, row.y + row.height - 1) == 0x00CC00)

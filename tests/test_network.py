@@ -21,6 +21,7 @@ from okubsd.config.fields import parse_moment
 from okubsd.config.recipe import parse_recipe
 from okubsd.config.rule import parse_rule, render_rule
 from okubsd.errors import BadDescription, HostLacks, Problem
+from okubsd.host import walls
 from okubsd.host.tunnels import read_tunnels
 from okubsd.model import Description, Network, NetworkKind, Proxy, Vm
 from okubsd.nft.render import Client, render_gateway, render_names, render_namespace
@@ -760,7 +761,22 @@ def test_why_knows_what_a_gateway_reaches_itself(
     path.chmod(0o600)
     (tmp_path / "okubsd/okubsd.yaml").write_text("vms: {way: {image: vpn-gateway, tunnel: vpn.conf}}")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setattr(walls, "ask_addresses", lambda: ("203.0.113.99",))
     with pytest.raises(SystemExit, match="1"):
         call(["why", "way", "203.0.113.10:80"])
     assert "a gateway reaches the endpoint of its tunnel, and nothing beside it" in capsys.readouterr().out
     assert call(["why", "-p", "udp", "way", "198.51.100.7:51820"]) == 0
+
+
+def test_why_knows_that_no_vm_is_let_to_this_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "okubsd").mkdir()
+    text = "vms: {a: {image: term, allow: [203.0.113.99]}, b: {image: term, network: none}}"
+    (tmp_path / "okubsd/okubsd.yaml").write_text(text)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setattr(walls, "ask_addresses", lambda: ("203.0.113.99",))
+    with pytest.raises(SystemExit, match="1"):
+        call(["why", "a", "203.0.113.99:80"])
+    assert "no VM is let to this host" in capsys.readouterr().out
+    assert call(["why", "a", "203.0.113.98:80"]) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,9 +33,21 @@ def details_of(session: Session, vm: Vm) -> dict[str, Any]:
         "display": f":{state.display}" if state.display is not None else None,
         **_network(session, vm, running=state.running),
         **_seat(session, vm, host, state),
+        "selftest": _selftest(session, vm),
         "last_start_seconds": round(timings[-1].total, 2) if timings else None,
         "last_start_phases": {k: round(v, 2) for k, v in timings[-1].phases.items()} if timings else None,
     }
+
+
+def _selftest(session: Session, vm: Vm) -> str | None:
+    """Return when the VM's walls were tried last, and how many held; None where they were not."""
+    from okubsd.host.selftest.lines import last_report
+
+    report = last_report(session.places.vm(vm.name))
+    if report is None:
+        return None
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(report.when))
+    return f"{report.summary()}, {when}"
 
 
 def _seat(session: Session, vm: Vm, host: HostFacts, state: VmFacts) -> dict[str, Any]:
@@ -112,6 +125,7 @@ _WORDS = {
     "address": "address",
     "clock": "clock",
     "weaker_walls": "weaker walls",
+    "selftest": "self-test",
     "last_start_seconds": "last start",
     "last_start_phases": "",
 }

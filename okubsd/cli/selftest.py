@@ -22,7 +22,8 @@ def selftest(session: Session, name: str, json: bool) -> None:
     """
     import msgspec
 
-    from okubsd.host.selftest import Line, run_all
+    from okubsd.host.selftest.attacking import run_all
+    from okubsd.host.selftest.lines import Line
 
     def tell(line: Line) -> None:
         if not json:

@@ -21,11 +21,11 @@ from okubsd.config.policy import SERVICES
 from okubsd.config.rule import parse_target, render_rule
 from okubsd.errors import BadDescription, Misuse
 from okubsd.host import apply as applying
-from okubsd.host import programs, rules, running
+from okubsd.host import programs, rules, running, walls
 from okubsd.host.session import Session
 from okubsd.host.system import HostRoot
 from okubsd.host.tunnels import read_secrets
-from okubsd.model import Vm
+from okubsd.model import NetworkKind, Vm
 from okubsd.pf.render import GROUP, anchor_path
 from okubsd.plan.changes import wanted_files
 from okubsd.plan.compile import Compiled, CompiledVm, compile_host
@@ -56,6 +56,9 @@ def why(session: Session, name: str, destination: str, service: str, protocol: s
     decision = decide(asked, target, protocol, port, time.time(), passers)
     if decision.rule is not None and is_name(decision.rule):
         decision = _as_names_are(session, asked, decision, target, protocol, port, passers)
+    if _is_this_host(asked, target):
+        sentence = f"{name}: does not reach it: no VM is let to this host, by none of its addresses"
+        decision = Decision(passes=False, rule=None, sentence=sentence)
     if asked.tunnel:
         decision = _of_gateway(session, asked, decision, (target, port), protocol)
     # What goes through a gateway meets its rules, and no pf(4) of the host's.
@@ -78,6 +81,13 @@ def why(session: Session, name: str, destination: str, service: str, protocol: s
         sys.stdout.write(render_why(answer))
     if not answer.leaves:
         sys.exit(1)
+
+
+def _is_this_host(vm: Vm, target: str) -> bool:
+    """Return whether ``target`` is an address of this host's, which its VMs are refused by what holds them here."""
+    if has_pf() or vm.network.kind is not NetworkKind.NAT or not is_address(target):
+        return False
+    return target in walls.ask_addresses()
 
 
 def has_pf() -> bool:

@@ -74,15 +74,15 @@ class WholeReader(Reader):
         self.root.change_attributes(event_mask=X.StructureNotifyMask | X.PropertyChangeMask)
 
     def _find_windows(self) -> None:
-        most = self.root.get_geometry()
-        width, height = min(most.width, self._size[0]), min(most.height, self._size[1])
+        most = self.root.xrandr_get_screen_size_range()
+        width, height = min(most.max_width, self._size[0]), min(most.max_height, self._size[1])
         set_screen(self.display, width, height)
         made = self.root.damage_create(damage.DamageReportBoundingBox)
         box = Box(0, 0, width, height)
         pane = Pane(window=self.root, box=box, over=False, damage=made, pixmap=self.root)
         self.panes[self.root.id] = pane
         self.wire.tell(Told.WINDOW, self.root.id, 0, 0, width, height, 0, 0)
-        self.wire.tell(Told.HINTS, self.root.id, 160, 120, most.width, most.height, 0, 0, 0, 0)
+        self.wire.tell(Told.HINTS, self.root.id, 160, 120, most.max_width, most.max_height, 0, 0, 0, 0)
         pane.told.add("title")
         self.whole(pane)
 

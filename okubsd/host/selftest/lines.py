@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
+from pathlib import Path
 
 import msgspec
+
+from okubsd import layout
+
+_LONGEST_REPORT = 1 << 20
 
 
 class Verdict(enum.StrEnum):
@@ -51,3 +57,10 @@ def judge(name: str, tried: str, *, broke: bool, control: bool, seen: str) -> Li
 def not_tried(name: str, tried: str, why: str) -> Line:
     """Return the line of an attack that could not be begun."""
     return Line(name, tried, why, Verdict.NOT_TRIED)
+
+
+def last_report(directory: Path) -> Report | None:
+    """Return the last self-test of the VM with the state ``directory``, None where there was none."""
+    with contextlib.suppress(OSError, msgspec.DecodeError), (directory / layout.SELFTEST).open("rb") as stream:
+        return msgspec.json.decode(stream.read(_LONGEST_REPORT), type=Report)
+    return None

@@ -243,6 +243,19 @@ class Player:
         self.display.create_resource_object("window", window).kill_client()
         self.display.sync()
 
+    def brand(self, window: int) -> None:
+        """Set a mark on a window."""
+        made = self.display.create_resource_object("window", window)
+        made.change_property(self.display.intern_atom("_OKUBSD_BRAND"), Xatom.CARDINAL, 32, [1])
+        self.display.sync()
+
+    def is_branded(self, window: int) -> bool:
+        """Return whether a window is there and has the mark."""
+        made = self.display.create_resource_object("window", window)
+        with contextlib.suppress(error.XError):
+            return made.get_property(self.display.intern_atom("_OKUBSD_BRAND"), X.AnyPropertyType, 0, 1) is not None
+        return False
+
     def manager(self) -> int:
         """Return the window of the window manager, 0 for none (EWMH, _NET_SUPPORTING_WM_CHECK)."""
         found = self.root.get_property(self.display.intern_atom("_NET_SUPPORTING_WM_CHECK"), Xatom.WINDOW, 0, 1)

@@ -25,7 +25,7 @@ _SIZE, _FLOOD, _MOST_SHOWN = 64, 700, 520
 # What share of the screen a guest may fill: there is always a frame.
 _MOST_SHARE = 0.995
 _WORDS = "\x1b[31mred\u202egnirts\x07"
-_HUNG_SECONDS, _SHOWN_SECONDS, _ANEW_SECONDS = 3.0, 5.0, 30.0
+_HUNG_SECONDS, _SHOWN_SECONDS, _ANEW_SECONDS, _GONE_SECONDS = 3.0, 5.0, 30.0, 1.5
 
 
 class Stage(msgspec.Struct, frozen=True):
@@ -105,6 +105,8 @@ def type_keys(stage: Stage) -> Outcome:
         stage.attacker.do("focus")
         stage.witness.do("plant", mark(), 0, _SIZE)
         stage.witness.do("focus")
+        # What it pressed itself before is none.
+        stage.witness.do("heard")
         stage.attacker.do("press", code, 1)
         stage.attacker.do("press", code, 0)
         time.sleep(0.2)
@@ -264,8 +266,12 @@ def end_manager(stage: Stage) -> Outcome:
     before = stage.attacker.do("manager") or 0
     if not before:
         return "nobody manages the guest's windows"
+    stage.attacker.do("brand", before)
     stage.attacker.do("kill", before)
-    control = wait_until(lambda: stage.attacker.do("manager") != before, _ANEW_SECONDS)
+    # Another may have the same number, and not the brand.
+    control = wait_until(lambda: stage.attacker.do("is_branded", before) is False, _ANEW_SECONDS)
+    # Whoever was there before answers for a moment yet.
+    time.sleep(_GONE_SECONDS)
     broke = not wait_until(lambda: windows.is_ready(stage.run), _ANEW_SECONDS)
     seen = "nobody shows them any more" if broke else "they are shown again"
     return broke, control, seen

@@ -1,0 +1,153 @@
+"""The self-test: every line is held where there is a wall, and red where it is switched off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from okubsd import layout
+from okubsd.display.server import display_socket
+from okubsd.host.selftest import inside, screen
+from okubsd.host.selftest.actor import Actor, on_desktop, through
+from okubsd.host.selftest.lines import Report, Verdict, judge, last_report, not_tried
+from tests.conftest import CHECKOUT
+from tests.glass_bed import Bed
+
+PROC_NET_TCP = """  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:177A 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1 0 100 0 0 10 0
+   1: 00000000:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 2 1 0 100 0 0 10 0
+   2: 0F02000A:0016 0202000A:D3C8 01 00000000:00000000 02:000AF26A 00000000     0        0 3 4 0 20 4 31 10 -1
+"""
+
+
+def test_a_dead_attack_is_no_pass() -> None:
+    assert judge("a", "b", broke=False, control=True, seen="").verdict is Verdict.HELD
+    assert judge("a", "b", broke=False, control=False, seen="").verdict is Verdict.NO_CONTROL
+    assert judge("a", "b", broke=True, control=False, seen="").verdict is Verdict.BROKE
+
+
+def test_a_report_says_how_many_and_is_read_again(tmp_path: Path) -> None:
+    import msgspec
+
+    held, red = judge("a", "b", broke=False, control=True, seen=""), judge("c", "d", broke=True, control=True, seen="")
+    report = Report(12.5, (held, held, red, not_tried("e", "f", "g")))
+    assert report.summary() == "2 held, 1 BROKE, 1 not tried" and report.broke
+    (tmp_path / layout.SELFTEST).write_bytes(msgspec.json.encode(report))
+    assert last_report(tmp_path) == report
+    (tmp_path / layout.SELFTEST).write_bytes(b"{")
+    assert last_report(tmp_path) is None and last_report(tmp_path / "nosuch") is None
+
+
+def test_ports_of_a_guest_are_read_from_its_table() -> None:
+    assert inside.listening(PROC_NET_TCP.splitlines()) == {6010, 22}
+    assert inside.listening(["x" * 100, "", "0: zz"]) == set()
+
+
+# --- before real servers -----------------------------------------------------------------------------
+
+
+@contextmanager
+def stage_of(bed: Bed, *, opens: Callable[[], Any] | None = None) -> Iterator[screen.Stage]:
+    """Attack the desktop of ``bed`` from its nested display, or from whatever ``opens``."""
+    (bed.run / layout.GLASS_LIFE).touch()
+    attack = opens or through(display_socket(bed.number), bed.cookie)
+    attacker, witness = Actor(attack), Actor(on_desktop(bed.desktop))
+    try:
+        yield screen.Stage(attacker, witness, lambda: Actor(attack), bed.run)
+    finally:
+        attacker.end()
+        witness.end()
+
+
+def attack(name: str) -> screen.Attack:
+    return next(attack for attack in screen.ATTACKS if attack.name == name)
+
+
+@pytest.mark.spawns
+@pytest.mark.parametrize("orders", [{}, {"whole": (800, 500)}], ids=["seamless", "window"])
+def test_every_wall_of_the_screen_holds(
+    orders: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bed = Bed(tmp_path, "openbox", options=("-extension", "MIT-SHM"), **orders)
+    monkeypatch.setattr(screen, "living_pid", lambda _: bed.glass.pid)
+    try:
+        with stage_of(bed) as stage:
+            lines = [screen.play(one, stage) for one in screen.ATTACKS]
+    finally:
+        bed.end()
+    unmanaged = {"windows' keeper"} if orders else set()
+    assert [line for line in lines if line.verdict is not Verdict.HELD and line.name not in unmanaged] == []
+
+
+WALLS_OF_THE_SERVER = (
+    *("windows", "keys", "typing", "picture", "selection", "pointer", "pointer's size", "grabs", "server"),
+    *("programs", "cover", "flood", "titles", "memory"),
+)
+
+
+@pytest.mark.spawns
+@pytest.mark.parametrize("name", WALLS_OF_THE_SERVER)
+def test_without_a_server_of_its_own_each_line_is_red(name: str, tmp_path: Path) -> None:
+    """The guest is a client of the desktop itself, as with ssh -Y."""
+    bed = Bed(tmp_path, "none")
+    try:
+        with stage_of(bed, opens=on_desktop(bed.desktop)) as stage:
+            line = screen.play(attack(name), stage)
+    finally:
+        bed.end()
+    assert line.verdict is Verdict.BROKE, line
+
+
+# What switches off one wall of the glass, as Python that runs when it begins.
+SWITCHED_OFF = {
+    "cover": (
+        "from okubsd.host.glass import painter, pane\n"
+        "painter.is_menu = lambda *_: True\n"
+        "pane.edges_at = lambda edges, _: type(edges)(0, 0)\npane.MENU_LINE = 0\n"
+    ),
+    "flood": (
+        "from okubsd.host.glass import painter, reader\n"
+        "painter.MOST_WINDOWS = reader.MOST_WINDOWS = 5000\n"
+    ),
+    "titles": "from okubsd.host.glass import pane\npane.plain = lambda untrusted, limit=100: untrusted\n",
+    "sandbox": "from okubsd.host.glass import sandbox\nsandbox.enter = lambda memory: None\n",
+    "windows' keeper": "from okubsd.host.glass import __main__ as glass\nglass._TRIES = 1\n",
+}  # fmt: skip
+
+
+@pytest.mark.spawns
+@pytest.mark.parametrize("name", SWITCHED_OFF)
+def test_a_wall_of_the_glass_that_is_switched_off_is_red(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "glass.py").write_text(
+        f"import sys\nsys.path.insert(0, {str(CHECKOUT)!r})\n{SWITCHED_OFF[name]}"
+        "from okubsd.host.glass import __main__ as last\nsys.exit(last.main())\n"
+    )
+    bed = Bed(tmp_path, "none", program=str(broken / "glass.py"))
+    monkeypatch.setattr(screen, "living_pid", lambda _: bed.glass.pid)
+    monkeypatch.setattr(screen, "_ANEW_SECONDS", 5.0)
+    try:
+        with stage_of(bed) as stage:
+            line = screen.play(attack(name), stage)
+    finally:
+        bed.end()
+    assert line.verdict is Verdict.BROKE, line
+
+
+@pytest.mark.spawns
+def test_a_desktop_that_is_no_more_breaks_nothing_of_ours(tmp_path: Path) -> None:
+    bed = Bed(tmp_path, "none")
+    try:
+        with stage_of(bed) as stage:
+            bed.host.kill()
+            line = screen.play(attack("windows"), stage)
+            assert line.verdict in (Verdict.HELD, Verdict.NO_CONTROL)
+    finally:
+        bed.end()
