@@ -29,6 +29,8 @@ HOME, HOME_NEW = "home.img", "home.new"
 CLIENT_KEY, HOST_SEED, KNOWN_HOSTS = "id_ed25519", "host_ed25519", "known_hosts"
 VM_LOCK, TIMINGS, TOLD = "lock", "starts.jsonl", "told"
 SELFTEST = "selftest.json"
+# What a copy is of: only a copy has it.
+COPY_OF = "copy-of"
 CONSOLE_LOG, OLD_CONSOLE_LOG = "console.log", "console.log.1"
 QEMU_LOG, DISPLAY_LOG, GLASS_LOG, FAREWELL_LOG, UPLINK_LOG, NAMES_LOG, KEEPER_LOG, WATCH_LOG = (
     f"{name}.log" for name in ("qemu", "display", "glass", "farewell", "uplink", "names", "keeper", "watch")

@@ -128,7 +128,8 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True):
     whether they may fill the screen, ``apps`` the
     names that may be started here, first the default; an empty tuple allows all of the image's.
     ``rules`` are its rules, ``tunnel`` is the wg-quick file of a gateway.
-    ``owner`` and ``number`` are for OpenBSD: "" and None leave them to the host.
+    ``owner`` and ``number`` are for OpenBSD: "" and None leave them to the host.  ``copy_of`` is the VM that this is a
+    copy of for one use, "" for one that is described.
     """
 
     name: str
@@ -156,6 +157,7 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True):
     backend: Backend = Backend.AUTO
     owner: str = ""
     number: int | None = None
+    copy_of: str = ""
 
 
 class HostDescription(msgspec.Struct, frozen=True, kw_only=True):

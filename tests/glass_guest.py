@@ -114,6 +114,15 @@ class Guest:
         names = [self.display.get_atom_name(atom) for atom in found.value] if found is not None else []
         print("states", *sorted(names), flush=True)
 
+    def icon(self, name: str, color: str) -> None:
+        """Lay an icon into the tray, as programs do that have one (System Tray 0.4)."""
+        made = self._make(name, (0, 0, 24, 24), color, over=0)
+        made.set_wm_class(name, name.title())
+        tray = self.display.get_selection_owner(self.display.intern_atom("_NET_SYSTEM_TRAY_S0"))
+        data = (32, [X.CurrentTime, 0, made.id, 0, 0])
+        opcode = self.display.intern_atom("_NET_SYSTEM_TRAY_OPCODE")
+        tray.send_event(ClientMessage(window=tray, client_type=opcode, data=data))
+
     def front(self, name: str) -> None:
         """Say which window is in front, as a window manager does."""
         atom = self.display.intern_atom("_NET_ACTIVE_WINDOW")
@@ -164,6 +173,8 @@ class Guest:
             print("button", name, event.detail, event.event_x, event.event_y, flush=True)
         elif event.type == X.ConfigureNotify:
             print("place", name, event.width, event.height, flush=True)
+        elif event.type == X.ClientMessage and event.client_type == self.display.intern_atom("_XEMBED"):
+            print("embedded", name, flush=True)
         elif event.type == X.ClientMessage and event.data[1][0] == self.delete:
             print("delete", name, flush=True)
 

@@ -233,3 +233,20 @@ def test_letters_and_frames_are_as_large_as_the_desktops(
         assert bed.color(row.x + 100, row.y - 2) == COLOR and bed.color(row.x, row.y) == 0xCC0000
     finally:
         bed.end()
+
+
+@pytest.mark.spawns
+def test_an_icon_for_a_tray_is_not_lost(tmp_path: Path) -> None:
+    bed = Bed(tmp_path, "openbox")
+    try:
+        guest = Client(bed)
+        guest.do("icon", "mail", "cc0000")
+        row = bed.wait_for("Mail")
+        guest.wait_to_hear("embedded mail")
+        until(lambda: bed.color(row.x + 10, row.y + 10) == 0xCC0000)
+        bed.xdotool("mousemove", str(row.x + 10), str(row.y + 10), "click", "1")
+        guest.wait_to_hear("button mail 1")
+        guest.do("gone", "mail")
+        until(lambda: not bed.rows())
+    finally:
+        bed.end()

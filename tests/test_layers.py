@@ -64,7 +64,7 @@ FLOORS = {
         # Whole actions.
         {"glass"},
         {"clip", "lifecycle", "apply", "editing", "exchange", "report", "vpn"},
-        {"rules", "doctor", "selftest"},
+        {"rules", "doctor", "selftest", "copies"},
     ],
 }  # fmt: skip
 

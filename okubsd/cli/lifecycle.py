@@ -28,6 +28,7 @@ timing_option = click.option("--timing", is_flag=True, help="Print the seconds o
 @click.option("--autostart", is_flag=True, help="Boot all VMs that say autostart: yes; show nothing.")
 @click.option("--new", "another", is_flag=True, help="Another copy of an app that runs.")
 @click.option("--no-app", "windowless", is_flag=True, help="Boot only; show nothing.")
+@click.option("--disposable", "--disp", "disposable", is_flag=True, help="Start a copy of which nothing is left.")
 @timing_option
 @dry_run
 @pass_session
@@ -40,6 +41,7 @@ def start(
     autostart: bool,
     another: bool,
     windowless: bool,
+    disposable: bool,
     timing: bool,
     dry: bool,
 ) -> None:
@@ -52,7 +54,30 @@ def start(
     request = Request(app=app, arguments=arguments, headless=headless, another=another, windowless=windowless)
     if windowless and (app or another or headless):
         raise Misuse("--no-app shows nothing; leave out APP, --new and --headless", "okubsd start --help")
-    _start(session, session.vm(name), request, timing=timing, dry=dry)
+    if disposable:
+        _start_copy(session, session.vm(name), request, timing=timing, dry=dry)
+        return
+    _start(session, _vm_or_copy(session, name), request, timing=timing, dry=dry)
+
+
+def _vm_or_copy(session: Session, name: str) -> Vm:
+    """Return the VM called ``name``: a described one, or a copy that runs."""
+    if session.description.find(name) is None:
+        from okubsd.host import copies
+
+        if copies.is_copy(session.places, name):
+            return session.running_vm(name)
+    return session.vm(name)
+
+
+def _start_copy(session: Session, vm: Vm, request: Request, *, timing: bool, dry: bool) -> None:
+    """Start a numbered copy of ``vm``; nothing is left of one that did not start."""
+    from okubsd.host import copies
+
+    with copies.making(session, vm) as copy:
+        _start(session, copy, request, timing=timing, dry=dry)
+        if not dry:
+            session.report(f"{copy.name}: a copy of {vm.name}; nothing of it is left when it ends")
 
 
 def _autostart(session: Session, *, timing: bool, dry: bool) -> None:

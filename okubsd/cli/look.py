@@ -88,7 +88,7 @@ def _row(session: Session, vm: Vm, running_now: bool, *, described: bool) -> tup
         vm.image,
         render_size(vm.memory),
         vm.network.name,
-        apps if known else "(not in the description)",
+        f"(a copy of {vm.copy_of})" if vm.copy_of else apps if known else "(not in the description)",
     )
 
 

@@ -10,8 +10,12 @@ from okubsd.cli.session import pass_session
 from okubsd.config.edit import remove_vm
 from okubsd.config.names import RESERVED, VM_NAME, VM_NAME_RULE, quoted
 from okubsd.errors import Misuse, Problem, Unknown
-from okubsd.host import editing, homes, lifecycle, running
+from okubsd.host import copies, editing, homes, lifecycle, running
 from okubsd.host.session import Session
+from okubsd.host.waiting import wait_until
+
+# How long a copy that ended may take to be gone, in seconds.
+_SECONDS = 30.0
 
 
 def _must_be_stopped(session: Session, name: str) -> None:
@@ -50,9 +54,14 @@ def rename(session: Session, old: str, new: str) -> None:
 @click.argument("name", metavar="VM")
 @click.option("--keep-home", is_flag=True, help="Keep the drive of its home.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask for the name again.")
+@click.option("--ended", is_flag=True, hidden=True)
 @pass_session
-def rm(session: Session, name: str, keep_home: bool, yes: bool) -> None:
+def rm(session: Session, name: str, keep_home: bool, yes: bool, ended: bool) -> None:
     """Remove the stopped VM: from the description, and with its home, keys and logs for good."""
+    if ended:
+        # What waits for the end of a copy calls this; what is left of it in its last moment is waited for.
+        wait_until(lambda: copies.forget(session, name) or not copies.is_copy(session.places, name), _SECONDS)
+        return
     described = session.description.find(name)
     if not VM_NAME.fullmatch(name) or (described is None and not session.places.vm(name).is_dir()):
         session.vm(name)

@@ -172,7 +172,7 @@ def _needing(session: Session, through: Vm) -> Iterator[None]:
 
 def _start_alone(session: Session, vm: Vm, request: Request) -> Started:
     with holding(session.places, vm.name, session.report), interruptible():
-        _end_half_started(session, vm)
+        end_half_started(session, vm.name)
         try:
             return _start(session, vm, request)
         except DisplayGone:
@@ -258,13 +258,13 @@ def _tell_once(session: Session, sentence: str, name: str) -> None:
     door.write(told, sentence.encode(), lasting=False)
 
 
-def _end_half_started(session: Session, vm: Vm) -> None:
+def end_half_started(session: Session, name: str) -> None:
     """End a VM whose start was killed before its guest was ready: nobody can tell what it lacks."""
-    run = session.places.vm_run(vm.name)
+    run = session.places.vm_run(name)
     if not (run / layout.SSH_CONFIG).exists():
-        state = facts.ask_vm(session.places, vm.name)
+        state = facts.ask_vm(session.places, name)
         if state.seat is not None:
-            perform(state.seat.end(vm.name, run, state.pid), Performance(session))
+            perform(state.seat.end(name, run, state.pid), Performance(session))
 
 
 def _undo(decided: Decided, performance: Performance) -> None:

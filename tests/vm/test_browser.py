@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 from tests.conftest import CHECKOUT
-from tests.vm.world import World, share_of
+from tests.vm.world import World, share_of, wait_until
 
-COLOR = (18, 140, 84)
+COLOR, OTHER = (18, 140, 84), (140, 18, 84)
 PAGE = f"""<!doctype html><title>okubsd</title>
 <style>body {{ background: rgb{COLOR}; margin: 0 }}</style>
 """
@@ -30,6 +30,18 @@ def test_firefox_shows_a_local_page(world: World, tmp_path: Path) -> None:
 
     # The start ended when the page was painted: it is in the first picture.
     assert shown()
+    # Hands of a script reach it, where nobody sees it.
+    page.write_text(PAGE.replace(str(COLOR), str(OTHER)))
+    world.ok("cp", str(page), "browser:other.html")
+    world.ok("key", "browser", "Ctrl+L")
+    world.ok("type", "browser", "/home/user/other.html")
+    world.ok("key", "browser", "Return")
+
+    def is_other() -> bool:
+        world.ok("screenshot", "browser", str(picture))
+        return share_of(picture, OTHER) > 0.6
+
+    wait_until(is_other, 120)
     sizes = {row["name"]: row["size_bytes"] for row in json.loads(world.ok("image", "ls", "--json"))["images"]}
     assert sizes["base"] <= 60e6 and sizes["term"] <= 6e6 and sizes["firefox"] <= 170e6
     # The browser's own sandbox needs user namespaces, and gets them.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -105,6 +106,35 @@ def test_a_disposable_home_is_gone(world: World) -> None:
     with world.up("gone"):
         assert world.call("run", "gone", "--", "cat", "marker").code == 1
     assert not (world.state / "vms/gone/home.img").exists()
+
+
+def kept_of(world: World) -> set[str]:
+    """Return every file of this world but its images."""
+    found = (path.relative_to(world.state) for path in world.state.rglob("*"))
+    return {str(path) for path in found if path.parts[0] != "images"}
+
+
+def test_of_a_copy_nothing_is_left_however_it_ends(world: World) -> None:
+    before = kept_of(world)
+    # Two at once, and each has a home of its own.
+    for number in (1, 2):
+        world.ok("start", "--disposable", "kept", "--headless")
+        world.ok("run", f"kept-{number}", "--", "sh", "-c", "test ! -e ~/x && echo x >~/x")
+    assert world.ok("list").count("(a copy of kept)") == 2
+    assert world.ok("run", "kept-1", "--", "cat", "x") == "x\n"
+    world.ok("stop", "kept-1")
+    os.kill(world.qemus("kept-2")[0], signal.SIGKILL)
+    wait_until(lambda: kept_of(world) == before and not world.processes())
+    # Its start is killed while its guest boots: the next copy takes what was left with it.
+    begun = world.begin("start", "--disposable", "kept", "--headless")
+    wait_until(lambda: bool(world.qemus("kept-1")))
+    begun.kill()
+    begun.wait()
+    world.ok("start", "--disp", "vault", "--headless")
+    assert not world.qemus("kept-1")
+    # It ends with its app, as every VM that is not kept.
+    world.call("run", "vault-1", "--", "busybox", "killall", "xterm")
+    wait_until(lambda: kept_of(world) == before and not world.processes())
 
 
 def test_files_go_in_and_out_whole(world: World, tmp_path: Path) -> None:

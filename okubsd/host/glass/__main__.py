@@ -91,6 +91,7 @@ class _Life:
 
     def goes_on(self) -> bool:
         if self._lock.exists():
+            self._seen = True
             return locks.is_alive(self._lock)
         connected = listener_pid(self._socket) is not None
         self._seen = self._seen or connected

@@ -29,6 +29,8 @@ from okubsd.host.glass.wire import SLOTS, Hung, Slots, Wire
 XFIXES_CURSOR = 1
 # How many events are taken in a turn, and how many may wait: a guest can make them faster than they are taken.
 _MOST_EVENTS, _MOST_WAITING = 256, 20_000
+# How large the window of an icon is, in pixels: wide enough for the VM's name above it.
+_TRAY_WIDTH, _TRAY_HEIGHT = 120, 24
 # How long a window manager of the guest's may take to go.
 _MANAGER_SECONDS = 5.0
 
@@ -71,6 +73,7 @@ class Reader:
         self.atoms = {name: display.intern_atom(name) for name in said.NAMES}
         self.inputs = Inputs(display)
         self.cursor_due = True
+        self.tray: Any = None
         display.set_error_handler(lambda *_: 0)
         self._manage()
         self._find_windows()
@@ -89,6 +92,7 @@ class Reader:
         self.root.composite_redirect_subwindows(composite.RedirectAutomatic)
         self.display.xfixes_select_cursor_input(self.root, XFIXES_CURSOR)
         said.announce(self.root, self.atoms)
+        self.tray = said.announce_tray(self.display, self.atoms)
 
     def _redirect(self) -> error.XError | None:
         """Ask the server to be asked about windows; return what it says against that."""
@@ -176,6 +180,14 @@ class Reader:
         for tell in (telling.class_, telling.title, telling.hints, telling.urgency):
             tell(self, pane)
         self.whole(pane)
+
+    def dock(self, window: Any) -> None:
+        """Show an icon that a program lays into the tray as a small window: so it is not lost."""
+        if window.get_attributes().win_class == X.InputOutput and window.id not in self.panes:
+            window.configure(width=_TRAY_WIDTH, height=_TRAY_HEIGHT)
+            window.map()
+            self._adopt(window, over=False)
+            said.embed(window, self.tray, self.atoms)
 
     def _map_request(self, event: Any) -> None:
         attributes = event.window.get_attributes()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from Xlib import X, Xatom, Xutil
+from Xlib.protocol.event import ClientMessage
 
 from okubsd.display.letters import Letters, render_resources, render_settings
 from okubsd.display.words import TEXT
@@ -14,6 +15,7 @@ NAMES = (
     *("_NET_SUPPORTING_WM_CHECK", "_NET_SUPPORTED", "_NET_WM_NAME", "_NET_WM_STATE", "_NET_WM_STATE_FULLSCREEN"),
     *("_NET_WM_STATE_MAXIMIZED_VERT", "_NET_WM_STATE_MAXIMIZED_HORZ", "_NET_WM_MOVERESIZE", "_NET_ACTIVE_WINDOW"),
     *("_NET_WORKAREA", "_NET_CURRENT_DESKTOP", "_NET_NUMBER_OF_DESKTOPS", "_XSETTINGS_S0", "_XSETTINGS_SETTINGS"),
+    *("_NET_SYSTEM_TRAY_S0", "_NET_SYSTEM_TRAY_OPCODE", "MANAGER", "_XEMBED"),
 )
 # Of a list of protocols this many count.
 _MOST_PROTOCOLS = 32
@@ -41,6 +43,22 @@ def announce_letters(display: Any, letters: Letters, atoms: dict[str, int]) -> N
     settings = atoms["_XSETTINGS_SETTINGS"]
     owner.change_property(settings, settings, 8, render_settings(letters))
     owner.set_selection_owner(atoms["_XSETTINGS_S0"], X.CurrentTime)
+
+
+def announce_tray(display: Any, atoms: dict[str, int]) -> Any:
+    """Take in the icons of programs, and return the window that these speak to (System Tray 0.4)."""
+    root = display.screen().root
+    owner = root.create_window(-1, -1, 1, 1, 0, X.CopyFromParent, override_redirect=1)
+    owner.set_selection_owner(atoms["_NET_SYSTEM_TRAY_S0"], X.CurrentTime)
+    data = (32, [X.CurrentTime, atoms["_NET_SYSTEM_TRAY_S0"], owner.id, 0, 0])
+    root.send_event(ClientMessage(window=root, client_type=atoms["MANAGER"], data=data), X.StructureNotifyMask)
+    return owner
+
+
+def embed(window: Any, tray: Any, atoms: dict[str, int]) -> None:
+    """Tell a program that its icon is in the ``tray`` (XEMBED, XEMBED_EMBEDDED_NOTIFY)."""
+    data = (32, [X.CurrentTime, 0, 0, tray.id, 0])
+    window.send_event(ClientMessage(window=window, client_type=atoms["_XEMBED"], data=data))
 
 
 def end_manager(display: Any, atoms: dict[str, int]) -> None:

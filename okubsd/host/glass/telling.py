@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from okubsd.host.glass.reader import Pane, Reader
 
 
+# A program lays an icon into the tray (System Tray 0.4, SYSTEM_TRAY_REQUEST_DOCK).
+_DOCK = 0
+
+
 def property_changed(reader: Reader, event: Any) -> None:
     pane = reader.panes.get(event.window.id)
     if pane is None:
@@ -55,10 +59,16 @@ def urgency(reader: Reader, pane: Pane) -> None:
 
 def message(reader: Reader, event: Any) -> None:
     """Pass on what a program asks of its window manager."""
-    pane = reader.panes.get(event.window.id)
-    if pane is None or event.data[0] != 32:
+    if event.data[0] != 32:
         return
     numbers = list(event.data[1])
+    if event.window == reader.tray and event.client_type == reader.atoms["_NET_SYSTEM_TRAY_OPCODE"]:
+        if numbers[1] == _DOCK:
+            reader.dock(reader.display.create_resource_object("window", numbers[2]))
+        return
+    pane = reader.panes.get(event.window.id)
+    if pane is None:
+        return
     if event.client_type == reader.atoms["_NET_WM_MOVERESIZE"]:
         reader.wire.tell(Told.DRAG, event.window.id, numbers[2] & 0xF)
     elif event.client_type == reader.atoms["WM_CHANGE_STATE"] and numbers[0] == Xutil.IconicState:

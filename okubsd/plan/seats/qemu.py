@@ -222,9 +222,13 @@ def _wires(boot: Boot) -> tuple[Wire, ...]:
 
 
 def _watch(boot: Boot) -> list[Step]:
-    """Return the step that has a gateway which okubsd made end with the last VM behind it."""
-    through = boot.links.through
-    if through is None or not through.gateway.name.endswith(GATEWAY_SUFFIX):
-        return []
-    argv = (*boot.host.okubsd, "stop", "--unused", through.gateway.name)
-    return [WatchClient(argv=argv, log=boot.state.directory / layout.WATCH_LOG)]
+    """Return what is done when the VM ends: a gateway that okubsd made ends with the last VM, a copy is forgotten."""
+    through, steps = boot.links.through, list[Step]()
+    if through is not None and through.gateway.name.endswith(GATEWAY_SUFFIX):
+        argv = (*boot.host.okubsd, "stop", "--unused", through.gateway.name)
+        steps.append(WatchClient(argv=argv, log=boot.state.directory / layout.WATCH_LOG))
+    if boot.vm.copy_of:
+        # Its words are nobody's, and a log of its own would be left of it.
+        argv = (*boot.host.okubsd, "rm", "--ended", boot.vm.name)
+        steps.append(WatchClient(argv=argv, log=Path("/dev/null")))
+    return steps
