@@ -27,6 +27,7 @@ LAYERS = {
     "images": 2,
     "qemu": 2,
     "display": 2,
+    "menu": 2,
     "network": 2,
     "netif": 2,
     "nft": 2,
@@ -64,7 +65,7 @@ FLOORS = {
         # Whole actions.
         {"glass"},
         {"clip", "lifecycle", "apply", "editing", "exchange", "report", "vpn"},
-        {"rules", "doctor", "selftest", "copies"},
+        {"rules", "doctor", "selftest", "copies", "menus"},
     ],
 }  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -56,6 +57,17 @@ def build(session: Session, names: tuple[str, ...], every: bool, force: bool, dr
         with interruptible():
             made = builder.build(session.places, session.recipes[name], session.report, force=force)
         session.report(f"{name}: {made.build}, {render_megabytes(made.size)}")
+        renew_menu(session)
+
+
+def renew_menu(session: Session) -> None:
+    """Have the entries of the desktop's menus follow, where the user has any of ours."""
+    from okubsd.cli.menu import language
+    from okubsd.host.menus import ours, places_of, sync
+
+    there = places_of(os.environ)
+    if ours(there):
+        sync(session, there, language())
 
 
 def _with_bases(session: Session, names: tuple[str, ...]) -> tuple[str, ...]:

@@ -38,6 +38,7 @@ ROWS = (
     Row("close", "desktop", "close_window", "Ask a VM's window to close", "vm"),
     Row("type", "desktop", "type_text", "Type on a VM's own display", "vm"),
     Row("click", "desktop", "click_at", "Click on a VM's own display", "vm"),
+    Row("menu", "menu", "menu", "Have the programs of VMs in the menus of the desktop"),
     Row("image", "image", "image", "Build, list and remove images"),
     Row("key", "key", "key", "Press keys on a VM's own display; ls, trust, rm: whose images are taken", "vm"),
     Row("check", "check", "check", "Check the description"),

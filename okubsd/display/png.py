@@ -17,7 +17,7 @@ def render_png(width: int, height: int, bgrx: bytes) -> bytes:
     stride = width * 3
     rows = b"".join(b"\0" + rgb[y * stride : (y + 1) * stride] for y in range(height))
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return _render((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return render_chunks((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
 
 
 def redraw_png(untrusted: bytes) -> bytes:
@@ -40,7 +40,7 @@ def redraw_png(untrusted: bytes) -> bytes:
     pixels = _unpacked(b"".join(data for kind, data in chunks if kind == b"IDAT"), size)
     _check_filters(pixels, rows)
     kept = _colours(chunks, depth, colour)
-    return _render(chunks[0], *kept, (b"IDAT", zlib.compress(pixels, 1)), (b"IEND", b""))
+    return render_chunks(chunks[0], *kept, (b"IDAT", zlib.compress(pixels, 1)), (b"IEND", b""))
 
 
 def _rows(width: int, height: int, bits: int, *, interlaced: bool) -> list[tuple[int, int]]:
@@ -126,7 +126,8 @@ def _unpacked(data: bytes, size: int) -> bytes:
     return found
 
 
-def _render(*chunks: tuple[bytes, bytes]) -> bytes:
+def render_chunks(*chunks: tuple[bytes, bytes]) -> bytes:
+    """Return the PNG that the chunks are, each a kind and its bytes."""
     return _SIGNATURE + b"".join(_chunk(kind, data) for kind, data in chunks)
 
 
