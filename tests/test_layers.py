@@ -65,7 +65,7 @@ FLOORS = {
         # Whole actions.
         {"glass"},
         {"clip", "lifecycle", "apply", "editing", "exchange", "report", "vpn"},
-        {"rules", "doctor", "selftest", "copies", "menus"},
+        {"rules", "doctor", "selftest", "copies", "menus", "installing"},
     ],
 }  # fmt: skip
 

@@ -203,8 +203,26 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
     return Session(str(tmp_path / "okubsd.yaml"))
 
 
+def laid(session: Session, name: str = "term", tree: Path | None = None, *, here: bool = False) -> None:
+    """Have an image ``name`` of the files below ``tree``, or of none."""
+    directory = session.places.images / name / "abc"
+    directory.mkdir(parents=True)
+    drive = directory / layout.SQUASHFS
+    drive.touch()
+    if tree is not None:
+        subprocess.run(["mksquashfs", str(tree), str(drive), "-quiet", "-no-progress", "-noappend"], check=True)
+    part = Part(name=layout.SQUASHFS, size=drive.stat().st_size, sha256="0" * 64)
+    image = Image(name=name, kind=Kind.APP, build="abc", recipe="r", base="b", built=0, parts=(part,), built_here=here)
+    (directory / layout.MANIFEST).write_bytes(msgspec.json.encode(image))
+    (directory.parent / layout.CURRENT).symlink_to("abc")
+
+
 def test_entries_come_and_go_with_their_vms(session: Session, tmp_path: Path) -> None:
     there = menus.places_of({"XDG_DATA_HOME": str(tmp_path / "data")})
+    # What is not built has no entry: a click on it would build for minutes.
+    assert menus.sync(session, there, "") == menus.Synced(0, 0)
+    for name in ("term", "firefox", "vpn-gateway"):
+        laid(session, name)
     assert menus.sync(session, there, "") == menus.Synced(2, 0)
     assert menus.sync(session, there, "") == menus.Synced(0, 0)
     names = [path.name for path in menus.ours(there)]
@@ -220,20 +238,6 @@ def test_entries_come_and_go_with_their_vms(session: Session, tmp_path: Path) ->
     assert menus.remove(there) == 1 and [path.name for path in there.entries.iterdir()] == ["okubsd-mine.desktop"]
 
 
-def laid(session: Session, tree: Path, *, here: bool) -> None:
-    """Have an image `term` of the files below ``tree``."""
-    directory = session.places.images / "term" / "abc"
-    directory.mkdir(parents=True)
-    drive = directory / layout.SQUASHFS
-    subprocess.run(["mksquashfs", str(tree), str(drive), "-quiet", "-no-progress"], check=True)
-    part = Part(name=layout.SQUASHFS, size=drive.stat().st_size, sha256="0" * 64)
-    image = Image(
-        name="term", kind=Kind.APP, build="abc", recipe="r", base="b", built=0, parts=(part,), built_here=here
-    )
-    (directory / layout.MANIFEST).write_bytes(msgspec.json.encode(image))
-    (directory.parent / layout.CURRENT).symlink_to("abc")
-
-
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     top = tmp_path / "tree"
@@ -247,7 +251,7 @@ def tree(tmp_path: Path) -> Path:
 
 @pytest.mark.spawns
 def test_what_was_built_here_says_what_it_is_called(session: Session, tree: Path, tmp_path: Path) -> None:
-    laid(session, tree, here=True)
+    laid(session, tree=tree, here=True)
     there = menus.places_of({"XDG_DATA_HOME": str(tmp_path / "data")})
     menus.sync(session, there, "")
     assert "Name=Terminal (work)\n" in (there.entries / "okubsd-work-term.desktop").read_text()
@@ -257,7 +261,7 @@ def test_what_was_built_here_says_what_it_is_called(session: Session, tree: Path
 
 @pytest.mark.spawns
 def test_of_an_imported_image_nothing_is_read(session: Session, tree: Path, tmp_path: Path) -> None:
-    laid(session, tree, here=False)
+    laid(session, tree=tree, here=False)
     there = menus.places_of({"XDG_DATA_HOME": str(tmp_path / "data")})
     menus.sync(session, there, "")
     assert "Name=Term (work)\n" in (there.entries / "okubsd-work-term.desktop").read_text()
@@ -282,7 +286,7 @@ def test_a_link_in_an_image_leads_nowhere(what: str, session: Session, tree: Pat
         (applications / "xterm.desktop").write_text(text.replace("Secret", "Term"))
         (tree / "usr/share/pixmaps/term.png").unlink()
         (tree / "usr/share/pixmaps/term.png").symlink_to("/etc/passwd")
-    laid(session, tree, here=True)
+    laid(session, tree=tree, here=True)
     there = menus.places_of({"XDG_DATA_HOME": str(tmp_path / "data")})
     menus.sync(session, there, "")
     assert "Name=Term (work)\n" in (there.entries / "okubsd-work-term.desktop").read_text()
@@ -295,7 +299,7 @@ def test_a_file_of_an_image_fills_no_disk(
 ) -> None:
     with (tree / "usr/share/applications/a.desktop").open("wb") as stream:
         stream.truncate(64 << 20)
-    laid(session, tree, here=True)
+    laid(session, tree=tree, here=True)
     seen: list[int] = []
 
     def listed(directory: Path, pattern: str) -> list[Path]:

@@ -46,6 +46,16 @@ def build(session: Session, names: tuple[str, ...], every: bool, force: bool, dr
     if every == bool(names):
         raise Misuse("name the images to build, or say --all", "okubsd image ls")
     wanted = tuple(vm.image for vm in session.description.vms) if every else _recipe_names(session, names)
+    bring_up_to_date(session, wanted, force=force, dry=dry)
+    if not dry:
+        renew_menu(session)
+
+
+def bring_up_to_date(session: Session, wanted: tuple[str, ...], *, force: bool = False, dry: bool = False) -> None:
+    """Build those of the images ``wanted`` that are missing or older than their recipe, with the bases they stand on.
+
+    ``force`` builds them anew in any case, ``dry`` only prints what would be built.
+    """
     needed = _with_bases(session, wanted)
     built = {found.name: found for found in store.all_images(session.places)}
     if force:
@@ -57,16 +67,15 @@ def build(session: Session, names: tuple[str, ...], every: bool, force: bool, dr
         with interruptible():
             made = builder.build(session.places, session.recipes[name], session.report, force=force)
         session.report(f"{name}: {made.build}, {render_megabytes(made.size)}")
-        renew_menu(session)
 
 
-def renew_menu(session: Session) -> None:
-    """Have the entries of the desktop's menus follow, where the user has any of ours."""
+def renew_menu(session: Session, *, begin: bool = False) -> None:
+    """Have the entries of the desktop's menus follow, where the user has any of ours, or with these ``begin``."""
     from okubsd.cli.menu import language
     from okubsd.host.menus import ours, places_of, sync
 
     there = places_of(os.environ)
-    if ours(there):
+    if begin or ours(there):
         sync(session, there, language())
 
 

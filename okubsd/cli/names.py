@@ -62,6 +62,11 @@ def rm(session: Session, name: str, keep_home: bool, yes: bool, ended: bool) -> 
         # What waits for the end of a copy calls this; what is left of it in its last moment is waited for.
         wait_until(lambda: copies.forget(session, name) or not copies.is_copy(session.places, name), _SECONDS)
         return
+    remove_one(session, name, keep_home=keep_home, yes=yes)
+
+
+def remove_one(session: Session, name: str, *, keep_home: bool, yes: bool) -> None:
+    """Remove a stopped VM, after its name was written again unless that is ``yes``.  Raises Problem where it runs."""
     described = session.description.find(name)
     if not VM_NAME.fullmatch(name) or (described is None and not session.places.vm(name).is_dir()):
         session.vm(name)

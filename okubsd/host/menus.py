@@ -59,7 +59,7 @@ class _Said(msgspec.Struct, frozen=True):
 
 
 def entries_of(session: Session, there: Places, language: str) -> dict[Entry, bytes]:
-    """Return an entry for each app of each described VM that shows something, and its picture, in their order."""
+    """Return an entry for each app of each described VM whose image is there, and its picture, in their order."""
     # One that the user named is named again.
     command = programs.okubsd_argv(*(("-f", str(session.description.path)) if session.given else ()))
     known: dict[str, _Said] = {}
@@ -68,9 +68,12 @@ def entries_of(session: Session, there: Places, language: str) -> dict[Entry, by
         recipe = session.recipes.get(vm.image)
         if recipe is None or vm.tunnel or vm.name.endswith(GATEWAY_SUFFIX):
             continue
+        image = store.current_image(session.places.of_system if programs.has_vmd() else session.places, vm.image)
+        if image is None:
+            # A click would build for minutes, and nobody would see why.
+            continue
         if vm.image not in known:
-            image = store.current_image(session.places, vm.image)
-            known[vm.image] = _ask(session, image) if image is not None else _Said()
+            known[vm.image] = _ask(session, image)
         for app in vm.apps or tuple(recipe.apps):
             foreign = find_foreign(known[vm.image].programs, recipe.apps[app])
             pictures = known[vm.image].icons.get(foreign.icon, []) if foreign else []

@@ -1,0 +1,126 @@
+"""An app from nothing: a recipe if there is none, a VM in the description, its image, its entry in the menus.
+
+A VM is described in a file of its own, vm.d/NAME.yaml: what the user wrote is not touched.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+from okubsd.config.names import IMAGE_NAME, IMAGE_NAME_RULE, PACKAGE_NAME, VM_NAME, VM_NAME_RULE, did_you_mean, quoted
+from okubsd.config.sizes import render_size
+from okubsd.errors import BadDescription, Misuse, Problem, Unknown
+from okubsd.host import door
+from okubsd.host.places import Places, xdg_directory
+from okubsd.host.session import Session
+from okubsd.model import Vm
+
+_PROGRAM = re.compile(r"[A-Za-z0-9/][A-Za-z0-9._/+-]*")
+MADE = "# Made by `okubsd install`."
+# What a VM gets that nobody described before: enough for a program with a window, and room for its files.
+_MEMORY, _HOME = "1G", "4G"
+
+
+def own_config(env: os._Environ[str] | dict[str, str]) -> Path:
+    """Return the directory of the user's own description and recipes."""
+    return xdg_directory(env, "XDG_CONFIG_HOME", ".config") / "okubsd"
+
+
+def add_recipe(session: Session, name: str, package: str, command: str) -> Path:
+    """Write a recipe of the user's for an image ``name`` of one ``package``, whose program is ``command``.
+
+    Raises Misuse for a name that is none, or that there is a recipe of already.
+    """
+    if not IMAGE_NAME.fullmatch(name):
+        raise Misuse(f"{quoted(name)} is no name for an image: {IMAGE_NAME_RULE}")
+    if not PACKAGE_NAME.fullmatch(package):
+        raise Misuse(f"{quoted(package)} is no name of a package")
+    if command and not _PROGRAM.fullmatch(command):
+        raise Misuse(f"{quoted(command)} is no name of a program")
+    if name in session.recipes:
+        raise Misuse(f"there is a recipe '{name}' already", f"okubsd install {name}")
+    path = own_config(os.environ) / "images" / name / "recipe.yaml"
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    text = f"{MADE}\nfrom: base\npackages: [{package}]\napps:\n  {name}: [{command or package}]\n"
+    door.write(path, text.encode(), 0o644)
+    return path
+
+
+def need_recipe(session: Session, name: str) -> None:
+    """Raise Unknown where there is no recipe of an app image called ``name``."""
+    recipe = session.recipes.get(name)
+    if recipe is None or not recipe.apps:
+        known = sorted(known for known, recipe in session.recipes.items() if recipe.apps)
+        sentence = f"there is no recipe for {quoted(name)}{did_you_mean(name, known)}"
+        raise Unknown(sentence, f"okubsd install {name if IMAGE_NAME.fullmatch(name) else 'NAME'} --package PACKAGE")
+
+
+def add_vm(session: Session, name: str, image: str, network: str) -> Session:
+    """Describe a VM ``name`` of the ``image``, and return the session that knows it.
+
+    Raises Misuse where there is another VM of that name, and BadDescription where it would not be taken; then nothing
+    is changed.
+    """
+    if not VM_NAME.fullmatch(name):
+        raise Misuse(f"{quoted(name)} is no name for a VM: {VM_NAME_RULE}")
+    known = [known.name for known in session.description.networks]
+    if network and network not in known:
+        raise Misuse(f"there is no network {quoted(network)}{did_you_mean(network, known)}", "okubsd net ls")
+    main = _own_description(session)
+    path = main.parent / "vm.d" / f"{name}.yaml"
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    if path.exists():
+        raise Misuse(f"{path} is there already", "choose another name with --vm")
+    door.write(path, _described(session, image, network).encode(), 0o644)
+    try:
+        found = Session(str(main) if session.given else "", session.report, quiet=session.quiet)
+        found.vm(name)
+    except (BadDescription, Problem):
+        path.unlink()
+        raise
+    return found
+
+
+def _own_description(session: Session) -> Path:
+    """Return the user's own description; one who has only the sample gets a copy of it."""
+    path = session.description.path
+    if not path.is_relative_to(session.places.share):
+        return path
+    own = own_config(os.environ) / "okubsd.yaml"
+    own.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    door.write(own, path.read_bytes(), 0o644)
+    session.report(f"{own}: your description from now on, a copy of the sample")
+    return own
+
+
+def _described(session: Session, image: str, network: str) -> str:
+    """Return the text of a VM: as large as the first that has the same image."""
+    like = next((vm for vm in session.description.vms if vm.image == image), None)
+    memory, home = (render_size(like.memory), render_size(like.home)) if like else (_MEMORY, _HOME)
+    lines = [MADE, f"image: {image}", f"memory: {memory}", f"home: {home}"]
+    lines += [f"cpus: {like.cpus}"] if like and like.cpus > 1 else []
+    lines += [f"network: {network}"] if network else []
+    return "\n".join(lines) + "\n"
+
+
+def forget_vm(session: Session, name: str) -> None:
+    """Take a VM out of the description again that add_vm() described."""
+    (session.description.path.parent / "vm.d" / f"{name}.yaml").unlink(missing_ok=True)
+
+
+def forget_recipe(places: Places, name: str) -> bool:
+    """Remove a recipe that an install wrote, and not what the user wrote; return whether there was one."""
+    directory = own_config(os.environ) / "images" / name
+    path = directory / "recipe.yaml"
+    if not IMAGE_NAME.fullmatch(name) or not path.is_file() or not path.read_text().startswith(MADE):
+        return False
+    shutil.rmtree(directory)
+    return True
+
+
+def users_of(session: Session, image: str, but: Vm) -> list[str]:
+    """Return the other VMs that have an image."""
+    return [vm.name for vm in session.description.vms if vm.image == image and vm.name != but.name]
