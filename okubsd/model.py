@@ -166,7 +166,7 @@ class HostDescription(msgspec.Struct, frozen=True, kw_only=True):
     ``owner`` is the user whose VMs they are ("" for whoever applies), ``group`` may open vmd's socket and call
     the helper, ``resolver`` is where the DNS of `nat` goes, ``numbers`` the first and last that a VM may get,
     ``staggered`` how many VMs are started at once and the seconds between, ``uplink`` the interface to the world,
-    which only a limit of what is sent needs.
+    which only a limit of what is sent needs, ``clip_limit`` how many bytes cross from one clipboard to another at once.
     """
 
     backend: Backend = Backend.AUTO
@@ -176,6 +176,7 @@ class HostDescription(msgspec.Struct, frozen=True, kw_only=True):
     numbers: tuple[int, int] = (100, 249)
     staggered: tuple[int, int] = (1, 5)
     uplink: str = ""
+    clip_limit: int = 4 << 20
 
 
 class Description(msgspec.Struct, frozen=True):

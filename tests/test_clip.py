@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from okubsd.config.description import parse_description
 from okubsd.config.names import CONTROL
 from okubsd.display.clip import LARGEST, PNG, TEXT, Clip, clip_of, describe, parse_clip, render_clip
 from okubsd.display.png import redraw_png, render_png
@@ -52,7 +53,7 @@ def test_no_text_moves_a_cursor(text: str) -> None:
     [
         (TEXT, b"\xff\xfe", "not UTF-8"),
         (TEXT, b"\x1b", "no text"),
-        (TEXT, b"x" * (LARGEST + 1), "more than 4 MB"),
+        (TEXT, b"x" * (LARGEST + 1), "more than 4M"),
         (PNG, b"GIF89a", "no PNG"),
         (PNG, DOT[:-5], "damaged"),
         (PNG, DOT[:20] + b"\xff" + DOT[21:], "damaged"),
@@ -207,8 +208,8 @@ def test_what_nobody_takes_is_over_and_a_newer_owner_stays(web: Display) -> None
 
 BAD = {
     "mute": "nobody hands over",
-    "five megabytes": "more than 4 MB",
-    "endless": "more than 4 MB",
+    "five megabytes": "more than 4M",
+    "endless": "more than 4M",
     "numbers": "its clipboard is empty",
     "holds the server": "nobody hands over",
 }
@@ -324,3 +325,11 @@ def test_a_log_that_was_cut_short_loses_no_other_line(tmp_path: Path, monkeypatc
     os.mkfifo(session.places.state / "crossings.log")
     with pytest.raises(Problem, match="cannot be written"):
         clips._write_down(session.places, Clip(source="vault", kind=TEXT, data=b"x"), "bank", "taken")
+
+
+def test_the_limit_is_the_users(tmp_path: Path) -> None:
+    assert clip_of("web", TEXT, b"x" * 2000, limit=2000).data == b"x" * 2000
+    with pytest.raises(ValueError, match="more than 1K"):
+        clip_of("web", TEXT, b"x" * 2000, limit=1024)
+    described = parse_description(Path("x"), "host: {clip_limit: 64K}\n", (), {})
+    assert described.host.clip_limit == 64 << 10

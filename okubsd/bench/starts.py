@@ -17,11 +17,11 @@ import msgspec
 
 from okubsd import layout
 from okubsd.bench import stock as stock_vms
+from okubsd.bench.contestants import start_openssh
 from okubsd.errors import Problem, TimedOut
 from okubsd.host import builder, door, facts, keys, lifecycle, programs, store, window
 from okubsd.host.engine.qemu import memory_of
-from okubsd.host.guest import ROOT, Guest
-from okubsd.host.monitor import monitor
+from okubsd.host.guest import Guest
 from okubsd.host.perform import perform, perform_step
 from okubsd.host.performance import Performance
 from okubsd.host.session import Session, silent
@@ -32,7 +32,6 @@ from okubsd.plan import steps
 Rows = dict[str, list[float]]
 
 _IMPORTS = "import msgspec, yaml, click"
-_OPENSSH_PORT = 2222
 
 
 def describe_host() -> str:
@@ -160,7 +159,7 @@ def _second_app(session: Session, vm: Vm, rows: Rows, rounds: int) -> None:
     alone = _alone(session, other)
     lifecycle.start(alone, other, Request(headless=True))
     try:
-        port = _start_openssh(session, other)
+        port = start_openssh(session, other)
         for _ in range(rounds):
             start = time.monotonic()
             lifecycle.start(alone, other, Request(another=True))
@@ -182,25 +181,6 @@ def _close_newest(session: Session, vm: Vm) -> None:
     newest = "kill $(busybox pidof xterm | cut -d' ' -f1)"
     Guest.find(session.places, vm).ask(("sh", "-c", newest), timeout=60)
     time.sleep(1)
-
-
-def _start_openssh(session: Session, vm: Vm) -> int:
-    """Start OpenSSH's server in the guest, and return the port that leads to it."""
-    script = (
-        "mkdir -p /run/sshd; cp /run/okubsd/ssh/authorized_keys /run/keys; chmod 644 /run/keys; "
-        "ssh-keygen -q -t ed25519 -N '' -f /run/sshd-key; "
-        f"/usr/sbin/sshd -p {_OPENSSH_PORT} -h /run/sshd-key -o X11Forwarding=yes -o StrictModes=no "
-        "-o AuthorizedKeysFile=/run/keys -o UsePAM=no >&2; cat /run/sshd-key.pub"
-    )
-    done = Guest.find(session.places, vm).ask(("sh", "-c", script), user=ROOT, timeout=120)
-    if done.code != 0:
-        raise Problem(f"starting OpenSSH in the guest: {door.reason(done)}")
-    key = done.out
-    door.write(session.places.vm(vm.name) / "stock_hosts", b"stock " + key)
-    with monitor(session.places.vm_run(vm.name) / layout.QMP) as qemu:
-        qemu.human(f"hostfwd_add net0 tcp:127.0.0.1:0-:{_OPENSSH_PORT}")
-        ports = re.findall(rf"127\.0\.0\.1\s+(\d+)\s+\S+\s+{_OPENSSH_PORT}\s", qemu.human("info usernet"))
-    return int(ports[0])
 
 
 def _new_ssh(session: Session, vm: Vm, port: int) -> float:

@@ -142,6 +142,7 @@ HOST_FIELDS: Mapping[str, fields.Parser[Any]] = {
     "numbers": fields.range_between(1, 255),
     "staggered": _staggered,
     "uplink": fields.matching(INTERFACE_NAME, INTERFACE_NAME_RULE),
+    "clip_limit": fields.size_between(1 << 10, 64 << 20),
 }
 
 

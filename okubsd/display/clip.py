@@ -5,12 +5,13 @@ from __future__ import annotations
 import msgspec
 
 from okubsd.config.names import CONTROL
+from okubsd.config.sizes import render_size
 from okubsd.display.png import redraw_png
 
 # The names of the two sides that a clip can have beside VMs; no VM is called so (config/names.py, RESERVED).
 HOST = "host"
 
-# The most bytes that cross at once, and how long they are offered, in seconds.
+# The most bytes that cross at once where nobody says otherwise, and how long they are offered, in seconds.
 LARGEST = 4 << 20
 LEASE = 10.0
 
@@ -32,18 +33,18 @@ class Clip(msgspec.Struct, frozen=True, kw_only=True):
     removed: int = 0
 
 
-def clip_of(source: str, kind: str, untrusted: bytes, *, raw: bool = False) -> Clip:
+def clip_of(source: str, kind: str, untrusted: bytes, *, raw: bool = False, limit: int = LARGEST) -> Clip:
     """Return what may cross of ``untrusted``, what the clipboard of ``source`` gave.
 
     A ``raw`` text keeps what moves a cursor, turns the direction of writing, or is not seen.
-    Raises ValueError, in words, for what is no text and no PNG, or too large.
+    Raises ValueError, in words, for what is no text and no PNG, or has more than ``limit`` bytes.
     """
-    if len(untrusted) > LARGEST:
-        raise ValueError(f"it holds more than {LARGEST >> 20} MB")
+    if len(untrusted) > limit:
+        raise ValueError(f"it holds more than {render_size(limit)}")
     if kind == PNG:
         drawn = redraw_png(untrusted)
-        if len(drawn) > LARGEST:
-            raise ValueError(f"its picture has more than {LARGEST >> 20} MB")
+        if len(drawn) > limit:
+            raise ValueError(f"its picture has more than {render_size(limit)}")
         return Clip(source=source, kind=PNG, data=drawn)
     try:
         text = untrusted.decode()

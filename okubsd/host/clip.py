@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from okubsd import layout
-from okubsd.display.clip import HOST, LEASE, Clip, clip_of, describe, parse_clip, render_clip
+from okubsd.display.clip import HOST, LARGEST, LEASE, Clip, clip_of, describe, parse_clip, render_clip
 from okubsd.errors import HostLacks, Problem
 from okubsd.host import door, keys, running
 from okubsd.host.lifecycle import interruptible
@@ -43,9 +43,10 @@ def read(session: Session, source: str, *, raw: bool = False) -> Clip:
     Raises Problem where it holds nothing that may cross, or the policy lets it cross to nobody.
     """
     need_somebody(session, "clip", source)
-    kind, untrusted = take(display_of(session, source))
+    limit = session.known_description.host.clip_limit if session.known_description else LARGEST
+    kind, untrusted = take(display_of(session, source), limit)
     try:
-        return clip_of(source, kind, untrusted, raw=raw)
+        return clip_of(source, kind, untrusted, raw=raw, limit=limit)
     except ValueError as error:
         raise Problem(f"{source}: {error}") from None
 

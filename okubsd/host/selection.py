@@ -13,6 +13,7 @@ import socket
 import time
 from typing import Any
 
+from okubsd.config.sizes import render_size
 from okubsd.display.clip import LARGEST, PNG, TEXT, Clip
 from okubsd.errors import Problem, TimedOut
 from okubsd.host import door
@@ -46,26 +47,26 @@ class Display:
         return authority(int(self.name.lstrip(":")), self.cookie)
 
 
-def take(display: Display) -> tuple[str, bytes]:
-    """Return the kind and the bytes of what the clipboard of ``display`` holds.
+def take(display: Display, limit: int = LARGEST) -> tuple[str, bytes]:
+    """Return the kind and the bytes of what the clipboard of ``display`` holds, at most ``limit`` bytes.
 
     Raises Problem where it holds nothing that may cross, or too much, TimedOut where nobody answers.
     """
     preload()
     with display.authority():
-        child = door.Child(lambda end: _take(end, display.name), memory=_MEMORY)
+        child = door.Child(lambda end: _take(end, display.name, limit), memory=_MEMORY + 4 * limit)
         try:
             said = child.ask(_TAKE_SECONDS + _GRACE)
             if said is None or said == b"late":
                 raise TimedOut(f"{display.of}: nobody hands over what is in its clipboard", "copy it there once more")
             match = re.fullmatch(rb"(text|png) ([0-9]{1,9})", said)
             if match is None:
-                raise Problem(f"{display.of}: {_REASONS.get(said, 'its display does not answer')}")
-            data = child.read_rest(int(match[2]), _GRACE) if int(match[2]) <= LARGEST else None
+                raise Problem(f"{display.of}: {_reason(said, limit)}")
+            data = child.read_rest(int(match[2]), _GRACE) if int(match[2]) <= limit else None
         finally:
             child.end()
     if data is None:
-        raise Problem(f"{display.of}: {_REASONS[b'large']}")
+        raise Problem(f"{display.of}: {_reason(b'large', limit)}")
     return match[1].decode(), data
 
 
@@ -74,8 +75,13 @@ _REASONS = {
     b"text": "its clipboard is empty",
     b"png": "its clipboard is empty",
     b"other": "its clipboard holds neither text nor a PNG",
-    b"large": f"its clipboard holds more than {LARGEST >> 20} MB",
 }
+
+
+def _reason(said: bytes, limit: int) -> str:
+    if said == b"large":
+        return f"its clipboard holds more than {render_size(limit)}"
+    return _REASONS.get(said, "its display does not answer")
 
 
 class Offer:
@@ -113,10 +119,10 @@ class _Client:
     ``quiet`` is how many seconds nothing may happen.
     """
 
-    def __init__(self, name: str, seconds: float, quiet: float) -> None:
+    def __init__(self, name: str, seconds: float, quiet: float, limit: int = LARGEST) -> None:
         from Xlib import X
 
-        self.end, self.quiet = time.monotonic() + seconds, quiet
+        self.end, self.quiet, self.limit = time.monotonic() + seconds, quiet, limit
         self.opened = open_display(name)
         # A window of a guest's may be gone at any moment.
         self.failed = False
@@ -158,8 +164,8 @@ class _Large(Exception):
     """There is more than may cross."""
 
 
-def _take(end: socket.socket, name: str) -> None:
-    client = _Client(name, _TAKE_SECONDS, _QUIET_SECONDS)
+def _take(end: socket.socket, name: str, limit: int) -> None:
+    client = _Client(name, _TAKE_SECONDS, _QUIET_SECONDS, limit)
     try:
         kind, data = _taken(client)
     except _Late:
@@ -207,12 +213,12 @@ def _answer(client: _Client, target: str, most: int) -> Any:
 
 def _converted(client: _Client, target: str) -> bytes:
     """Return what the owner gives as ``target``, b"" where it does not.  Raises _Late or _Large."""
-    answer = _answer(client, target, LARGEST // 4 + 1)
+    answer = _answer(client, target, client.limit // 4 + 1)
     if answer is None:
         return b""
     if answer.property_type == client.atom("INCR"):
         return _by_pieces(client)
-    if answer.bytes_after or len(answer.value) > LARGEST:
+    if answer.bytes_after or len(answer.value) > client.limit:
         raise _Large
     return bytes(answer.value) if answer.format == 8 else b""
 
@@ -224,11 +230,11 @@ def _by_pieces(client: _Client) -> bytes:
     while (event := client.event()) is not None:
         if event.type != X.PropertyNotify or event.atom != place or event.state != X.PropertyNewValue:
             continue
-        answer = client.window.get_property(place, X.AnyPropertyType, 0, LARGEST // 4 + 1, delete=True)
+        answer = client.window.get_property(place, X.AnyPropertyType, 0, client.limit // 4 + 1, delete=True)
         if answer is None or answer.format != 8 or not answer.value:
             return bytes(found)
         found += answer.value
-        if answer.bytes_after or len(found) > LARGEST:
+        if answer.bytes_after or len(found) > client.limit:
             raise _Large
     raise _Late
 
