@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import getpass
 import subprocess
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from okubsd.errors import Problem
 from okubsd.guest.cpio import directory, fifo, file, render_cpio
 from okubsd.guest.identity import (
     FAMILY_LOCAL,
@@ -22,7 +24,12 @@ from okubsd.guest.identity import (
     render_xauthority,
 )
 from okubsd.guest.ssh import connect_argv, render_ssh_config, show_app_argv
+from okubsd.host import facts, guest, programs, records
+from okubsd.host.places import Places
 from okubsd.model import Vm
+from okubsd.plan.facts import VmFacts
+from okubsd.plan.seats.namespace import Namespace
+from okubsd.vmd.helper import Record
 
 VM = Vm(name="My_Browser.1", image="firefox")
 
@@ -120,3 +127,16 @@ def test_the_users_directory_is_the_users_alone() -> None:
     assert archive[at : at + 6] == b"070701"
     fields = [int(archive[at + 6 + 8 * i : at + 14 + 8 * i], 16) for i in range(4)]
     assert fields[1:] == [0o40700, 1000, 1000]
+
+
+def test_another_users_guest_is_his_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = VmFacts(name="a", directory=tmp_path, run=tmp_path / "run", seat=Namespace())
+    places = Places(tmp_path, tmp_path)
+    monkeypatch.setattr(facts, "ask_vm", lambda *_: state)
+    mine = getpass.getuser()
+    for vmd, owner, said in ((False, "x", "still starting"), (True, mine, "still starting"), (True, "al", "is al's")):
+        record = Record(name="a", owner=owner, number=1, group="g", boot="", base="", app="", home=0)
+        monkeypatch.setattr(programs, "has_vmd", lambda vmd=vmd: vmd)
+        monkeypatch.setattr(records, "read_record", lambda *_, record=record: record)
+        with pytest.raises(Problem, match=said):
+            guest.Guest.find(places, Vm(name="a", image="term"))

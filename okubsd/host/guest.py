@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import getpass
 import secrets
 from pathlib import Path
 
 from okubsd import layout
 from okubsd.errors import Problem
 from okubsd.guest.ssh import USER, call_command, end_call_command, remote_command, ssh_argv
-from okubsd.host import door, facts
+from okubsd.host import door, facts, programs
 from okubsd.host.places import Places
 from okubsd.model import Argv, Vm
 from okubsd.plan.seats.base import Seat
@@ -36,6 +37,7 @@ class Guest:
         if state.seat is None:
             raise Problem(f"VM '{vm.name}' is not running", f"okubsd start {vm.name}")
         if not (state.run / layout.SSH_CONFIG).exists():
+            _refuse_others(places, vm.name)
             raise Problem(f"VM '{vm.name}' is still starting", "try again in a moment")
         if state.stall:
             raise Problem(f"VM '{vm.name}' stands still: {state.stall}", f"okubsd status {vm.name}")
@@ -77,3 +79,15 @@ class Guest:
     def interactive(self, command: str, *, user: str = USER, terminal: bool) -> int:
         """Run ``command`` on the user's own terminal, and return its exit code."""
         return door.call_interactive((*self.argv("-t" if terminal else "-T", user=user), command))
+
+
+def _refuse_others(places: Places, name: str) -> None:
+    """Raise Problem where the VM is another user's: its keys, and the way to its guest, are his alone."""
+    if not programs.has_vmd():
+        return
+    from okubsd.host.records import read_record
+
+    record = read_record(places, name)
+    if record is not None and record.owner != getpass.getuser():
+        hint = f"doas -u {record.owner} okubsd list"
+        raise Problem(f"VM '{name}' is {record.owner}'s, who alone reaches its guest", hint)
