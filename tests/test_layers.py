@@ -176,7 +176,7 @@ def test_only_the_bounded_ways_take_a_call_into_a_guest() -> None:
     refusing = {name for name in spawning if "refuse_guest(" in bodies[name]}
     assert spawning - refusing == {"ask", "stream", "joined", "call_interactive", "spawn_measured"}
     measuring = [path.name for path in PACKAGE.rglob("*.py") if "spawn_measured" in path.read_text()]
-    assert sorted(measuring) == ["__init__.py", "guests.py", "starts.py", "stock.py"]
+    assert sorted(measuring) == ["__init__.py", "contestants.py", "guests.py", "starts.py", "stock.py"]
     # A display of a guest's is looked at by children only, and by the glass; measuring looks at a desktop of its own.
     looking = {
         str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if "from Xlib import" in path.read_text()
