@@ -28,9 +28,9 @@ from okubsd.display.frame import (
     clamp_size,
     host_title,
     is_menu,
-    on_screen,
     plain,
     size_hints,
+    within,
 )
 from okubsd.display.orders import Asked as Question
 from okubsd.display.orders import Orders, parse_orders
@@ -38,8 +38,8 @@ from okubsd.display.words import SIZE, TEXT, Asked, Message, Told, decode, encod
 from okubsd.errors import Problem
 from okubsd.host import windows
 from okubsd.host.glass import cursor, sandbox
+from okubsd.host.glass.desk import Look
 from okubsd.host.glass.painter import Deeds, Painter
-from okubsd.host.glass.pane import Look
 from okubsd.host.glass.wire import SLOT_SIZE, SLOTS, Hung, Slots, Wire, pair
 from okubsd.host.glass.xkb import Keyboard
 from tests.conftest import CHECKOUT
@@ -127,7 +127,7 @@ def test_what_is_cut_lies_inside(x: int, y: int, width: int, height: int, wide: 
 @given(SIZES, SIZES, SIZES, SIZES)
 def test_a_menu_lies_on_the_screen_whatever_it_asks(x: int, y: int, width: int, height: int) -> None:
     screen = (1400, 900)
-    box = on_screen(MENU.around(Box(x, y, *clamp_size(width, height))), screen)
+    box = within(MENU.around(Box(x, y, *clamp_size(width, height))), Box(0, 0, *screen))
     assert box.x >= 0 and box.y >= 0 and box.x + box.width <= 1400 and box.y + box.height <= 900
 
 

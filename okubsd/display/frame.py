@@ -111,11 +111,30 @@ def is_menu(width: int, height: int, screen: tuple[int, int], others: int = 0) -
     return width * height + others <= LARGEST_MENU * screen[0] * screen[1]
 
 
-def on_screen(box: Box, screen: tuple[int, int]) -> Box:
-    """Return ``box`` moved, and cut where it has to be, so that all of it lies on the ``screen``."""
-    width, height = min(box.width, screen[0]), min(box.height, screen[1])
-    x, y = max(0, min(box.x, screen[0] - width)), max(0, min(box.y, screen[1] - height))
+def within(box: Box, area: Box) -> Box:
+    """Return ``box`` moved, and cut where it has to be, so that all of it lies in the ``area``."""
+    width, height = min(box.width, area.width), min(box.height, area.height)
+    x = max(area.x, min(box.x, area.x + area.width - width))
+    y = max(area.y, min(box.y, area.y + area.height - height))
     return Box(x, y, width, height)
+
+
+def nearest(box: Box, monitors: tuple[Box, ...]) -> Box:
+    """Return that of the ``monitors`` on which the middle of ``box`` lies, or which is nearest to it."""
+    x, y = box.x + box.width // 2, box.y + box.height // 2
+
+    def distance(monitor: Box) -> int:
+        across = max(monitor.x - x, 0, x - (monitor.x + monitor.width - 1))
+        along = max(monitor.y - y, 0, y - (monitor.y + monitor.height - 1))
+        return across + along
+
+    return min(monitors, key=distance)
+
+
+def smallest(monitors: tuple[Box, ...]) -> tuple[int, int]:
+    """Return the size of the smallest of the ``monitors``."""
+    found = min(monitors, key=lambda monitor: monitor.width * monitor.height)
+    return found.width, found.height
 
 
 def plain(untrusted: str, limit: int = 100) -> str:

@@ -25,8 +25,8 @@ from okubsd.errors import HostLacks
 from okubsd.host import door, keys, locks, running
 from okubsd.host.glass import sandbox
 from okubsd.host.glass.control import Control
+from okubsd.host.glass.desk import Desk, Look
 from okubsd.host.glass.painter import Deeds, Painter
-from okubsd.host.glass.pane import Look
 from okubsd.host.glass.reader import Reader
 from okubsd.host.glass.whole import WholeReader
 from okubsd.host.glass.wire import SLOT_SIZE, Hung, Slots, Wire, pair
@@ -206,8 +206,12 @@ def _paint(orders: Orders, number: int, wire: Wire, slots: Slots, guard: int) ->
 
     try:
         opened = open_desktop(orders.desktop)
+        Desk(opened, Look(orders.vm, orders.color, orders.ink, ""))
     except HostLacks as problem:
         print(f"okubsd: {problem.sentence}", file=sys.stderr)
+        return _FOR_GOOD
+    except ValueError as problem:
+        print(f"okubsd: {problem}", file=sys.stderr)
         return _FOR_GOOD
     look = Look(
         orders.vm, orders.color, orders.ink, orders.network, orders.scale, orders.fullscreen, orders.keys

@@ -18,7 +18,7 @@ from Xlib import XK, X, error
 from okubsd.display.frame import plain
 from okubsd.display.orders import Asked, parse_asked
 from okubsd.errors import HostLacks
-from okubsd.host.glass.pane import Desk, Look
+from okubsd.host.glass.desk import Desk, Look
 from okubsd.host.window import open_desktop
 
 _WIDTH, _HEIGHT, _LINE, _EDGE = 520, 190, 18, 16
@@ -40,10 +40,10 @@ class Question:
         """Show it.  Raises OSError where the keyboard cannot be had: somebody else could answer then."""
         self.display, self.asked = display, asked
         self.desk = Desk(display, Look("okubsd", _COLOR, _INK, ""))
-        (width, height), px = self.desk.size, self.desk.px
+        at, px = self.desk.monitors[0], self.desk.px
         self.top = self.desk.root.create_window(
-            (width - px(_WIDTH)) // 2, (height - px(_HEIGHT)) // 3, px(_WIDTH), px(_HEIGHT), 3, 24, X.InputOutput,
-            self.desk.visual, background_pixel=_COLOR, border_pixel=_INK, colormap=self.desk.colormap,
+            at.x + (at.width - px(_WIDTH)) // 2, at.y + (at.height - px(_HEIGHT)) // 3, px(_WIDTH), px(_HEIGHT), 3, 24,
+            X.InputOutput, self.desk.visual, background_pixel=_COLOR, border_pixel=_INK, colormap=self.desk.colormap,
             override_redirect=1, event_mask=_EVENTS,
         )  # fmt: skip
         self.top.set_wm_name("okubsd asks")
@@ -73,7 +73,8 @@ class Question:
                 if said is not None:
                     return said
             self.display.flush()
-            select.select([self.display.fileno()], [], [], min(1.0, max(0.0, end - time.monotonic())))
+            if not self.display.display.event_queue:
+                select.select([self.display.fileno()], [], [], min(1.0, max(0.0, end - time.monotonic())))
             self._draw()
         return _NO
 
@@ -104,7 +105,7 @@ class Question:
         return any(code in codes for codes in self.display.get_modifier_mapping())
 
     def _button(self, event: Any) -> int | None:
-        x, y = (round(at / self.desk.letters.scale) for at in (event.event_x, event.event_y))
+        x, y = (round(at / self.desk.scale) for at in (event.event_x, event.event_y))
         if event.detail != 1 or event.window != self.top or not _BUTTON_Y <= y < _BUTTON_Y + _BUTTON_HEIGHT:
             return None
         if _YES_X <= x < _YES_X + _BUTTON_WIDTH:
@@ -121,7 +122,8 @@ class Question:
         self.top.configure(stack_mode=X.Above)
         left = max(0, round(self.began + self.asked.seconds - time.monotonic()))
         px = self.desk.px
-        lines = [plain(self.asked.question), *textwrap.wrap(plain(self.asked.what, 200), 76)[:3]]
+        question = textwrap.wrap(plain(self.asked.question, 160), 76)[:2]
+        lines = [*question, *textwrap.wrap(plain(self.asked.what, 200), 76)[: 5 - len(question)]]
         for number, line in enumerate(lines, 1):
             self.desk.text(self.top, px(_EDGE), px(8 + _LINE * number), f"{line:<80}")
         self.desk.text(self.top, px(_EDGE), px(8 + _LINE * 6), f"asked by {plain(self.asked.place, 60)}")

@@ -24,13 +24,13 @@ _DEAF_SECONDS, _NEW_SECONDS, _REPEAT = 0.7, 1.0, 5
 def key(painter: Painter, pane: Pane, event: Any) -> None:
     down = isinstance(event, xevent.KeyPress)
     now = time.monotonic()
-    if down and now < pane.deaf_until and event.detail not in painter.modifiers:
-        # Until who types on has stopped: all of it was meant for another window.
-        pane.deaf_until = now + _DEAF_SECONDS
-        return
     word = painter.keys.word(event.detail, event.state)
     if word:
         _ours(painter, pane, event, word, down=down)
+        return
+    if down and now < pane.deaf_until and event.detail not in painter.modifiers:
+        # Until who types on has stopped: all of it was meant for another window.
+        pane.deaf_until = now + _DEAF_SECONDS
         return
     painter.wire.tell(Asked.KEY, pane.number, event.detail, int(down), event.state & LOCKS, event.state >> 13 & 3)
 
@@ -41,6 +41,8 @@ def _ours(painter: Painter, pane: Pane, event: Any, word: str, *, down: bool) ->
         painter.crossing[event.detail] = event.time
     elif event.time - painter.crossing.get(event.detail, -_REPEAT - 1) > _REPEAT:
         if word == "fill":
+            # Who leaves is not had back by the guest.
+            pane.left = pane.filled
             told.fill(painter, pane, 2)
         else:
             painter.deeds.cross(word)
@@ -166,6 +168,7 @@ def state_changed(painter: Painter, pane: Pane, event: Any) -> None:
     if event.window.id == pane.top.id and event.atom == atoms["_NET_WM_STATE"]:
         found = pane.top.get_property(atoms["_NET_WM_STATE"], X.AnyPropertyType, 0, 32)
         held = set(found.value) if found is not None and found.format == 32 else set()
+        pane.filled = atoms["_NET_WM_STATE_FULLSCREEN"] in held
         for state, name in _STATES.items():
             painter.wire.tell(Asked.STATED, pane.number, state, int(atoms[name] in held))
 

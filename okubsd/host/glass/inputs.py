@@ -20,6 +20,15 @@ class Inputs:
         self._keyboard = Keyboard(display)
         # The user's own server repeats keys, and its repeats are passed on.
         display.change_keyboard_control(auto_repeat_mode=X.AutoRepeatModeOff)
+        self._take_over()
+
+    def _take_over(self) -> None:
+        """Let go of what somebody before us held, who ended."""
+        down = self._display.query_keymap()
+        self._keys = {code for code in range(8, 256) if down[code // 8] >> code % 8 & 1}
+        mask = self._display.screen().root.query_pointer().mask
+        self._buttons = {number for number in range(1, 6) if mask >> (7 + number) & 1}
+        self.release_all()
 
     def key(self, code: int, locks: int, group: int, *, down: bool) -> None:
         """Press or release the key ``code``, with the locks and the group that the user's keyboard has."""

@@ -17,12 +17,13 @@ import msgspec
 from Xlib import X, error
 from Xlib.protocol import event as xevent
 
-from okubsd.display.frame import LARGEST, MOST_WINDOWS, Box, clamp_box, is_menu
+from okubsd.display.frame import LARGEST, MOST_WINDOWS, Box, clamp_box, is_menu, smallest
 from okubsd.display.words import Asked, Message, Told
 from okubsd.host.glass import cursor, shm
+from okubsd.host.glass.desk import Desk, Look
 from okubsd.host.glass.grabs import Grabs
 from okubsd.host.glass.hearing import HANDLERS
-from okubsd.host.glass.pane import Desk, Look, Pane
+from okubsd.host.glass.pane import Pane
 from okubsd.host.glass.splash import Splash
 from okubsd.host.glass.told import TOLD
 from okubsd.host.glass.wire import Slots, Wire
@@ -99,7 +100,8 @@ class Painter:
         self.display.flush()
         waiting = [self.display.fileno(), self.wire, *others]
         timeout = max(0.0, self._notice_ends - time.monotonic()) if self._notice_ends else None
-        timeout = 0.0 if self._heard else timeout
+        # What flush() read besides is there already.
+        timeout = 0.0 if self._heard or self.display.display.event_queue else timeout
         ready, _, _ = select.select(waiting, [self.wire] if self.wire.waits else [], [], timeout)
         self.wire.flush()
         if self.wire in ready and len(self._heard) < _MOST_MESSAGES:
@@ -110,6 +112,7 @@ class Painter:
         if self._notice_ends and time.monotonic() >= self._notice_ends:
             self._notice_ends = 0.0
             for pane in self.panes.values():
+                pane.notice = ""
                 pane.draw_label()
         return [other for other in others if other in ready]
 
@@ -146,12 +149,16 @@ class Painter:
     def notice(self, words: str) -> None:
         """Show ``words`` in the labels for a moment."""
         for pane in self.panes.values():
-            pane.draw_label(words)
-        self.expect_quiet()
-
-    def expect_quiet(self) -> None:
-        """Have the labels as they were before, in a moment."""
+            pane.notice = words
+            pane.draw_label()
         self._notice_ends = time.monotonic() + _NOTICE_SECONDS
+
+    def tell(self, pane: Pane, words: str) -> None:
+        """Show ``words`` in one label for a moment, where nothing else is shown there."""
+        if not pane.notice:
+            pane.notice = words
+            pane.draw_label()
+            self._notice_ends = max(self._notice_ends, time.monotonic() + _NOTICE_SECONDS)
 
     # --- what the reader tells -------------------------------------------------------------------
 
@@ -175,7 +182,9 @@ class Painter:
             return
         self._drop_splash()
         box = clamp_box(message.numbers)
-        menu = bool(over) and is_menu(box.width, box.height, self.desk.size, self.menu_pixels())
+        # Monitors are put up and taken away while nothing else changes.
+        self.desk.measure(*self.desk.size)
+        menu = bool(over) and is_menu(box.width, box.height, smallest(self.desk.monitors), self.menu_pixels())
         expected = self._has_hands() or time.monotonic() < self._expecting
         # A menu, or the picture that some programs begin with, is not the window that was waited for.
         self._expecting = self._expecting if menu else 0.0
@@ -263,7 +272,7 @@ class Painter:
             return
         if isinstance(event, xevent.ConfigureNotify) and event.window == self.desk.root:
             # The screen has another size: what comes from now on is kept within that.
-            self.desk.size = (event.width, event.height)
+            self.desk.measure(event.width, event.height)
             return
         if self.splash is not None and getattr(event, "window", None) == self.splash.top:
             self._splash_event(event)

@@ -6,38 +6,21 @@ import socket
 import time
 from typing import Any
 
-import msgspec
 from Xlib import X, Xatom, Xutil
 
 from okubsd.display.frame import (
-    FRAME,
-    MENU,
     MENU_LINE,
     Box,
     Edges,
-    edges_at,
     fit,
     host_title,
-    on_screen,
+    nearest,
     plain,
     size_hints,
+    within,
 )
-from okubsd.display.letters import parse_resources
-from okubsd.model import Keys
+from okubsd.host.glass.desk import Desk
 
-# The fonts of labels, the first that the server has (X core fonts; the ones with all of Unicode first), by the least
-# scale that they are for.
-_FONTS = {
-    1.4: (
-        "-misc-fixed-medium-r-normal--20-*-*-*-*-*-iso10646-1",
-        "-misc-fixed-medium-r-normal--18-*-*-*-*-*-iso10646-1",
-    ),
-    0.0: (
-        "-misc-fixed-medium-r-normal--13-*-*-*-*-*-iso10646-1",
-        "-misc-fixed-medium-r-semicondensed--13-*-*-*-*-*-iso10646-1",
-        "fixed",
-    ),
-}
 # How long after it comes, or asks for another place, a window's label is seen to, in seconds.
 _MIND_SECONDS = 2.0
 # What a label may be off the screen, in pixels: the borders that window managers draw.
@@ -50,103 +33,6 @@ _INNER_EVENTS = (
     X.ButtonPressMask | X.ButtonReleaseMask | X.PointerMotionMask | X.EnterWindowMask | X.ExposureMask
     | X.KeyPressMask | X.KeyReleaseMask
 )  # fmt: skip
-
-
-# Letters that titles often have and few of the server's fonts do.
-_PLAINER = str.maketrans({"–": "-", "—": "-", "‘": "'", "’": "'", "“": '"', "”": '"', "…": "...", "·": "-"})
-
-
-class Look(msgspec.Struct, frozen=True):
-    """How the windows of one VM look: its name, the two colors of its frames, and what its network is called.
-
-    ``scale`` is how large its programs draw (0: as the desktop's), ``fullscreen`` whether they may fill the screen,
-    ``keys`` are ours over them.
-    """
-
-    vm: str
-    color: int
-    ink: int
-    network: str
-    scale: float = 0.0
-    fullscreen: bool = False
-    keys: Keys = Keys()
-
-
-class Desk:
-    """What all panes of a VM share on the user's display."""
-
-    def __init__(self, display: Any, look: Look) -> None:
-        self.display, self.look = display, look
-        self.screen = display.screen()
-        self.root = self.screen.root
-        self.size = (self.screen.width_in_pixels, self.screen.height_in_pixels)
-        self.atoms = {name: display.intern_atom(name) for name in _ATOMS}
-        self.visual, self.colormap = _visual(self.screen)
-        self.letters = parse_resources(_resources(self.root), look.scale)
-        self.frame, self.menu = edges_at(FRAME, self.letters.scale), edges_at(MENU, self.letters.scale)
-        self.font = _font(display, self.letters.scale)
-        metrics = self.font.query()
-        self.letter_width = max(1, metrics.max_bounds.character_width)
-        # Where a line of text stands, so that it is in the middle of a label.
-        self.baseline = (self.frame.top + metrics.font_ascent - metrics.font_descent) // 2
-        self.label_gc = self.root.create_gc(foreground=look.ink, background=look.color, font=self.font)
-        self.leader = self.root.create_window(-1, -1, 1, 1, 0, X.CopyFromParent)
-
-    def px(self, number: int) -> int:
-        """Return how many pixels ``number`` of them are at the desktop's scale."""
-        return round(number * self.letters.scale)
-
-    def another_id(self) -> None:
-        """Have the next window get a number that none had just before.
-
-        python-xlib gives a number again at once, and a window manager takes the new window for the old one then.
-        """
-        inner = self.display.display
-        inner.last_resource_id = (inner.last_resource_id + 1) & inner.info.resource_id_mask
-
-    def text(self, window: Any, x: int, y: int, words: str) -> None:
-        """Write ``words`` into ``window``; a letter that the font lacks is its box."""
-        letters = [min(ord(letter), 0xFFFF) for letter in words[:250].translate(_PLAINER)]
-        window.image_text_16(self.label_gc, x, y, letters)
-
-
-_ATOMS = (
-    *("WM_PROTOCOLS", "WM_DELETE_WINDOW", "WM_TAKE_FOCUS", "WM_CHANGE_STATE", "UTF8_STRING", "_OKUBSD_VM"),
-    *("_NET_WM_NAME", "_NET_WM_ICON", "_NET_WM_USER_TIME", "_NET_WM_MOVERESIZE", "_NET_ACTIVE_WINDOW"),
-    *("_NET_WM_STATE", "_NET_WM_STATE_MAXIMIZED_VERT", "_NET_WM_STATE_MAXIMIZED_HORZ", "_NET_WM_STATE_FULLSCREEN"),
-    *("_NET_WM_WINDOW_TYPE", "_NET_WM_WINDOW_TYPE_NORMAL", "_NET_WM_WINDOW_TYPE_DIALOG"),
-)
-
-
-def _visual(screen: Any) -> tuple[int, int]:
-    """Return the visual of depth 24 that guests' pixels are for, and a colormap for it.
-
-    Raises ValueError where the screen has none.
-    """
-    if screen.root_depth == 24:
-        return screen.root_visual, screen.default_colormap
-    for depth in screen.allowed_depths:
-        for visual in depth.visuals if depth.depth == 24 else ():
-            if visual.visual_class == X.TrueColor:
-                return visual.visual_id, screen.root.create_colormap(visual.visual_id, X.AllocNone)
-    raise ValueError("the desktop's display has no colors of 24 bits")
-
-
-# What is read of the desktop's resources, in words of four bytes.
-_MOST_RESOURCES = 16_384
-
-
-def _resources(root: Any) -> str:
-    found = root.get_property(Xatom.RESOURCE_MANAGER, Xatom.STRING, 0, _MOST_RESOURCES)
-    return bytes(found.value).decode("latin-1") if found is not None and found.format == 8 else ""
-
-
-def _font(display: Any, scale: float) -> Any:
-    names = (name for least, some in _FONTS.items() if scale >= least for name in some)
-    for name in names:
-        if display.list_fonts(name, 1):
-            return display.open_font(name)
-    return display.open_font("cursor")
 
 
 class Pane:
@@ -165,6 +51,11 @@ class Pane:
         self.width, self.height = fit(box.width, box.height, self.edges, desk.size)
         self.x, self.y = box.x, box.y
         self.painted = self.hidden = self.focused = False
+        # Whether it fills the screen, and whether the user had it leave that; when it may have another state.
+        self.filled = self.left = False
+        self.states_from = 0.0
+        # What is said in the label instead of the title, until the painter takes it away.
+        self.notice = ""
         # Until when what is typed is taken for what was meant for another window, and the label is looked after.
         self.came = time.monotonic()
         self.deaf_until, self.minded_until = 0.0, self.came + _MIND_SECONDS
@@ -185,7 +76,7 @@ class Pane:
         """Return where on the screen a frame is to be, all of it, and of a menu the line around it."""
         line = MENU_LINE if self.menu else 0
         wide = Box(outer.x - line, outer.y - line, outer.width + 2 * line, outer.height + 2 * line)
-        placed = on_screen(wide, self.desk.size)
+        placed = within(wide, nearest(wide, self.desk.monitors))
         return Box(placed.x, placed.y, placed.width - 2 * line, placed.height - 2 * line)
 
     def _make_top(self) -> Any:
@@ -291,21 +182,22 @@ class Pane:
     def keep_label_seen(self, x: int, y: int) -> None:
         """Ask for a place where the label is on the screen, where the guest had it elsewhere and not the user."""
         wide = self.width + 2 * self.edges.side
-        placed = on_screen(Box(x, y, wide, self.edges.top), self.desk.size)
+        label = Box(x, y, wide, self.edges.top)
+        placed = within(label, nearest(label, self.desk.monitors))
         off = {name: at for name, at, was in (("x", placed.x, x), ("y", placed.y, y)) if abs(at - was) > _OFF}
         if off and time.monotonic() < self.minded_until:
             # Once: a window manager that has its own mind is not argued with.
             self.minded_until = 0.0
             self.top.configure(**off)
 
-    def draw_label(self, notice: str = "") -> None:
-        """Write VM, network and title above the guest's pixels, or a ``notice`` of ours instead of the title."""
+    def draw_label(self) -> None:
+        """Write VM, network and title above the guest's pixels, or a notice of ours instead of the title."""
         if self.menu:
             return
         look, wide = self.desk.look, self.width + 2 * self.edges.side
         self.top.clear_area(0, 0, wide, self.edges.top)
         # What cannot be forged comes first: so it is there in a narrow window, and in one that is half off the screen.
-        words = f"{look.vm} ({look.network})  {notice or self.title or self.app}"
+        words = f"{look.vm} ({look.network})  {self.notice or self.title or self.app}"
         letters = max(0, (wide - 16) // self.desk.letter_width)
         self.desk.text(self.top, 8, self.desk.baseline, words[:letters])
 

@@ -45,6 +45,8 @@ class Pane(msgspec.Struct):
     border: int = 0
     pressed: bool = False
     states: set[State] = set()
+    # What states it asked for since that was told last.
+    asked: dict[State, bool] = {}
     # What of it is to be told, and will be once a turn, however often it changes.
     told: set[str] = set()
     pixmap: Any = None
@@ -146,7 +148,7 @@ class Reader:
         for pane in [pane for pane in self.panes.values() if pane.told]:
             told, pane.told = pane.told, set()
             for name in told:
-                with contextlib.suppress(error.BadWindow, error.BadDrawable, error.BadMatch, error.BadValue):
+                with contextlib.suppress(error.XError):
                     self.tells[name](self, pane)
 
     def _event(self, event: Any) -> None:
@@ -156,7 +158,7 @@ class Reader:
         if event.send_event and not isinstance(event, xevent.ClientMessage | xevent.UnmapNotify):
             return
         if handler is not None:
-            with contextlib.suppress(error.BadWindow, error.BadDrawable, error.BadMatch, error.BadValue):
+            with contextlib.suppress(error.XError):
                 handler(self, event)
 
     # --- windows -------------------------------------------------------------------------------

@@ -119,7 +119,17 @@ def protocols(window: Any) -> set[int]:
 
 
 # Of these events the last of a window counts.
-_IDLE = ("PropertyNotify", "ConfigureNotify", "ConfigureRequest", "MapRequest", "MapNotify", "UnmapNotify")
+_IDLE = (
+    *("PropertyNotify", "ConfigureNotify", "ConfigureRequest", "MapRequest", "MapNotify", "UnmapNotify"),
+    "ClientMessage",
+)
+
+
+def _meant(event: Any) -> tuple[int, ...]:
+    """Return what a client message is about, () for other events: its type and the states that it names."""
+    if type(event).__name__ != "ClientMessage":
+        return ()
+    return (event.client_type, *(event.data[1][1:3] if event.data[0] == 32 else ()))
 
 
 def thin(queue: list[Any]) -> list[Any]:
@@ -127,6 +137,6 @@ def thin(queue: list[Any]) -> list[Any]:
     last: dict[tuple[object, ...], int] = {}
     for number, event in enumerate(queue):
         if type(event).__name__ in _IDLE:
-            last[(type(event), event.window.id, getattr(event, "atom", 0))] = number
+            last[(type(event), event.window.id, getattr(event, "atom", 0), _meant(event))] = number
     kept = set(last.values())
     return [event for number, event in enumerate(queue) if type(event).__name__ not in _IDLE or number in kept]

@@ -12,7 +12,7 @@ from Xlib import X, Xutil
 
 from okubsd.display.orders import parse_orders
 from okubsd.errors import HostLacks
-from okubsd.host.glass.pane import Desk, Look
+from okubsd.host.glass.desk import Desk, Look
 from okubsd.host.window import open_desktop
 
 _WIDTH, _LINE, _TOP, _EDGE = 460, 18, 20, 14
@@ -26,11 +26,11 @@ class Splash:
     def __init__(self, desk: Desk, words: str) -> None:
         self.desk, self.lines = desk, textwrap.wrap(words, _LETTERS)[:8]
         width, height = desk.px(_WIDTH), desk.px(_TOP + 2 * _EDGE + _LINE * max(1, len(self.lines)))
-        size = desk.size
+        at = desk.monitors[0]
         desk.another_id()
         self.top = desk.root.create_window(
-            (size[0] - width) // 2, (size[1] - height) // 3, width, height, 0, 24, X.InputOutput, desk.visual,
-            background_pixel=desk.look.color, border_pixel=0, colormap=desk.colormap,
+            at.x + (at.width - width) // 2, at.y + (at.height - height) // 3, width, height, 0, 24, X.InputOutput,
+            desk.visual, background_pixel=desk.look.color, border_pixel=0, colormap=desk.colormap,
             event_mask=X.ExposureMask | X.KeyPressMask | X.ButtonPressMask | X.StructureNotifyMask,
         )  # fmt: skip
         self.top.set_wm_protocols([desk.atoms["WM_DELETE_WINDOW"]])
@@ -70,7 +70,8 @@ def main() -> int:
             if not _goes_on(opened.next_event(), splash):
                 return 0
         opened.flush()
-        select.select([opened.fileno()], [], [], max(0.0, end - time.monotonic()))
+        if not opened.display.event_queue:
+            select.select([opened.fileno()], [], [], max(0.0, end - time.monotonic()))
     return 0
 
 

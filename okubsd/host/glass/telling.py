@@ -72,20 +72,32 @@ def message(reader: Reader, event: Any) -> None:
     if event.client_type == reader.atoms["_NET_WM_MOVERESIZE"]:
         reader.wire.tell(Told.DRAG, event.window.id, numbers[2] & 0xF)
     elif event.client_type == reader.atoms["WM_CHANGE_STATE"] and numbers[0] == Xutil.IconicState:
-        reader.wire.tell(Told.STATE, event.window.id, State.ICONIC, 1)
+        _wish(pane, State.ICONIC, wanted=True)
     elif event.client_type == reader.atoms["_NET_WM_STATE"]:
-        _state(reader, pane, numbers)
+        _take_state(reader, pane, numbers)
     elif event.client_type == reader.atoms["_NET_ACTIVE_WINDOW"]:
         reader.wire.tell(Told.URGENT, event.window.id, 1)
 
 
-def _state(reader: Reader, pane: Pane, numbers: list[int]) -> None:
-    """Pass on what a window asks for: 0 to be without a state, 1 to have it, 2 the other way round (EWMH)."""
-    for name, state in STATES.items():
+def _wish(pane: Pane, state: State, *, wanted: bool) -> None:
+    pane.asked[state] = wanted
+    pane.told.add("state")
+
+
+def state(reader: Reader, pane: Pane) -> None:
+    """Pass on what a window asked for: of what it asks again and again, the last."""
+    asked, pane.asked = pane.asked, {}
+    for which, wanted in asked.items():
+        reader.wire.tell(Told.STATE, pane.window.id, which, int(wanted))
+
+
+def _take_state(reader: Reader, pane: Pane, numbers: list[int]) -> None:
+    """Take what a window asks for: 0 to be without a state, 1 to have it, 2 the other way round (EWMH)."""
+    for name, which in STATES.items():
         if reader.atoms[name] in numbers[1:3]:
-            wanted = state not in pane.states if numbers[0] == 2 else numbers[0] == 1
-            reader.wire.tell(Told.STATE, pane.window.id, state, int(wanted))
+            wanted = which not in pane.states if numbers[0] == 2 else numbers[0] == 1
+            _wish(pane, which, wanted=wanted)
             return
 
 
-TELLS = {"title": title, "hints": hints, "urgency": urgency, "place": place}
+TELLS = {"title": title, "hints": hints, "urgency": urgency, "place": place, "state": state}

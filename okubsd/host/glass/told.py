@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from Xlib import X
 
-from okubsd.display.frame import clamp_box, is_menu
+from okubsd.display.frame import clamp_box, is_menu, smallest
 from okubsd.display.words import Asked, Message, State, Told
 from okubsd.host.glass.pane import Pane
 
@@ -14,9 +15,13 @@ if TYPE_CHECKING:
     from okubsd.host.glass.painter import Painter
 
 
+# A window gets no more than one state in so many seconds: each is the window manager's work.
+_STATE_SECONDS = 0.25
+
+
 def place(painter: Painter, pane: Pane, message: Message) -> None:
     box = clamp_box(message.numbers)
-    if pane.menu and not is_menu(box.width, box.height, painter.desk.size, painter.menu_pixels(pane)):
+    if pane.menu and not is_menu(box.width, box.height, smallest(painter.desk.monitors), painter.menu_pixels(pane)):
         return
     pane.wish(box)
 
@@ -38,8 +43,7 @@ def urgent(_painter: Painter, pane: Pane, message: Message) -> None:
 
 
 def stubborn(painter: Painter, pane: Pane, _message: Message) -> None:
-    pane.draw_label("this window cannot be closed from outside")
-    painter.expect_quiet()
+    painter.tell(pane, "this window cannot be closed from outside")
 
 
 def drag(painter: Painter, pane: Pane, message: Message) -> None:
@@ -57,20 +61,25 @@ def drag(painter: Painter, pane: Pane, message: Message) -> None:
 def state(painter: Painter, pane: Pane, message: Message) -> None:
     """Have what a window asks for, as far as the user lets it; it is always let out of what fills the screen."""
     which, wanted = message.numbers[:2]
-    if pane.menu:
+    now = time.monotonic()
+    if pane.menu or now < pane.states_from:
         return
-    pane.minded_until = 0.0
+    pane.minded_until, pane.states_from = 0.0, now + _STATE_SECONDS
     if which == State.ICONIC:
         painter.ask_manager(pane, "WM_CHANGE_STATE", 3)
     elif which == State.MAXIMIZED:
         names = ("_NET_WM_STATE_MAXIMIZED_VERT", "_NET_WM_STATE_MAXIMIZED_HORZ")
         both = (painter.desk.atoms[name] for name in names)
         painter.ask_manager(pane, "_NET_WM_STATE", int(bool(wanted)), *both, 1)
-    elif which == State.FULLSCREEN and (not wanted or (painter.desk.look.fullscreen and pane.focused)):
+    elif which == State.FULLSCREEN and (not wanted or _may_fill(painter, pane)):
         fill(painter, pane, int(bool(wanted)))
     elif which == State.FULLSCREEN:
-        pane.draw_label(f"it asks to fill the screen: {painter.desk.look.keys.fill}")
-        painter.expect_quiet()
+        painter.tell(pane, f"it asks to fill the screen: {painter.desk.look.keys.fill}")
+
+
+def _may_fill(painter: Painter, pane: Pane) -> bool:
+    """Return whether a window may fill the screen by itself: not again once the user had it leave."""
+    return painter.desk.look.fullscreen and pane.focused and not pane.left
 
 
 def fill(painter: Painter, pane: Pane, how: int) -> None:

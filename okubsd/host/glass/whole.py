@@ -76,7 +76,10 @@ class WholeReader(Reader):
     def _find_windows(self) -> None:
         most = self.root.xrandr_get_screen_size_range()
         width, height = min(most.max_width, self._size[0]), min(most.max_height, self._size[1])
-        set_screen(self.display, width, height)
+        with contextlib.suppress(error.XError):
+            set_screen(self.display, width, height)
+        size = self.root.get_geometry()
+        width, height = size.width, size.height
         made = self.root.damage_create(damage.DamageReportBoundingBox)
         box = Box(0, 0, width, height)
         pane = Pane(window=self.root, box=box, over=False, damage=made, pixmap=self.root)
