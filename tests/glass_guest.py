@@ -6,12 +6,14 @@ cursor NAME SIZE, grab, ungrab, many COUNT; what happens to a window is printed.
 
 from __future__ import annotations
 
+import contextlib
 import select
 import sys
 from typing import Any
 
 from Xlib import X, Xatom
 from Xlib import display as xdisplay
+from Xlib.error import XError
 from Xlib.protocol.event import ClientMessage, ConfigureRequest, DestroyNotify, MappingNotify, MapRequest
 
 from okubsd.host.glass.xkb import Keyboard
@@ -108,6 +110,23 @@ class Guest:
         data = (32, [int(how), atoms[1], 0, 1, 0])
         told = ClientMessage(window=self.windows[name], client_type=atoms[0], data=data)
         self.root.send_event(told, X.SubstructureRedirectMask | X.SubstructureNotifyMask)
+
+    def flood(self, name: str, state: str, count: str) -> None:
+        """Ask for a state, and to be without it, again and again."""
+        for number in range(int(count)):
+            self.state(name, str(number % 2), state)
+
+    def modes(self, width: str, height: str) -> None:
+        """Make a mode that is called as the screen's are, of another size, and take the screen's away."""
+        name = f"okubsd-{width}x{height}"
+        timings = (0, 64, 64, 0, 64, 64, 64, 0, 64, 64, 64, len(name), 0)
+        with contextlib.suppress(XError):
+            self.root.xrandr_create_mode(timings, name)
+        held = self.root.xrandr_get_screen_resources()
+        for mode in held.modes:
+            self.display.xrandr_delete_output_mode(held.outputs[0], mode.id)
+            self.display.xrandr_destroy_mode(mode.id)
+        self.display.sync()
 
     def states(self, name: str) -> None:
         found = self.windows[name].get_property(self.display.intern_atom("_NET_WM_STATE"), Xatom.ATOM, 0, 32)

@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 import signal
 import struct
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from Xlib import X
 
 from okubsd.config import fields
 from okubsd.config.tree import Mistakes, Value, read_tree
 from okubsd.display.frame import FRAME, edges_at
 from okubsd.display.letters import Letters, letters_of, parse_resources, render_resources, render_settings
+from okubsd.host import windows
 from okubsd.model import Keys
 from tests.glass_bed import COLOR, SIZE, Bed, Client, until
 
@@ -158,8 +162,6 @@ def test_keys_clicks_title_and_close_reach_what_is_in_front(tmp_path: Path) -> N
         guest.wait_to_hear("key red x")
         bed.xdotool("key", "ctrl+shift+c")
         until(bed.crossed.exists)
-        from okubsd.host import windows
-
         assert windows.do(bed.run, "close", row.window)
         guest.wait_to_hear("delete red")
     finally:
@@ -248,5 +250,143 @@ def test_an_icon_for_a_tray_is_not_lost(tmp_path: Path) -> None:
         guest.wait_to_hear("button mail 1")
         guest.do("gone", "mail")
         until(lambda: not bed.rows())
+    finally:
+        bed.end()
+
+
+# --- what a guest cannot have ------------------------------------------------------------------------
+
+
+@pytest.mark.spawns
+@pytest.mark.parametrize("manager", ["cwm", "openbox", "i3"])
+def test_who_left_the_whole_screen_is_not_had_back(manager: str, tmp_path: Path) -> None:
+    bed = Bed(tmp_path, manager, fullscreen=True)
+    try:
+        guest = Client(bed)
+        guest.do("window", "red", 300, 200, "cc0000")
+        row = bed.wait_for("Red")
+        bed.xdotool("mousemove", str(row.x + 40), str(row.y + 60), "click", "1")
+        guest.wait_to_hear("button red 1")
+        guest.do("state", "red", 1, "_NET_WM_STATE_FULLSCREEN")
+        until(lambda: bed.rows()["Red"].width == SIZE[0] - 2 * FRAME.side)
+        until(lambda: "FULLSCREEN" in " ".join(guest.do("states", "red")))
+        bed.xdotool("key", "ctrl+shift+F11")
+        until(lambda: "FULLSCREEN" not in " ".join(guest.do("states", "red")))
+        for _ in range(5):
+            time.sleep(0.3)
+            guest.do("state", "red", 1, "_NET_WM_STATE_FULLSCREEN")
+        time.sleep(0.5)
+        assert bed.rows()["Red"].width < SIZE[0] - 50
+        # The user himself may have it fill again.
+        bed.xdotool("key", "ctrl+shift+F11")
+        until(lambda: bed.rows()["Red"].width == SIZE[0] - 2 * FRAME.side)
+    finally:
+        bed.end()
+
+
+@pytest.mark.spawns
+def test_a_flood_of_states_costs_the_desktop_nothing(tmp_path: Path) -> None:
+    bed = Bed(tmp_path, "openbox")
+    try:
+        guest = Client(bed)
+        guest.do("window", "red", 300, 200, "cc0000")
+        bed.wait_for("Red")
+        before = bed.halves()
+        for state in ("_NET_WM_STATE_FULLSCREEN", "_NET_WM_STATE_MAXIMIZED_VERT"):
+            guest.do("flood", "red", state, 30000)
+        assert bed.wait_for("Red") and bed.halves() == before
+    finally:
+        bed.end()
+
+
+@pytest.mark.spawns
+def test_a_menu_stays_on_one_monitor_and_leaves_half_of_it(tmp_path: Path) -> None:
+    bed = Bed(tmp_path, "none")
+    try:
+        for name, place in (("A", "700/200x900/200+0+0"), ("B", "700/200x600/200+700+0")):
+            argv = ["xrandr", "--setmonitor", name, place, "none" if name == "B" else "screen"]
+            subprocess.run(argv, env={**os.environ, "DISPLAY": bed.desktop}, check=True)
+        guest = Client(bed)
+        guest.do("menu", "seam", 650, 100, 200, 100, "cc0000")
+        guest.do("menu", "below", 900, 800, 100, 50, "0000cc")
+        seen: list[tuple[int, int, int, int]] = []
+
+        def placed() -> bool:
+            with bed.desk() as opened:
+                boxes = [child.get_geometry() for child in opened.screen().root.query_tree().children]
+            seen[:] = [(box.x, box.y, box.width, box.height) for box in boxes if box.width in (204, 104)]
+            return len(seen) == 2
+
+        until(placed)
+        for x, y, width, height in seen:
+            assert x >= 700 and x + width <= 1400 and y + height <= 600
+        # What would cover more than half of a monitor gets a frame.
+        guest.do("menu", "large", 700, 0, 690, 590, "00cc00")
+        until(lambda: any(row.width > 600 for row in windows.windows_of(bed.run)))
+    finally:
+        bed.end()
+
+
+@pytest.mark.spawns
+@pytest.mark.parametrize("which", [0, 1], ids=["reader", "painter"])
+def test_no_key_stays_down_when_a_half_dies(which: int, tmp_path: Path) -> None:
+    bed = Bed(tmp_path, "none")
+    try:
+        guest = Client(bed)
+        guest.do("window", "red", 300, 200, "cc0000")
+        bed.wait_for("Red")
+        bed.xdotool("windowfocus", bed.frame("work. red"))
+        until(lambda: bed.rows()["Red"].focused)
+        bed.xdotool("keydown", "shift", "keydown", "a")
+        until(lambda: len(guest.held()) == 2)
+        before = bed.halves()
+        os.kill(before[which], signal.SIGKILL)
+        until(lambda: len(bed.halves()) == 2 and not set(bed.halves()) & set(before))
+        bed.xdotool("keyup", "a", "keyup", "shift")
+        until(lambda: not guest.held())
+    finally:
+        bed.end()
+
+
+@pytest.mark.spawns
+def test_a_title_does_not_hide_what_was_carried(tmp_path: Path) -> None:
+    bed = Bed(tmp_path, "none")
+    try:
+        guest = Client(bed)
+        guest.do("window", "red", 400, 200, "cc0000")
+        row = bed.wait_for("Red")
+        bed.xdotool("windowfocus", bed.frame("work. red"))
+        until(lambda: bed.rows()["Red"].focused)
+
+        def label() -> bytes:
+            with bed.desk() as opened:
+                image = opened.screen().root.get_image(row.x, row.y - 18, 400, 16, X.ZPixmap, 0xFFFFFFFF)
+                return bytes(image.data)
+
+        plain = label()
+        bed.xdotool("key", "ctrl+shift+c")
+        until(lambda: label() != plain)
+        said = label()
+        for number in range(5):
+            guest.do("title", "red", f"t{number}")
+            until(lambda number=number: bed.rows()["Red"].title == f"t{number}")
+            assert label() == said
+    finally:
+        bed.end()
+
+
+@pytest.mark.spawns
+def test_modes_that_the_guest_makes_end_nothing(tmp_path: Path) -> None:
+    bed = Bed(tmp_path, "none", whole=(640, 400))
+    try:
+        guest = Client(bed)
+        bed.wait_for("")
+        before = bed.halves()
+        for number in range(6):
+            guest.do("modes", 700 + number, 500)
+            bed.xdotool("windowsize", bed.frame("^.work"), str(706 + number), "523")
+            time.sleep(0.2)
+        until(lambda: any(row.painted for row in bed.rows().values()))
+        assert bed.halves() == before
     finally:
         bed.end()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +17,7 @@ from okubsd.host.selftest import inside, screen
 from okubsd.host.selftest.actor import Actor, on_desktop, through
 from okubsd.host.selftest.lines import Report, Verdict, judge, last_report, not_tried
 from tests.conftest import CHECKOUT
-from tests.glass_bed import Bed
+from tests.glass_bed import Bed, Client, until
 
 PROC_NET_TCP = """  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
    0: 0100007F:177A 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1 0 100 0 0 10 0
@@ -57,7 +59,7 @@ def stage_of(bed: Bed, *, opens: Callable[[], Any] | None = None) -> Iterator[sc
     attack = opens or through(display_socket(bed.number), bed.cookie)
     attacker, witness = Actor(attack), Actor(on_desktop(bed.desktop))
     try:
-        yield screen.Stage(attacker, witness, lambda: Actor(attack), bed.run)
+        yield screen.Stage(attacker, witness, lambda: Actor(attack), lambda: Actor(on_desktop(bed.desktop)), bed.run)
     finally:
         attacker.end()
         witness.end()
@@ -148,6 +150,74 @@ def test_a_desktop_that_is_no_more_breaks_nothing_of_ours(tmp_path: Path) -> Non
         with stage_of(bed) as stage:
             bed.host.kill()
             line = screen.play(attack("windows"), stage)
-            assert line.verdict in (Verdict.HELD, Verdict.NO_CONTROL)
+            assert line.verdict is Verdict.NOT_TRIED
     finally:
         bed.end()
+
+
+@pytest.mark.spawns
+def test_no_program_of_the_guest_is_ended_in_place_of_one_of_the_desktop(tmp_path: Path) -> None:
+    """X servers give the same numbers: the first clients of both have windows of one number."""
+    bed = Bed(tmp_path, "none")
+    try:
+        guest = Client(bed)
+        for name in ("a", "b", "c"):
+            guest.do("window", name, 300, 200, "cc0000")
+        bed.wait_for("C")
+        with stage_of(bed) as stage:
+            line = screen.play(attack("programs"), stage)
+        assert line.verdict is Verdict.HELD, line
+        assert guest.do("nothing") is not None and set(bed.rows()) == {"A", "B", "C"}
+    finally:
+        bed.end()
+
+
+@pytest.mark.spawns
+@pytest.mark.parametrize("name", ["windows", "keys", "picture", "selection", "cover", "titles"])
+def test_a_desktops_side_that_does_nothing_proves_nothing(name: str, tmp_path: Path) -> None:
+    bed = Bed(tmp_path, "none")
+    try:
+        with stage_of(bed) as stage:
+            os.kill(stage.witness._child._pid, signal.SIGKILL)
+            assert screen.play(attack(name), stage).verdict is Verdict.NOT_TRIED
+    finally:
+        bed.end()
+
+
+@pytest.mark.spawns
+def test_what_broke_stays_broken_when_the_guest_takes_no_other_client(tmp_path: Path) -> None:
+    bed = Bed(tmp_path, "none")
+
+    def refuses() -> Actor:
+        raise ConnectionError
+
+    try:
+        with stage_of(bed, opens=on_desktop(bed.desktop)) as stage:
+            deaf = screen.Stage(stage.attacker, stage.witness, refuses, stage.another, stage.run)
+            lines = [screen.play(attack(name), deaf) for name in ("windows", "grabs", "server", "picture")]
+        assert [line.verdict for line in lines] == [
+            Verdict.BROKE, Verdict.NOT_TRIED, Verdict.NOT_TRIED, Verdict.BROKE,
+        ]  # fmt: skip
+    finally:
+        bed.end()
+
+
+@pytest.mark.spawns
+def test_no_key_stays_down_when_a_player_ends(tmp_path: Path) -> None:
+    bed = Bed(tmp_path, "none")
+    try:
+        player = Actor(on_desktop(bed.desktop))
+        player.do("press", 200, 1)
+        with bed.desk() as opened:
+            assert opened.query_keymap()[25] & 1
+            player.leave()
+            until(lambda: not opened.query_keymap()[25] & 1)
+    finally:
+        bed.end()
+
+
+@pytest.mark.parametrize("line", ["open ", "home", "open ../x y", "shut\x1b[31m", "home /dev/vdc extra"])
+def test_odd_words_of_a_guest_are_none(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inside, "_shell", lambda *_, **__: [line, "shut /dev/vda"])
+    found = inside.change_images(inside.Victim(None, (), (), ()))  # type: ignore[arg-type]
+    assert found.verdict is Verdict.HELD and "1 drives" in found.seen

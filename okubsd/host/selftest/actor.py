@@ -20,6 +20,8 @@ from okubsd.host.window import open_desktop
 
 _MEMORY = 512 << 20
 _SECONDS = 10.0
+# Who did not answer so often is not waited for any more, but for a moment.
+_MOST_MISSED, _MOMENT = 3, 0.2
 # Opening a display through a guest takes longer than anything that is asked of it.
 _OPEN_SECONDS = 30.0
 
@@ -33,20 +35,35 @@ class Actor:
         if self._child.ask(_OPEN_SECONDS) != b"open":
             self._child.end()
             raise ConnectionError
-        self._number = 0
+        self._number = self._missed = 0
 
     def do(self, deed: str, *words: Any, seconds: float = _SECONDS) -> Any:
         """Have something done (player.Player) and return what came of it; None where no answer came."""
+        self.begin(deed, *words)
+        return self.answer(seconds)
+
+    def begin(self, deed: str, *words: Any) -> None:
+        """Have something begun, whose answer() comes later."""
         self._number += 1
         self._child.tell(json.dumps([self._number, deed, *words]).encode())
-        end = time.monotonic() + seconds
+
+    def answer(self, seconds: float = _SECONDS) -> Any:
+        """Return what came of what was begun last; None where no answer came in time."""
+        end = time.monotonic() + (seconds if self._missed < _MOST_MISSED else _MOMENT)
         while answer := self._child.ask(max(0.0, end - time.monotonic())):
             with contextlib.suppress(ValueError):
                 number, value = json.loads(answer)
                 # An answer that was not waited for any more is none to this.
                 if number == self._number:
+                    self._missed = 0
                     return value
+        self._missed += 1
         return None
+
+    def leave(self) -> None:
+        """Have it let go of all that it holds, and end it."""
+        self.do("leave", seconds=_MOMENT)
+        self.end()
 
     def end(self) -> None:
         """End it, and with it all that it has on its display."""
@@ -62,11 +79,13 @@ def _play(end: socket.socket, opens: Callable[[], Any]) -> None:
     while True:
         player.pump()
         player.display.flush()
-        ready, _, _ = select.select([end, player.display.fileno()], [], [])
+        queued = bool(player.display.display.event_queue)
+        ready, _, _ = select.select([end, player.display.fileno()], [], [], 0 if queued else None)
         if end not in ready:
             continue
         chunk = end.recv(65536)
         if not chunk:
+            player.leave()
             return
         *lines, buffer = (buffer + chunk).split(b"\n")
         for line in lines:

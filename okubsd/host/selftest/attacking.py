@@ -98,8 +98,10 @@ def _players(path: Path, cookie: bytes, desktop: str, run: Path) -> Iterator[scr
 
         def enter(opens: Callable[[], Any]) -> Actor:
             actor = Actor(opens)
-            stack.callback(actor.end)
+            stack.callback(actor.leave)
             return actor
 
         attacker, witness = enter(through(path, cookie)), enter(on_desktop(desktop))
-        yield screen.Stage(attacker, witness, lambda: Actor(through(path, cookie)), run)
+        yield screen.Stage(
+            attacker, witness, lambda: Actor(through(path, cookie)), lambda: Actor(on_desktop(desktop)), run
+        )

@@ -16,7 +16,7 @@ from okubsd.host.guest import ROOT, Guest
 from okubsd.host.selftest.lines import Line, judge, not_tried
 from okubsd.model import Argv, NetworkKind, Recipe
 
-_SECONDS = 60.0
+_SECONDS, _MOST_ROUTES = 30.0, 4
 SSH_PORT = 22
 
 
@@ -41,7 +41,7 @@ def _shell(victim: Victim, script: str, *words: str, user: str = USER) -> list[s
 
 
 _FIND = "find / -xdev -type f -perm /6000 2>/dev/null; find /tmp -xdev -type f -perm /6000 2>/dev/null; true"
-_MAKE = "set -e; rm -f /tmp/okubsd-selftest; cp /bin/sh /tmp/okubsd-selftest; chmod 4755 /tmp/okubsd-selftest"
+_MAKE = "set -e; rm -f /tmp/okubsd-selftest; : >/tmp/okubsd-selftest; chmod 4755 /tmp/okubsd-selftest"
 
 
 def become_root(victim: Victim) -> Line:
@@ -75,10 +75,11 @@ def change_images(victim: Victim) -> Line:
     """Write to the drives of the images, as root."""
     tried = "write to the images' drives, as root"
     lines = _shell(victim, _OPEN, user=ROOT) or []
-    homes = {line.split()[1] for line in lines if line.startswith("home ")}
-    opened = [line.split()[1] for line in lines if line.startswith("open ")]
+    said = [match.groups() for line in lines if (match := re.fullmatch(r"(home|open|shut) (/dev/[a-z0-9]+)", line))]
+    homes = {drive for word, drive in said if word == "home"}
+    opened = [drive for word, drive in said if word == "open"]
     more = [drive for drive in opened if drive not in homes]
-    shut = [line for line in lines if line.startswith("shut ")]
+    shut = [drive for word, drive in said if word == "shut"]
     control = bool(set(opened) & homes) or _shell(victim, _SCRATCH, user=ROOT) is not None
     seen = f"{more[0]} was written to" if more else f"{len(shut)} drives refuse it"
     return judge("images", tried, broke=bool(more), control=control and bool(shut or more), seen=seen)
@@ -109,7 +110,10 @@ def use_channels(victim: Victim) -> Line:
 
 
 # What of ssh_config(5) leads from a guest to the host.
-_CLOSED = ("forwardagent", "forwardx11", "permitlocalcommand", "tunnel", "gssapidelegatecredentials")
+_CLOSED = (
+    *("forwardagent", "forwardx11", "permitlocalcommand", "tunnel", "gssapidelegatecredentials"),
+    *("remoteforward", "dynamicforward", "localforward"),
+)
 
 
 def _effective(victim: Victim) -> dict[str, str]:
@@ -173,7 +177,7 @@ def _connects_to_itself(victim: Victim) -> bool:
 def _routers(victim: Victim) -> list[str]:
     """Return the routers that the guest knows, from its table of routes (proc(5), /proc/net/route)."""
     found = []
-    for line in (_shell(victim, "cat /proc/net/route") or [])[1:20]:
+    for line in (_shell(victim, "cat /proc/net/route") or [])[1:_MOST_ROUTES]:
         words = line.split()
         if len(words) > 2 and words[1] == "00000000" and re.fullmatch(r"[0-9A-F]{8}", words[2]):
             found.append(".".join(str(byte) for byte in bytes.fromhex(words[2])[::-1]))

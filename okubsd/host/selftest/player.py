@@ -28,6 +28,8 @@ class Player:
         self._heard: list[int] = []
         self._selections: dict[int, bytes] = {}
         self._taken: list[Any] = []
+        self._pressed: set[int] = set()
+        self._focus_before: Any = None
         display.set_error_handler(lambda *_: 0)
 
     def pump(self) -> None:
@@ -69,7 +71,16 @@ class Player:
         for window in self._planted:
             window.destroy()
         self._planted.clear()
+        if self._focus_before is not None:
+            self.display.set_input_focus(self._focus_before.focus, self._focus_before.revert_to, X.CurrentTime)
+        self._focus_before = None
         self.display.sync()
+
+    def leave(self) -> None:
+        """Let go of every key, and take our windows away."""
+        for code in sorted(self._pressed):
+            self.press(code, 0)
+        self.clear()
 
     def cover(self, color: int) -> None:
         """Cover the whole screen."""
@@ -119,13 +130,26 @@ class Player:
     def _screen(self) -> Any:
         return self.root.get_geometry()
 
+    def uncovered(self, color: int) -> list[list[int]]:
+        """Return of each monitor its width, and how many of its pixels have another ``color``."""
+        found = []
+        told = self.root.xrandr_get_monitors().monitors if hasattr(self.root, "xrandr_get_monitors") else ()
+        places = [(one.x, one.y, one.width_in_pixels, one.height_in_pixels) for one in told]
+        for place in places or [(0, 0, self._screen().width, self._screen().height)]:
+            found.append([place[2], place[2] * place[3] - self._count(color, *place)])
+        return found
+
+    def _count(self, color: int, left: int, top: int, width: int, height: int) -> int:
+        pattern, count = color.to_bytes(4, "little")[:3], 0
+        for row in range(top, top + height, _STRIP):
+            rows = min(_STRIP, top + height - row)
+            count += self.root.get_image(left, row, width, rows, X.ZPixmap, 0xFFFFFFFF).data.count(pattern)
+        return count
+
     def share(self, color: int) -> float:
         """Return how much of the screen has the ``color``, of 1."""
-        size, pattern, count = self._screen(), color.to_bytes(4, "little")[:3], 0
-        for top in range(0, size.height, _STRIP):
-            rows = min(_STRIP, size.height - top)
-            count += self.root.get_image(0, top, size.width, rows, X.ZPixmap, 0xFFFFFFFF).data.count(pattern)
-        return float(count / (size.width * size.height))
+        size = self._screen()
+        return self._count(color, 0, 0, size.width, size.height) / float(size.width * size.height)
 
     # --- keys and pointer --------------------------------------------------------------------------
 
@@ -137,13 +161,22 @@ class Player:
 
     def focus(self) -> None:
         """Have the keyboard in the first window of ours."""
+        self._focus_before = self._focus_before or self.display.get_input_focus()
         self._planted[0].set_input_focus(X.RevertToPointerRoot, X.CurrentTime)
         self.display.sync()
 
     def press(self, code: int, down: int) -> None:
         """Press a key, or let go of it."""
         xtest.fake_input(self.display, X.KeyPress if down else X.KeyRelease, code)
+        (self._pressed.add if down else self._pressed.discard)(code)
         self.display.sync()
+
+    def hold_key(self, code: int, seconds: float) -> bool:
+        """Press a key for some ``seconds``."""
+        self.press(code, 1)
+        time.sleep(seconds)
+        self.press(code, 0)
+        return True
 
     def held(self) -> list[int]:
         """Return the keys that are down."""
@@ -237,6 +270,18 @@ class Player:
     def extension(self, name: str) -> bool:
         """Return whether the server has an extension."""
         return self.display.query_extension(name) is not None
+
+    def base(self) -> int:
+        """Return the number that all numbers of ours begin with."""
+        return int(self.display.display.info.resource_id_base)
+
+    def called(self, window: int) -> str | None:
+        """Return what a window is called, None where nothing has its number."""
+        made = self.display.create_resource_object("window", window)
+        with contextlib.suppress(error.XError):
+            made.get_geometry()
+            return str(made.get_wm_name() or "")
+        return None
 
     def kill(self, window: int) -> None:
         """End the program that made a window."""
