@@ -74,15 +74,16 @@ def attack(name: str) -> screen.Attack:
 def test_every_wall_of_the_screen_holds(
     orders: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bed = Bed(tmp_path, "openbox", options=("-extension", "MIT-SHM"), **orders)
+    # With every extension, as this process knows their numbers; the one for memory is a real VM's test.
+    bed = Bed(tmp_path, "openbox", **orders)
     monkeypatch.setattr(screen, "living_pid", lambda _: bed.glass.pid)
     try:
         with stage_of(bed) as stage:
             lines = [screen.play(one, stage) for one in screen.ATTACKS]
     finally:
         bed.end()
-    unmanaged = {"windows' keeper"} if orders else set()
-    assert [line for line in lines if line.verdict is not Verdict.HELD and line.name not in unmanaged] == []
+    others = {"memory", *(("windows' keeper",) if orders else ())}
+    assert [line for line in lines if line.verdict is not Verdict.HELD and line.name not in others] == []
 
 
 WALLS_OF_THE_SERVER = (
@@ -219,5 +220,5 @@ def test_no_key_stays_down_when_a_player_ends(tmp_path: Path) -> None:
 @pytest.mark.parametrize("line", ["open ", "home", "open ../x y", "shut\x1b[31m", "home /dev/vdc extra"])
 def test_odd_words_of_a_guest_are_none(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inside, "_shell", lambda *_, **__: [line, "shut /dev/vda"])
-    found = inside.change_images(inside.Victim(None, (), (), ()))  # type: ignore[arg-type]
+    found = inside.change_images(inside.Victim(None, (), (), (), ()))  # type: ignore[arg-type]
     assert found.verdict is Verdict.HELD and "1 drives" in found.seen

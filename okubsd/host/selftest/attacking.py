@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import msgspec
 from okubsd import layout
 from okubsd.errors import HostLacks, Problem
 from okubsd.guest.ssh import forward_display_argv
-from okubsd.host import door, facts, keys
+from okubsd.host import door, facts, keys, running
 from okubsd.host.guest import Guest
 from okubsd.host.publish import published
 from okubsd.host.selftest import inside, screen
@@ -47,7 +48,19 @@ def _victim(session: Session, guest: Guest) -> inside.Victim:
     recipes = tuple(r for r in (recipe, session.recipes.get(recipe.base)) if r) if recipe else ()
     addresses = tuple(address for address in host.addresses if ":" not in address)
     ports = tuple(published(guest.run).values())
-    return inside.Victim(guest, inside.kept_setuid(recipes), addresses, ports)
+    return inside.Victim(guest, _others(session, vm.name), inside.kept_setuid(recipes), addresses, ports)
+
+
+def _others(session: Session, name: str) -> tuple[tuple[str, int], ...]:
+    """Return where the ssh servers of the other VMs are that run, as our own ssh(1) is told."""
+    found = []
+    for other in running.ask_running(session.places) - {name}:
+        with contextlib.suppress(OSError):
+            words = (session.places.vm_run(other) / layout.SSH_CONFIG).read_text().split()
+            at = dict(itertools.pairwise(words))
+            if at.get("Port", "").isdigit():
+                found.append((at.get("HostName", ""), int(at["Port"])))
+    return tuple(sorted(found))
 
 
 def _on_screen(session: Session, guest: Guest, tell: Callable[[Line], Any]) -> list[Line]:

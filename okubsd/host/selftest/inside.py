@@ -23,11 +23,12 @@ SSH_PORT = 22
 class Victim(msgspec.Struct, frozen=True):
     """Who is attacked from inside of the guest.
 
-    ``setuid`` are the paths that its recipe lets keep that bit, ``host`` are addresses of this host, ``published`` the
-    guest's ports that are published.
+    ``others`` are addresses and ports of the ssh servers of other VMs that run, ``setuid`` the paths that its recipe lets
+    keep that bit, ``host`` addresses of this host, ``published`` the guest's ports that are published.
     """
 
     guest: Guest
+    others: tuple[tuple[str, int], ...]
     setuid: tuple[str, ...]
     host: tuple[str, ...]
     published: tuple[int, ...]
@@ -168,9 +169,31 @@ def reach_host(victim: Victim) -> list[Line]:
     return lines
 
 
+_GREETING = 'timeout 5 busybox nc -w 3 "$1" "$2" </dev/null 2>/dev/null | head -c 4; echo; true'
+
+
+def reach_others(victim: Victim) -> Line:
+    """Connect to the ssh servers of other VMs, where they are and behind the guest's own router."""
+    tried = "connect to other VMs"
+    if not victim.others:
+        return not_tried("other VMs", tried, "no other VM runs")
+    places = [(address, port) for _, port in victim.others for address in _routers(victim)]
+    places += [(address, port) for address, port in victim.others if not address.startswith("127.")]
+    by = [
+        place for place in places if (_shell(victim, _GREETING, place[0], str(place[1])) or [""])[0].startswith("SSH")
+    ]
+    seen = f"the ssh server at {by[0][0]} port {by[0][1]} greeted" if by else "none was reached"
+    return judge("other VMs", tried, broke=bool(by), control=_connects_to_itself(victim), seen=seen)
+
+
 def _connects_to_itself(victim: Victim) -> bool:
     """Return whether the guest's way of connecting works at all: its own ssh server greets."""
-    said = _shell(victim, "busybox nc -w 3 127.0.0.1 22 </dev/null 2>/dev/null | head -c 4; echo; true")
+    return _greets(victim, "127.0.0.1", SSH_PORT)
+
+
+def _greets(victim: Victim, address: str, port: int) -> bool:
+    """Return whether an ssh server greets the guest there."""
+    said = _shell(victim, _GREETING, address, str(port))
     return bool(said and said[0].startswith("SSH"))
 
 
@@ -198,7 +221,7 @@ def leave_unasked(victim: Victim) -> Line:
 def attack_all(victim: Victim, tell: Callable[[Line], Any]) -> list[Line]:
     """Try every attack, and ``tell`` each line as it is known."""
     lines: list[Line] = []
-    for found in (become_root, change_images, use_channels, leave_unasked):
+    for found in (become_root, change_images, use_channels, leave_unasked, reach_others):
         lines.append(found(victim))
         tell(lines[-1])
     for line in reach_host(victim):
