@@ -23,8 +23,8 @@ SSH_PORT = 22
 class Victim(msgspec.Struct, frozen=True):
     """Who is attacked from inside of the guest.
 
-    ``others`` are addresses and ports of the ssh servers of other VMs that run, ``setuid`` the paths that its recipe lets
-    keep that bit, ``host`` addresses of this host, ``published`` the guest's ports that are published.
+    ``others`` are addresses and ports of the ssh servers of other VMs that run, ``setuid`` the paths that its recipe
+    lets keep that bit, ``host`` addresses of this host, ``published`` the guest's ports that are published.
     """
 
     guest: Guest
