@@ -21,7 +21,7 @@ from okubsd.display.frame import FRAME, edges_at
 from okubsd.display.letters import Letters, letters_of, parse_resources, render_resources, render_settings
 from okubsd.host import windows
 from okubsd.model import Keys
-from tests.glass_bed import COLOR, SIZE, Bed, Client, until
+from tests.glass_bed import COLOR, INK, SIZE, Bed, Client, until
 
 LETTERS = st.builds(
     Letters, st.integers(48, 480), st.booleans(), st.booleans(), st.integers(0, 3), st.integers(0, 4)
@@ -388,5 +388,29 @@ def test_modes_that_the_guest_makes_end_nothing(tmp_path: Path) -> None:
             time.sleep(0.2)
         until(lambda: any(row.painted for row in bed.rows().values()))
         assert bed.halves() == before
+    finally:
+        bed.end()
+
+
+@pytest.mark.spawns
+@pytest.mark.parametrize("scale", [1.0, 2.0, 4.0])
+def test_the_letters_of_a_label_grow_with_it(scale: float, tmp_path: Path) -> None:
+    """Whatever fonts the server has: the rows of a label that have ink are as many times as many."""
+    bed = Bed(tmp_path, "none", resources=f"Xft.dpi: {round(96 * scale)}\n")
+    try:
+        guest = Client(bed)
+        guest.do("window", "red", 600, 200, "cc0000")
+        row, edges = bed.wait_for("Red"), edges_at(FRAME, min(scale, SIZE[0] / 600))
+
+        def inked() -> int:
+            with bed.desk() as opened:
+                data = (
+                    opened.screen().root.get_image(row.x, row.y - edges.top, 600, edges.top, X.ZPixmap, 0xFFFFFFFF).data
+                )
+            ink = INK.to_bytes(3, "little")
+            return sum(ink in data[y * 2400 : (y + 1) * 2400] for y in range(edges.top))
+
+        until(lambda: inked() >= 0.4 * edges.top)
+        assert inked() <= 0.9 * edges.top
     finally:
         bed.end()

@@ -25,6 +25,8 @@ _FONTS = {
     ),
 }
 _MOST_MONITORS = 32
+# How much of a label's height its letters are to have.
+_LETTER_SHARE = 0.7
 # Letters that titles often have and few of the server's fonts do.
 _PLAINER = str.maketrans({"–": "-", "—": "-", "‘": "'", "’": "'", "“": '"', "”": '"', "…": "...", "·": "-"})
 
@@ -63,9 +65,12 @@ class Desk:
         self.frame, self.menu = edges_at(FRAME, self.scale), edges_at(MENU, self.scale)
         self.font = _font(display, self.scale)
         metrics = self.font.query()
-        self.letter_width = max(1, metrics.max_bounds.character_width)
+        self.ascent, self.descent = max(1, metrics.font_ascent), max(0, metrics.font_descent)
+        # Where the server has no letters that are large enough, each of their pixels is drawn as several.
+        self.zoom = max(1, round(self.frame.top * _LETTER_SHARE / (self.ascent + self.descent)))
+        self.letter_width = max(1, metrics.max_bounds.character_width) * self.zoom
         # Where a line of text stands, so that it is in the middle of a label.
-        self.baseline = (self.frame.top + metrics.font_ascent - metrics.font_descent) // 2
+        self.baseline = (self.frame.top + (self.ascent - self.descent) * self.zoom) // 2
         self.label_gc = self.root.create_gc(foreground=look.ink, background=look.color, font=self.font)
         self.leader = self.root.create_window(-1, -1, 1, 1, 0, X.CopyFromParent)
 
@@ -94,7 +99,23 @@ class Desk:
     def text(self, window: Any, x: int, y: int, words: str) -> None:
         """Write ``words`` into ``window``; a letter that the font lacks is its box."""
         letters = [min(ord(letter), 0xFFFF) for letter in words[:250].translate(_PLAINER)]
-        window.image_text_16(self.label_gc, x, y, letters)
+        if self.zoom == 1:
+            window.image_text_16(self.label_gc, x, y, letters)
+        elif letters:
+            self._text_zoomed(window, x, y - self.ascent * self.zoom, letters)
+
+    def _text_zoomed(self, window: Any, x: int, y: int, letters: list[int]) -> None:
+        """Draw letters with their upper left corner at ``x``, ``y``, each of their pixels as a square of several."""
+        width, height = len(letters) * self.letter_width // self.zoom, self.ascent + self.descent
+        laid = window.create_pixmap(width, height, 24)
+        laid.image_text_16(self.label_gc, 0, self.ascent, letters)
+        data, stride = laid.get_image(0, 0, width, height, X.ZPixmap, 0xFFFFFFFF).data, 4 * width
+        laid.free()
+        for row in range(height):
+            line = data[row * stride : (row + 1) * stride]
+            wide = b"".join(line[at : at + 4] * self.zoom for at in range(0, stride, 4)) * self.zoom
+            top = y + row * self.zoom
+            window.put_image(self.label_gc, x, top, width * self.zoom, self.zoom, X.ZPixmap, 24, 0, wide)
 
 
 _ATOMS = (
