@@ -15,7 +15,7 @@ PACKAGES = e2fsprogs fdisk iproute2 ldnsutils mmdebstrap mtools nftables openssh
 # What the tests need besides: other shells, linters, X clients to spy with.
 TEST_PACKAGES = busybox cwm desktop-file-utils fish git i3-wm ksh93u+m mandoc mksh openbox openssh-sftp-server openvpn procps \
 	qemu-utils shellcheck signify-openbsd \
-	wireguard-tools xauth x11-utils xdotool zsh
+	wireguard-tools xauth x11-utils x11-xserver-utils xdotool zsh
 
 GOLDEN_TESTS = tests/test_plan.py tests/test_images.py tests/test_qemu.py tests/test_guest.py tests/test_network.py \
 	tests/test_rules.py tests/openbsd/test_port.py tests/openbsd/test_compile.py

@@ -82,8 +82,7 @@ def call(args: Sequence[str]) -> int:
         tell("interrupted; what was begun is undone", "")
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has gone; there is nobody to tell, and stdout must not be flushed again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _say_no_more()
         return 1
     except OSError as error:
         where = quoted(error.filename, 200)[1:-1] if error.filename else "the system"
@@ -92,6 +91,11 @@ def call(args: Sequence[str]) -> int:
     except Exception as error:  # a bug of ours: whoever meets it can send it, and need not read it
         tell(*_report_bug(error, args))
         return BUG
+
+
+def _say_no_more() -> None:
+    """Whoever read our output has gone; there is nobody to tell, and what is left of it goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _report_bug(error: Exception, args: Sequence[str]) -> tuple[str, str]:
@@ -133,4 +137,10 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    sys.exit(call(sys.argv[1:]))
+    try:
+        sys.exit(call(sys.argv[1:]))
+    finally:
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            _say_no_more()
