@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from Xlib import X, Xatom, error
-from Xlib.ext import xtest
+from Xlib.ext import xinput, xtest
 from Xlib.protocol import event as xevent
 
 # How many windows are looked at, how long an answer of another program is waited for, in seconds.
@@ -26,6 +26,7 @@ class Player:
         self.root = display.screen().root
         self._planted: list[Any] = []
         self._heard: list[int] = []
+        self._raw = 0
         self._selections: dict[int, bytes] = {}
         self._taken: list[Any] = []
         self._pressed: set[int] = set()
@@ -36,7 +37,9 @@ class Player:
         """Take what has happened."""
         while self.display.pending_events():
             event = self.display.next_event()
-            if isinstance(event, xevent.KeyPress):
+            if getattr(event, "evtype", None) == xinput.RawKeyPress:
+                self._raw += 1
+            elif isinstance(event, xevent.KeyPress):
                 self._heard.append(event.detail)
             elif isinstance(event, xevent.SelectionRequest):
                 self._give(event)
@@ -189,6 +192,19 @@ class Player:
         self.pump()
         heard, self._heard = self._heard, []
         return heard
+
+    def listen(self) -> None:
+        """Be told of every key that is pressed on any window (X Input Extension 2, raw events)."""
+        self.display.xinput_query_version()
+        self.root.xinput_select_events([(xinput.AllDevices, xinput.RawKeyPressMask)])
+        self.raw()
+
+    def raw(self) -> int:
+        """Return how many keys were told of since the last time."""
+        self.display.sync()
+        self.pump()
+        count, self._raw = self._raw, 0
+        return count
 
     def grab(self) -> bool:
         """Have keyboard and pointer for ourselves; return whether we have."""

@@ -94,13 +94,15 @@ def see_keys(stage: Stage) -> Outcome:
         stage.witness.do("plant", mark(), 0, _SIZE)
         stage.witness.do("focus")
         # In one deed, so that no key stays down whoever dies.
+        stage.attacker.do("listen")
         stage.witness.begin("hold_key", code, _HELD_SECONDS)
         end, broke = time.monotonic() + _HELD_SECONDS, False
         while time.monotonic() < end and not broke:
             broke = code in (stage.attacker.do("held", seconds=_HELD_SECONDS) or [])
         pressed = stage.witness.answer() is True
+        broke = broke or bool(stage.attacker.do("raw"))
         stage.attacker.do("press", code, 1)
-        control = pressed and code in (stage.attacker.do("held") or [])
+        control = pressed and code in (stage.attacker.do("held") or []) and bool(stage.attacker.do("raw"))
         stage.attacker.do("press", code, 0)
     seen = "a key that was pressed on the desktop was seen" if broke else "keys of the desktop are not seen"
     return broke, control, seen
