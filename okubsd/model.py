@@ -125,7 +125,7 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True):
     ``memory`` and ``home`` are bytes, ``face`` is how it is shown, ``display`` (width, height) of a screen of
     its own in pixels, ``display_memory`` what its X server
     may hold in bytes (0: by its size), ``scale`` how large its programs draw (0: as the desktop's do), ``fullscreen``
-    whether they may fill the screen, ``apps`` the
+    whether they may fill the screen, ``protect`` keeps it from being removed, ``apps`` the
     names that may be started here, first the default; an empty tuple allows all of the image's.
     ``rules`` are its rules, ``tunnel`` is the wg-quick file of a gateway.
     ``owner`` and ``number`` are for OpenBSD: "" and None leave them to the host.  ``copy_of`` is the VM that this is a
@@ -153,6 +153,7 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True):
     autostart: bool = False
     disposable: bool = False
     keep: bool = False
+    protect: bool = False
     boot_timeout: int = 180
     backend: Backend = Backend.AUTO
     owner: str = ""

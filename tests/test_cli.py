@@ -280,3 +280,22 @@ def test_a_letter_that_a_terminal_has_none_for_ends_nothing(tmp_path: Path) -> N
     argv = [sys.executable, "-m", "okubsd", "-f", str(tmp_path / "okubsd.yaml"), "check"]
     done = subprocess.run(argv, env=env, capture_output=True, check=False)
     assert done.returncode == 8 and b"color" in done.stderr and b"Traceback" not in done.stderr
+
+
+def test_what_is_protected_is_not_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "okubsd.yaml"
+    path.write_text("vms: {a: {image: term, protect: yes}}")
+    monkeypatch.setenv("OKUBSD_STATE", str(tmp_path / "state"))
+    before = path.read_bytes()
+    for verb in ("rm", "uninstall"):
+        assert call(["-f", str(path), verb, "-y", "a"]) == 1
+        assert "'a' is protected" in capsys.readouterr().err
+    assert path.read_bytes() == before
+
+
+def test_what_is_sent_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["send", "browser"]) == 2
+    assert call(["send", "/nosuch/file", "browser"]) == 2
+    assert "there is no such file" in capsys.readouterr().err

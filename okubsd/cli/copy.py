@@ -13,10 +13,13 @@ import click
 from okubsd.cli.enter import reachable
 from okubsd.cli.session import pass_session
 from okubsd.config.names import VM_NAME, quoted
-from okubsd.errors import Misuse
+from okubsd.errors import Misuse, Problem
 from okubsd.host import copying
+from okubsd.host.guest import Guest
 from okubsd.host.session import Session
 
+# How many files of one name an inbox has.
+_MOST_NAMES = 100
 _REMOTE = re.compile(rf"({VM_NAME.pattern}):(.*)", re.DOTALL)
 
 
@@ -67,6 +70,36 @@ def _check_sides(sources: list[_Side], target: _Side, paths: tuple[str, ...]) ->
     if len(sources) > 1 and target[0] and target[1] and not target[1].endswith("/"):
         words = shlex.join(paths)
         raise Misuse("several files are copied to a directory: its name ends in '/'", f"okubsd cp {words}/")
+
+
+@click.command("send")
+@click.argument("files", metavar="FILE... VM", nargs=-1, required=True)
+@pass_session
+def send_files(session: Session, files: tuple[str, ...]) -> None:
+    """Put files and directories of this host into the inbox of a VM, ~/inbox there; nothing is written over."""
+    *paths, name = files
+    if not paths:
+        raise Misuse("say what to send, and to which VM", "okubsd send report.pdf browser")
+    missing = [path for path in paths if not Path(path).exists()]
+    if missing:
+        raise Misuse(f"{quoted(missing[0])}: there is no such file")
+    guest = reachable(session, name)
+    if guest.ask(("mkdir", "-p", "inbox"), timeout=30).code != 0:
+        raise Problem(f"{name}: its guest has no inbox, and makes none", f"okubsd run {name} -- ls -ld inbox")
+    for path in paths:
+        target = _free_name(guest, Path(path).resolve().name)
+        _copy_one(session, ("", path), (name, f"inbox/{target}"), recursive=True)
+        session.report(f"{quoted(path)} is {quoted(f'~/inbox/{target}')} in {name}")
+
+
+def _free_name(guest: Guest, name: str) -> str:
+    """Return ``name``, or with a number before its ending where the inbox has one of that name."""
+    stem, suffix = Path(name).stem, Path(name).suffix
+    for number in range(1, _MOST_NAMES):
+        tried = name if number == 1 else f"{stem}-{number}{suffix}"
+        if guest.ask(("test", "-e", f"inbox/{tried}"), timeout=30).code == 1:
+            return tried
+    raise Problem(f"the inbox has {_MOST_NAMES} files called {quoted(name)}")
 
 
 def _copy_one(session: Session, source: _Side, target: _Side, *, recursive: bool) -> None:

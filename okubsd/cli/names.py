@@ -68,6 +68,8 @@ def rm(session: Session, name: str, keep_home: bool, yes: bool, ended: bool) -> 
 def remove_one(session: Session, name: str, *, keep_home: bool, yes: bool) -> None:
     """Remove a stopped VM, after its name was written again unless that is ``yes``.  Raises Problem where it runs."""
     described = session.description.find(name)
+    if described is not None and described.protect:
+        raise Problem(f"VM '{name}' is protected, by 'protect: yes' in its description", f"okubsd status {name}")
     if not VM_NAME.fullmatch(name) or (described is None and not session.places.vm(name).is_dir()):
         session.vm(name)
     _must_be_stopped(session, name)

@@ -29,6 +29,7 @@ ROWS = (
     Row("console", "enter", "console", "Attach to a VM's serial console", "vm"),
     Row("log", "look", "log", "Print what a VM's console said since it was booted", "vm"),
     Row("cp", "copy", "copy", "Copy files into a VM or out of it", "path"),
+    Row("send", "copy", "send_files", "Put files into the inbox of a VM", "path"),
     Row("clip", "clip", "clip", "Carry what was copied from one VM to another", "vms"),
     Row("policy", "policy", "policy", "Say what may cross from one VM to another"),
     Row("screenshot", "enter", "screenshot", "Write what a VM shows as a PNG file", "vm"),

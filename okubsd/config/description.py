@@ -119,6 +119,7 @@ VM_FIELDS: Mapping[str, fields.Parser[Any]] = {
     "autostart": fields.yes_or_no,
     "disposable": fields.yes_or_no,
     "keep": fields.yes_or_no,
+    "protect": fields.yes_or_no,
     "boot_timeout": fields.whole_between(5, 3600),
     "backend": fields.member_of(Backend),
     "owner": fields.matching(USER_NAME, USER_NAME_RULE),

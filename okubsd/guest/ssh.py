@@ -48,7 +48,8 @@ def render_ssh_config(vm: Vm, address: str, port: int, keys: Path, run: Path) ->
         "ServerAliveCountMax": "60",
         "LogLevel": "ERROR",
     }
-    return f"Host {vm.name}\n" + "".join(f"\t{key} {value}\n" for key, value in options.items())
+    # The second is for who includes this file from his own: ssh(1) then goes by the connection that is there.
+    return f"Host {vm.name} {vm.name}.okubsd\n" + "".join(f"\t{key} {value}\n" for key, value in options.items())
 
 
 def _quote(path: Path) -> str:

@@ -166,6 +166,16 @@ def test_directories_and_several_files_go_from_guest_to_guest(world: World, tmp_
     with world.up("kept"), world.up("term"):
         world.ok("cp", "-r", str(tmp_path / "top"), "kept:")
         world.ok("cp", str(tmp_path / "one"), str(tmp_path / "top/sub/x"), "kept:top/")
+        for number in range(2):
+            world.ok("send", str(tmp_path / "one"), str(tmp_path / "top"), "kept")
+            assert f"~/inbox/one{'-2' * number}" not in world.call("send", str(tmp_path / "nosuch"), "kept").err
+        assert world.ok("run", "kept", "--", "ls", "inbox") == "one\none-2\ntop\ntop-2\n"
+        assert world.ok("run", "kept", "--", "cat", "inbox/one-2") == "one\n"
+        # ssh of the user's own, by the connection that is there.
+        config = tmp_path / "ssh_config"
+        config.write_text(f"Include {world.run_base}/*/ssh_config\n")
+        argv = ["ssh", "-F", str(config), "kept.okubsd", "hostname"]
+        assert subprocess.run(argv, capture_output=True, text=True, check=True).stdout == "kept\n"
         world.ok("cp", "-r", "kept:top", "term:")
         world.ok("cp", "-r", "term:top", str(tmp_path / "back"))
     assert (tmp_path / "back/sub/x").read_bytes() == (tmp_path / "top/sub/x").read_bytes()
