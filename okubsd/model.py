@@ -111,6 +111,14 @@ class Face(enum.StrEnum):
     XEPHYR = "xephyr"  # its whole screen in one window, which is Xephyr's
 
 
+class Zone(enum.StrEnum):
+    """Which time zone a guest has: the host's but behind a tunnel, the host's, or none."""
+
+    AUTO = "auto"
+    HOST = "host"
+    UTC = "UTC"
+
+
 class Keys(msgspec.Struct, frozen=True):
     """The keys over a VM's window that are okubsd's (okubsd-desktop(7)), as people write them (config/chords.py)."""
 
@@ -154,6 +162,7 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True):
     disposable: bool = False
     keep: bool = False
     protect: bool = False
+    timezone: Zone = Zone.AUTO
     boot_timeout: int = 180
     backend: Backend = Backend.AUTO
     owner: str = ""

@@ -24,9 +24,9 @@ from okubsd.guest.identity import (
     render_xauthority,
 )
 from okubsd.guest.ssh import connect_argv, render_ssh_config, show_app_argv
-from okubsd.host import facts, guest, programs, records
+from okubsd.host import facts, guest, programs, records, zone
 from okubsd.host.places import Places
-from okubsd.model import Vm
+from okubsd.model import NAT, NONE, Network, NetworkKind, Vm, Zone
 from okubsd.plan.facts import VmFacts
 from okubsd.plan.seats.namespace import Namespace
 from okubsd.vmd.helper import Record
@@ -140,3 +140,36 @@ def test_another_users_guest_is_his_alone(tmp_path: Path, monkeypatch: pytest.Mo
         monkeypatch.setattr(records, "read_record", lambda *_, record=record: record)
         with pytest.raises(Problem, match=said):
             guest.Guest.find(places, Vm(name="a", image="term"))
+
+
+TUNNEL = Network(name="t", kind=NetworkKind.WIREGUARD)
+
+
+@pytest.mark.parametrize(
+    ("network", "timezone", "has"),
+    [
+        (NAT, Zone.AUTO, True), (NONE, Zone.AUTO, True), (TUNNEL, Zone.AUTO, False), (TUNNEL, Zone.HOST, True),
+        (Network(name="g", kind=NetworkKind.GATEWAY, gateway="x"), Zone.AUTO, False), (NAT, Zone.UTC, False),
+    ],
+)  # fmt: skip
+def test_a_guest_behind_a_tunnel_does_not_know_where_its_user_lives(
+    network: Network, timezone: Zone, has: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "Mars").write_bytes(b"TZif2" + bytes(40))
+    monkeypatch.setattr(zone, "_ZONES", tmp_path)
+    vm = Vm(name="a", image="term", network=network, timezone=timezone)
+    found = zone.zone_of(vm, {"TZ": "Mars"})
+    assert found.startswith(b"TZif") is has
+    archive = render_identity(vm, Lease(), Secrets(bytes(32), bytes(32), "key", bytes(16)), zone=found)
+    assert (b"run/okubsd/localtime" in archive) is has
+
+
+@pytest.mark.parametrize("name", ["../Mars", "/etc/passwd", "Mars\n", "nosuch", "text", "large", "a/../Mars"])
+def test_what_is_no_time_zone_is_utc(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "zones").mkdir()
+    (tmp_path / "Mars").write_bytes(b"TZif2")
+    (tmp_path / "zones/text").write_bytes(b"Mars")
+    (tmp_path / "zones/large").write_bytes(b"TZif2" + bytes(1 << 20))
+    monkeypatch.setattr(zone, "_ZONES", tmp_path / "zones")
+    monkeypatch.setattr(zone, "_LOCALTIME", tmp_path / "nosuch")
+    assert zone.zone_of(Vm(name="a", image="term"), {"TZ": name}) == b""

@@ -32,7 +32,7 @@ from okubsd.config.names import (
 from okubsd.config.networks import PATH, beside, check_network, gateway_mistakes, parse_network
 from okubsd.config.tree import Mistakes, Value, read_tree
 from okubsd.errors import BadDescription
-from okubsd.model import NAT, NONE, Backend, Description, HostDescription, Keys, Network, Recipe, Vm
+from okubsd.model import NAT, NONE, Backend, Description, HostDescription, Keys, Network, Recipe, Vm, Zone
 from okubsd.rules import Bandwidth, Rule
 
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "grey", "black")
@@ -120,6 +120,7 @@ VM_FIELDS: Mapping[str, fields.Parser[Any]] = {
     "disposable": fields.yes_or_no,
     "keep": fields.yes_or_no,
     "protect": fields.yes_or_no,
+    "timezone": fields.member_of(Zone),
     "boot_timeout": fields.whole_between(5, 3600),
     "backend": fields.member_of(Backend),
     "owner": fields.matching(USER_NAME, USER_NAME_RULE),

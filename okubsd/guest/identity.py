@@ -52,12 +52,12 @@ class Secrets(msgspec.Struct, frozen=True):
 
 
 def render_identity(
-    vm: Vm, lease: Lease, secrets: Secrets, off: str = "reboot", gateway: Iterable[Entry] = ()
+    vm: Vm, lease: Lease, secrets: Secrets, off: str = "reboot", gateway: Iterable[Entry] = (), zone: bytes = b""
 ) -> bytes:
     """Return the cpio archive that tells a guest who it is and who may come in.
 
     ``off`` is what ends it for good: "reboot" or "poweroff".  ``gateway`` are the files of one that passes on what
-    other VMs send.
+    other VMs send.  ``zone`` is its time zone (tzfile(5)), b"" for UTC.
     """
     gateway = tuple(gateway)
     return render_cpio(
@@ -74,6 +74,7 @@ def render_identity(
             fifo("run/okubsd/request", 0o622),
             directory("run/user"),
             directory(f"run/user/{USER_ID}", 0o700, owner=USER_ID),
+            *([file("run/okubsd/localtime", zone, 0o644)] if zone else []),
             *gateway,
         ]
     )

@@ -108,6 +108,19 @@ def test_a_disposable_home_is_gone(world: World) -> None:
     assert not (world.state / "vms/gone/home.img").exists()
 
 
+def test_a_guest_has_the_hosts_time_zone(world: World) -> None:
+    zone = {"TZ": "America/Sao_Paulo"}
+    with world.up("gone", env=zone):
+        assert world.ok("run", "gone", "--", "date", "+%z") == "-0300\n"
+    text = world.description.read_text()
+    world.description.write_text(text.replace("gone: {", "gone: {timezone: UTC, "))
+    try:
+        with world.up("gone", env=zone):
+            assert world.ok("run", "gone", "--", "date", "+%z") == "+0000\n"
+    finally:
+        world.description.write_text(text)
+
+
 def kept_of(world: World) -> set[str]:
     """Return every file of this world but its images."""
     found = (path.relative_to(world.state) for path in world.state.rglob("*"))

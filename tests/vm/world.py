@@ -144,9 +144,9 @@ class World:
         self.call("stop", "--all", "--force")
 
     @contextlib.contextmanager
-    def up(self, vm: str, *args: str) -> Iterator[None]:
+    def up(self, vm: str, *args: str, env: dict[str, str] | None = None) -> Iterator[None]:
         """Have ``vm`` running for the block."""
-        self.ok("start", vm, *(args or ("--no-app",)))
+        self.ok("start", vm, *(args or ("--no-app",)), env=env)
         try:
             yield
         finally:

@@ -27,6 +27,7 @@ from okubsd.host.session import Session
 from okubsd.host.system import HostRoot
 from okubsd.host.trust import is_root
 from okubsd.host.waiting import wait_until
+from okubsd.host.zone import zone_of
 from okubsd.model import Argv, Backend, Vm
 from okubsd.netif.ifconfig import Tap, parse_ifconfig, tap_mistakes
 from okubsd.pf.render import GROUP
@@ -102,7 +103,8 @@ def prepare(step: Prepare, performance: Performance) -> None:
     start_anew(step.run, step.vm)
     cookie = keys.make_cookie(step.run)
     secrets = keys.read_secrets(step.keys, cookie)
-    identity = render_identity(step.vm, step.lease, secrets, off="poweroff", gateway=entries_of(step.vm, step.conf))
+    conf = entries_of(step.vm, step.conf)
+    identity = render_identity(step.vm, step.lease, secrets, "poweroff", conf, zone_of(step.vm))
     done = _call_helper(places, step.argv, name, identity)
     if done.code != 0:
         raise Problem(f"{name}: its drives were not prepared: {door.reason(done)}", "doas okubsd apply")

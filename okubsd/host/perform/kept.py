@@ -13,6 +13,7 @@ from okubsd.host import door, keys, store
 from okubsd.host.gateway_files import entries_of
 from okubsd.host.performance import Performance
 from okubsd.host.running import start_anew
+from okubsd.host.zone import zone_of
 from okubsd.plan import steps
 
 
@@ -61,7 +62,8 @@ def write_initrd(step: steps.WriteInitrd, performance: Performance) -> None:
     start_anew(run, step.vm)
     cookie = keys.make_cookie(run)
     secrets = keys.read_secrets(step.keys, cookie)
-    identity = render_identity(step.vm, step.lease, secrets, gateway=entries_of(step.vm, step.conf))
+    conf = entries_of(step.vm, step.conf)
+    identity = render_identity(step.vm, step.lease, secrets, gateway=conf, zone=zone_of(step.vm))
     archives = b"".join(path.read_bytes() for path in step.boot)
     door.write(step.path, identity + archives, lasting=False)
     if step.conf is not None:
