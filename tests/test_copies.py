@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import os
 from pathlib import Path
 
 import pytest
@@ -86,4 +88,74 @@ def test_a_name_that_is_too_long_and_a_host_with_vmd_are_told(
         pass
     monkeypatch.setattr(programs, "has_vmd", lambda: True)
     with pytest.raises(HostLacks, match="QEMU only"), copies.making(session, session.vm("work")):
+        pass
+
+
+def test_a_described_vm_is_never_forgotten(session: Session) -> None:
+    """Whatever a copy of its name left: a power cut, another description, a restart in the wrong moment."""
+    for name in ("work-2", "work-9"):
+        kept = session.places.vm(name)
+        kept.mkdir(parents=True)
+        (kept / layout.COPY_OF).write_text("work\n")
+    (session.places.vm("work-9") / layout.HOME).write_text("precious")
+    copies.forget_ended(session)
+    assert session.places.vm("work-2").is_dir() and (session.places.vm("work-9") / layout.HOME).is_file()
+
+
+@pytest.mark.parametrize("cut", range(1, 6))
+def test_what_a_killed_call_leaves_of_a_copy_goes_with_the_next(
+    cut: int, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    vms = session.places.state / layout.STATE_VMS
+    kept = session.places.vm("work-1")
+    kept.mkdir(parents=True)
+    for name in (layout.COPY_OF, "host_ed25519", "id_ed25519", layout.CONSOLE_LOG):
+        (kept / name).write_text("x")
+    left = [cut]
+    real = os.unlink
+
+    def unlink(*args: object, **more: object) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            raise Killed
+        real(*args, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    with contextlib.suppress(Killed):
+        copies.forget(session, "work-1")
+    monkeypatch.setattr(os, "unlink", real)
+    (vms / "work-7").mkdir()
+    copies.forget_ended(session)
+    assert list(vms.iterdir()) == []
+
+
+def test_two_starts_never_get_one_name(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, others = fcntl.flock, list[str]()
+
+    def late(stream: object, kind: int) -> None:
+        if not others:
+            others.append("")
+            copies.forget(session, "work-1")
+            name, lock = copies._take_one(session.places, session.description, "work")
+            others[:] = [name]
+            held.append(lock)
+        real(stream, kind)  # type: ignore[arg-type]
+
+    held: list[object] = []
+    monkeypatch.setattr(copies.fcntl, "flock", late)
+    with copies.making(session, session.vm("work")) as copy:
+        assert copy.name not in others
+
+
+def test_a_vm_behind_a_gateway_has_no_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "networks: {t: {gateway: tor}}\nvms: {tor: {image: tor-gateway}, web: {image: firefox, network: t}}"
+    (tmp_path / "okubsd.yaml").write_text(text)
+    monkeypatch.setattr(programs, "has_vmd", lambda: False)
+    monkeypatch.setenv("OKUBSD_STATE", str(tmp_path / "state"))
+    session = Session(str(tmp_path / "okubsd.yaml"))
+    assert not copies.can_copy(session.vm("web")) and copies.can_copy(session.vm("tor"))
+    with pytest.raises(HostLacks, match="no way through the network 't'"), copies.making(session, session.vm("web")):
         pass

@@ -106,3 +106,33 @@ def test_recipes_are_found_by_any_word_of_them(home: Path, capsys: pytest.Captur
     assert "mail" in capsys.readouterr().out
     assert call(["search", "nosuch"]) == 0
     assert "okubsd install nosuch --package nosuch" in capsys.readouterr().err
+
+
+def test_a_description_of_the_users_is_not_written_over(home: Path) -> None:
+    own = home / "XDG_CONFIG_HOME/okubsd/okubsd.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("vms: {mine: {image: term}}  # precious\n")
+    sample = Session().places.share / "etc/okubsd.yaml"
+    assert call(["-q", "-f", str(sample), "install", "firefox", "--vm", "bank"]) == 2
+    assert own.read_text() == "vms: {mine: {image: term}}  # precious\n"
+
+
+def test_files_beside_a_recipe_stay(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = home / "XDG_CONFIG_HOME/okubsd/images"
+    (images / "calc/files/etc").mkdir(parents=True)
+    (images / "calc/files/etc/x").write_text("precious")
+    assert call(["-q", "install", "calc", "--package", "galculator"]) == 2
+    assert (images / "calc/files/etc/x").read_text() == "precious"
+    # One that was changed after the install is the user's.
+    assert call(["-q", "install", "other", "--package", "galculator"]) == 0
+    recipe = images / "other/recipe.yaml"
+    recipe.write_text(recipe.read_text() + "files: files\n")
+    (images / "other/files").mkdir()
+    assert call(["-q", "uninstall", "-y", "other"]) == 0
+    assert recipe.is_file()
+
+
+def test_on_openbsd_root_makes_images(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs, "has_vmd", lambda: True)
+    assert call(["-q", "install", "firefox", "--vm", "bank"]) != 0
+    assert files(home) == set()

@@ -310,3 +310,43 @@ def test_a_file_of_an_image_fills_no_disk(
     monkeypatch.setattr(menus, "_listed", listed)
     assert menus.entries_of(session, menus.places_of({"XDG_DATA_HOME": str(tmp_path)}), "")
     assert max(seen) <= 1 << 20
+
+
+def test_an_entry_of_the_users_is_not_written_over(session: Session, tmp_path: Path) -> None:
+    there = menus.places_of({"XDG_DATA_HOME": str(tmp_path / "data")})
+    there.entries.mkdir(parents=True)
+    own = there.entries / "okubsd-work-term.desktop"
+    own.write_text("[Desktop Entry]\nName=mine\n")
+    laid(session)
+    assert menus.sync(session, there, "") == menus.Synced(0, 0)
+    assert menus.remove(there) == 0 and own.read_text() == "[Desktop Entry]\nName=mine\n"
+
+
+def test_what_a_window_manager_cannot_quote_is_left_out() -> None:
+    odd = entry(command=("/opt/R&D/okubsd",))
+    assert render_cwm([odd, entry()]) == 'command "XTerm (work)" "okubsd start work term"\n'
+    assert "$$HOME" in render_fvwm([entry(command=("$HOME/okubsd",))]) and "%" not in render_fvwm([entry(name="a%b")])
+
+
+@pytest.mark.spawns
+def test_a_large_file_hides_no_other(session: Session, tree: Path, tmp_path: Path) -> None:
+    with (tree / "usr/share/applications/a.desktop").open("wb") as stream:
+        stream.write(b"#" * (3 << 20))
+    laid(session, tree=tree, here=True)
+    there = menus.places_of({"XDG_DATA_HOME": str(tmp_path / "data")})
+    menus.sync(session, there, "")
+    assert "Name=Terminal (work)\n" in (there.entries / "okubsd-work-term.desktop").read_text()
+
+
+@pytest.mark.spawns
+def test_a_directory_of_pictures_that_is_a_link_is_not_read(session: Session, tree: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "term.png").write_bytes(render_rgba(16, 16, RED * 256))
+    (tree / "usr/share/pixmaps/term.png").unlink()
+    (tree / "usr/share/pixmaps").rmdir()
+    (tree / "usr/share/pixmaps").symlink_to(secret)
+    laid(session, tree=tree, here=True)
+    there = menus.places_of({"XDG_DATA_HOME": str(tmp_path / "data")})
+    menus.sync(session, there, "")
+    assert (there.icons / "okubsd-work-term.png").read_bytes() == window_icon(0x27AE60)

@@ -776,7 +776,14 @@ def test_why_knows_that_no_vm_is_let_to_this_host(
     (tmp_path / "okubsd/okubsd.yaml").write_text(text)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     monkeypatch.setattr(walls, "ask_addresses", lambda: ("203.0.113.99",))
-    with pytest.raises(SystemExit, match="1"):
-        call(["why", "a", "203.0.113.99:80"])
-    assert "no VM is let to this host" in capsys.readouterr().out
+    monkeypatch.setattr(walls, "ask_uplink", lambda: "")
+    for wall in ("", "refused here"):
+        monkeypatch.setattr(walls, "ask_wall", lambda wall=wall: wall)
+        if wall:
+            # What holds a guest without a namespace lets it to the host, so nothing else is said.
+            assert call(["why", "a", "203.0.113.99:80"]) == 0
+            continue
+        with pytest.raises(SystemExit, match="1"):
+            call(["why", "a", "203.0.113.99:80"])
+        assert "no VM is let to this host" in capsys.readouterr().out
     assert call(["why", "a", "203.0.113.98:80"]) == 0

@@ -13,7 +13,7 @@ import click
 from okubsd.cli.enter import reachable
 from okubsd.cli.session import pass_session
 from okubsd.config.names import VM_NAME, quoted
-from okubsd.errors import Misuse, Problem
+from okubsd.errors import Misuse, Problem, Unreachable
 from okubsd.host import copying
 from okubsd.host.guest import Guest
 from okubsd.host.session import Session
@@ -97,8 +97,11 @@ def _free_name(guest: Guest, name: str) -> str:
     stem, suffix = Path(name).stem, Path(name).suffix
     for number in range(1, _MOST_NAMES):
         tried = name if number == 1 else f"{stem}-{number}{suffix}"
-        if guest.ask(("test", "-e", f"inbox/{tried}"), timeout=30).code == 1:
+        code = guest.ask(("test", "-e", f"inbox/{tried}"), timeout=30).code
+        if code == 1:
             return tried
+        if code != 0:
+            raise Unreachable(f"{guest.vm.name}: its guest does not say what is in its inbox")
     raise Problem(f"the inbox has {_MOST_NAMES} files called {quoted(name)}")
 
 

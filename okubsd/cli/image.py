@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -74,9 +75,15 @@ def renew_menu(session: Session, *, begin: bool = False) -> None:
     from okubsd.cli.menu import language
     from okubsd.host.menus import ours, places_of, sync
 
-    there = places_of(os.environ)
-    if begin or ours(there):
-        sync(session, there, language())
+    if session.given:
+        # The entries are those of the user's usual description.
+        return
+    try:
+        there = places_of(os.environ)
+        if begin or ours(there):
+            sync(session, there, language())
+    except (Problem, OSError, subprocess.TimeoutExpired) as error:
+        session.report(f"the menus of the desktop are as they were: {error}; okubsd menu sync")
 
 
 def _with_bases(session: Session, names: tuple[str, ...]) -> tuple[str, ...]:

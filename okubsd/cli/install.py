@@ -9,8 +9,9 @@ import click
 from okubsd.cli.image import bring_up_to_date, renew_menu
 from okubsd.cli.names import remove_one
 from okubsd.cli.session import as_json, pass_session, print_json, print_table
-from okubsd.errors import Misuse
-from okubsd.host import installing, store
+from okubsd.errors import HostLacks, Misuse
+from okubsd.host import installing, programs, store
+from okubsd.host.locks import locked
 from okubsd.host.session import Session
 
 
@@ -25,6 +26,9 @@ def install(session: Session, app: str, name: str, network: str, package: str, c
     """Have APP in a VM of its own: its image built, the VM described, and an entry in the menus of the desktop."""
     if command and not package:
         raise Misuse("--command is the program of a --package", f"okubsd install {app} --package {app}")
+    if programs.has_vmd():
+        sentence = "on this host root imports images and prepares VMs, so there is no install yet"
+        raise HostLacks(sentence, "man 7 okubsd-openbsd")
     name = name or app
     described = session.description.find(name)
     if described is not None and (described.image != app or network not in ("", described.network.name)):
@@ -57,7 +61,8 @@ def uninstall(session: Session, name: str, keep_home: bool, yes: bool) -> None:
     remove_one(session, name, keep_home=keep_home, yes=yes)
     if not others:
         if store.current_image(session.places, vm.image) is not None:
-            store.remove(session.places, vm.image)
+            with locked(session.places.images / ".lock", lambda: session.report("waiting for a build to end")):
+                store.remove(session.places, vm.image)
         installing.forget_recipe(session.places, vm.image)
     renew_menu(Session(session.given, session.report, quiet=session.quiet))
 
@@ -68,11 +73,12 @@ def uninstall(session: Session, name: str, keep_home: bool, yes: bool) -> None:
 @pass_session
 def search(session: Session, word: str, json: bool) -> None:
     """List the recipes of apps that have WORD in their name, packages or programs."""
+    where = session.places.of_system if programs.has_vmd() else session.places
     found = []
     for name, recipe in sorted(session.recipes.items()):
         words = (name, *recipe.packages, *recipe.apps)
         if recipe.apps and any(word.lower() in text.lower() for text in words):
-            image = store.current_image(session.places, name)
+            image = store.current_image(where, name)
             found.append((name, tuple(recipe.apps), recipe.packages, image is not None))
     if json:
         print_json(recipes=[dict(zip(("name", "apps", "packages", "built"), row, strict=True)) for row in found])

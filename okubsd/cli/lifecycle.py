@@ -48,6 +48,8 @@ def start(
     """Boot the VM if it does not run, and show the window of APP (or of its first app)."""
     if autostart == bool(name):
         raise Misuse("name the VM to start, or say --autostart", "okubsd list")
+    if autostart and (disposable or headless or another or windowless):
+        raise Misuse("--autostart boots VMs and shows nothing; it takes no other option", "okubsd start --help")
     if autostart:
         _autostart(session, timing=timing, dry=dry)
         return
@@ -74,10 +76,12 @@ def _start_copy(session: Session, vm: Vm, request: Request, *, timing: bool, dry
     """Start a numbered copy of ``vm``; nothing is left of one that did not start."""
     from okubsd.host import copies
 
+    if dry:
+        _start(session, copies.copy_of(vm, f"{vm.name}-1"), request, timing=timing, dry=True)
+        return
     with copies.making(session, vm) as copy:
-        _start(session, copy, request, timing=timing, dry=dry)
-        if not dry:
-            session.report(f"{copy.name}: a copy of {vm.name}; nothing of it is left when it ends")
+        _start(session, copy, request, timing=timing, dry=False)
+        session.report(f"{copy.name}: a copy of {vm.name}; nothing of it is left when it ends")
 
 
 def _autostart(session: Session, *, timing: bool, dry: bool) -> None:

@@ -141,6 +141,7 @@ def main() -> None:
         sys.exit(call(sys.argv[1:]))
     finally:
         try:
-            sys.stdout.flush()
+            if sys.stdout is not None:
+                sys.stdout.flush()
         except BrokenPipeError:
             _say_no_more()

@@ -87,7 +87,8 @@ def _is_this_host(vm: Vm, target: str) -> bool:
     """Return whether ``target`` is an address of this host's, which its VMs are refused by what holds them here."""
     if has_pf() or vm.network.kind is not NetworkKind.NAT or not is_address(target):
         return False
-    return target in walls.ask_addresses()
+    # Without a namespace QEMU lets a guest to services of this host: then its rules are all that is said.
+    return target in walls.ask_addresses() and not (walls.ask_wall() or walls.ask_uplink())
 
 
 def has_pf() -> bool:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from typing import IO
@@ -16,14 +18,16 @@ import msgspec
 
 from okubsd import layout
 from okubsd.config.names import VM_NAME
-from okubsd.errors import HostLacks, Misuse
-from okubsd.host import door, homes, lifecycle, locks, programs, running
+from okubsd.errors import HostLacks, Misuse, Problem
+from okubsd.host import door, lifecycle, locks, programs, running
 from okubsd.host.places import Places
 from okubsd.host.session import Session
-from okubsd.model import Description, Vm
+from okubsd.model import Description, NetworkKind, Vm
 
 # How many copies of one VM there may be at once.
 _MOST = 999
+# What the directory of one is called while it is removed.
+_GONE = ".gone-"
 
 
 @contextlib.contextmanager
@@ -38,6 +42,12 @@ def making(session: Session, vm: Vm) -> Iterator[Vm]:
             f"{vm.name}: a copy runs on QEMU only; on vmd each VM is prepared by root",
             f"doas vi {description.path}  # describe one more VM, with 'disposable: yes'",
         )
+    if not can_copy(vm):
+        raise HostLacks(
+            f"{vm.name}: a copy would have no way through the network '{vm.network.name}', which its gateway makes for "
+            "described VMs only",
+            f"vi {description.path}  # describe one more VM, with 'disposable: yes'",
+        )
     if not VM_NAME.fullmatch(f"{vm.name}-{_MOST}"):
         raise Misuse(f"the name '{vm.name}' is too long for a copy, which has '-' and a number behind it")
     for directory in (places.state, places.state / layout.STATE_VMS):
@@ -46,9 +56,7 @@ def making(session: Session, vm: Vm) -> Iterator[Vm]:
     name, lock = _take_one(places, description, vm.name)
     try:
         with lock:
-            yield msgspec.structs.replace(
-                vm, name=name, disposable=True, keep=False, autostart=False, copy_of=vm.name
-            )  # fmt: skip
+            yield copy_of(vm, name)
     finally:
         forget(session, name)
 
@@ -74,16 +82,33 @@ def _take(places: Places, name: str, origin: str) -> IO[str] | None:
     fcntl.flock(stream, fcntl.LOCK_EX)
     stream.write(f"{origin}\n")
     stream.flush()
-    if not mark.exists():
+    try:
+        there = os.path.samestat(mark.stat(), os.fstat(stream.fileno()))
+    except FileNotFoundError:
+        there = False
+    if not there:
         # Somebody who cleans up was quicker than the lock.
         stream.close()
         return None
     return stream
 
 
+def can_copy(vm: Vm) -> bool:
+    """Return whether copies of a VM can run: the links to a gateway are those of the VMs that are described."""
+    return not programs.has_vmd() and vm.network.kind in (NetworkKind.NAT, NetworkKind.NONE)
+
+
+def copy_of(vm: Vm, name: str) -> Vm:
+    """Return a copy of ``vm`` that is called ``name``."""
+    return msgspec.structs.replace(vm, name=name, disposable=True, keep=False, autostart=False, copy_of=vm.name)
+
+
 def is_copy(places: Places, name: str) -> bool:
-    """Return whether what is kept of a VM is that of a copy."""
-    return VM_NAME.fullmatch(name) is not None and (places.vm(name) / layout.COPY_OF).is_file()
+    """Return whether what is kept of a VM is that of a copy; one that has a home is none, whatever it has besides."""
+    here = places.vm(name)
+    return (
+        VM_NAME.fullmatch(name) is not None and (here / layout.COPY_OF).is_file() and not (here / layout.HOME).exists()
+    )
 
 
 def forget(session: Session, name: str) -> bool:
@@ -92,7 +117,8 @@ def forget(session: Session, name: str) -> bool:
     One whose start was killed on its way is ended.
     """
     places = session.places
-    if not is_copy(places, name):
+    described = session.known_description
+    if not is_copy(places, name) or described is None or described.find(name) is not None:
         return False
     with contextlib.suppress(locks.Busy, FileNotFoundError):
         # Who is starting it holds the first, who starts or stops any VM the second.
@@ -101,16 +127,28 @@ def forget(session: Session, name: str) -> bool:
             locks.locked(places.vm(name) / layout.VM_LOCK, seconds=0),
         ):
             lifecycle.end_half_started(session, name)
-            if running.is_running(places, name):
+            if running.is_running(places, name) or not is_copy(places, name):
                 return False
-            shutil.rmtree(places.vm_run(name), ignore_errors=True)
-            homes.remove(places, name, keep_home=False)
+            if places.vm_run(name).exists():
+                shutil.rmtree(places.vm_run(name))
+            # Out of the way at once: whatever ends us now, the next call removes the rest.
+            gone = places.vm(name).with_name(f"{_GONE}{secrets.token_hex(8)}")
+            places.vm(name).rename(gone)
+        shutil.rmtree(gone)
         return True
     return False
 
 
 def forget_ended(session: Session) -> None:
-    """Forget the copies that ended while nobody waited for it."""
+    """Forget the copies that ended while nobody waited for it, and what a call that was killed left of others."""
     directory = session.places.state / layout.STATE_VMS
+    for gone in directory.glob(f"{_GONE}*"):
+        shutil.rmtree(gone, ignore_errors=True)
     for path in sorted(directory.glob(f"*/{layout.COPY_OF}")):
-        forget(session, path.parent.name)
+        # One that cannot be forgotten keeps nobody from another.
+        with contextlib.suppress(Problem, OSError):
+            forget(session, path.parent.name)
+    for path in directory.glob("*-[0-9]*"):
+        # A name that was taken and not yet marked: whoever takes it just now takes the next.
+        with contextlib.suppress(OSError):
+            path.rmdir()

@@ -5,9 +5,9 @@ A VM is described in a file of its own, vm.d/NAME.yaml: what the user wrote is n
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-import shutil
 from pathlib import Path
 
 from okubsd.config.names import IMAGE_NAME, IMAGE_NAME_RULE, PACKAGE_NAME, VM_NAME, VM_NAME_RULE, did_you_mean, quoted
@@ -43,10 +43,15 @@ def add_recipe(session: Session, name: str, package: str, command: str) -> Path:
     if name in session.recipes:
         raise Misuse(f"there is a recipe '{name}' already", f"okubsd install {name}")
     path = own_config(os.environ) / "images" / name / "recipe.yaml"
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    text = f"{MADE}\nfrom: base\npackages: [{package}]\napps:\n  {name}: [{command or package}]\n"
-    door.write(path, text.encode(), 0o644)
+    if os.path.lexists(path.parent):
+        raise Misuse(f"{path.parent} is there already", "choose another name")
+    path.parent.mkdir(mode=0o755, parents=True)
+    door.write(path, _recipe(name, package, command or package).encode(), 0o644)
     return path
+
+
+def _recipe(name: str, package: str, command: str) -> str:
+    return f"{MADE}\nfrom: base\npackages: [{package}]\napps:\n  {name}: [{command}]\n"
 
 
 def need_recipe(session: Session, name: str) -> None:
@@ -90,6 +95,8 @@ def _own_description(session: Session) -> Path:
     if not path.is_relative_to(session.places.share):
         return path
     own = own_config(os.environ) / "okubsd.yaml"
+    if os.path.lexists(own):
+        raise Misuse(f"{path} is the sample, and you have {own}", f"okubsd -f {own} list")
     own.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     door.write(own, path.read_bytes(), 0o644)
     session.report(f"{own}: your description from now on, a copy of the sample")
@@ -112,12 +119,14 @@ def forget_vm(session: Session, name: str) -> None:
 
 
 def forget_recipe(places: Places, name: str) -> bool:
-    """Remove a recipe that an install wrote, and not what the user wrote; return whether there was one."""
-    directory = own_config(os.environ) / "images" / name
-    path = directory / "recipe.yaml"
-    if not IMAGE_NAME.fullmatch(name) or not path.is_file() or not path.read_text().startswith(MADE):
+    """Remove a recipe that is as an install wrote it, and nothing beside it; return whether there was one."""
+    path = own_config(os.environ) / "images" / name / "recipe.yaml"
+    form = re.escape(_recipe(name, "PACKAGE", "COMMAND")).replace("PACKAGE", "[^\\n]+").replace("COMMAND", "[^\\n]+")
+    if not IMAGE_NAME.fullmatch(name) or not path.is_file() or not re.fullmatch(form, path.read_text(errors="replace")):
         return False
-    shutil.rmtree(directory)
+    path.unlink()
+    with contextlib.suppress(OSError):
+        path.parent.rmdir()
     return True
 
 

@@ -189,6 +189,9 @@ def _start(session: Session, vm: Vm, request: Request) -> Started:
     if any((isinstance(step, StartDisplay) and step.desktop) or isinstance(step, StartGlass) for step in decided.plan):
         check_desktop(decided.boot.host.display)
     if not state.running:
+        if not vm.copy_of:
+            # What a copy of that name left is a described VM's from now on, and stays.
+            (session.places.vm(vm.name) / layout.COPY_OF).unlink(missing_ok=True)
         _tell_seat(session, decided)
     performance = _begin(session, state)
     try:

@@ -18,6 +18,8 @@ from okubsd.config.names import GATEWAY_SUFFIX
 from okubsd.display.frame import COLORS
 from okubsd.display.icon import marked, window_icon
 from okubsd.host import door, programs, store
+from okubsd.host.copies import can_copy
+from okubsd.host.places import xdg_directory
 from okubsd.host.session import Session
 from okubsd.menu.entries import MADE, PREFIX, Entry, render_entry
 from okubsd.menu.foreign import Foreign, find_foreign, in_language, parse_foreign
@@ -29,6 +31,10 @@ _ICONS = (
 )  # fmt: skip
 # What is read of an image: files of so many bytes, so many of them, within so many seconds.
 _LARGEST, _MOST, _SECONDS = 1 << 20, 500, 30.0
+
+
+# A file that is too large is cut, and what comes after it is unpacked all the same.
+_LIMITED = 'trap \'\' XFSZ && ulimit -f "$1" && shift && exec "$@"'
 
 
 class Places(msgspec.Struct, frozen=True):
@@ -47,7 +53,7 @@ class Synced(msgspec.Struct, frozen=True):
 
 def places_of(env: Mapping[str, str]) -> Places:
     """Return the places of the user with the environment ``env`` (XDG Base Directory Specification 0.8)."""
-    data = Path(env.get("XDG_DATA_HOME") or Path(env.get("HOME", "/"), ".local/share"))
+    data = xdg_directory(env, "XDG_DATA_HOME", ".local/share")
     return Places(data / "applications", data / "okubsd/icons")
 
 
@@ -61,7 +67,7 @@ class _Said(msgspec.Struct, frozen=True):
 def entries_of(session: Session, there: Places, language: str) -> dict[Entry, bytes]:
     """Return an entry for each app of each described VM whose image is there, and its picture, in their order."""
     # One that the user named is named again.
-    command = programs.okubsd_argv(*(("-f", str(session.description.path)) if session.given else ()))
+    command = programs.okubsd_argv(*(("-f", str(session.description.path.absolute())) if session.given else ()))
     known: dict[str, _Said] = {}
     found: dict[Entry, bytes] = {}
     for vm in session.description.vms:
@@ -88,7 +94,7 @@ def _entry(vm: Vm, app: str, foreign: Foreign | None, there: Places, language: s
         vm=vm.name, app=app, name=name or app.replace("-", " ").title(),
         comment=f"In the VM {vm.name}, network {vm.network.name}{': ' + said if said else ''}",
         command=command, icon=there.icons / f"{PREFIX}{vm.name}-{app}.png",
-        categories=foreign.categories if foreign else (), copies=not programs.has_vmd(),
+        categories=foreign.categories if foreign else (), copies=can_copy(vm),
     )  # fmt: skip
 
 
@@ -104,10 +110,13 @@ def sync(session: Session, there: Places, language: str) -> Synced:
     wanted = entries_of(session, there, language)
     for directory in (there.entries, there.icons):
         directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-    written = 0
+    written, mine = 0, set(ours(there))
     for entry, picture in wanted.items():
+        if (there.entries / entry.file).exists() and there.entries / entry.file not in mine:
+            session.report(f"{there.entries / entry.file} is not ours, and stays")
+            continue
         changed = _put(there.icons / f"{PREFIX}{entry.vm}-{entry.app}.png", picture)
-        written += _put(there.entries / entry.file, render_entry(entry).encode()) or changed
+        written += _put(there.entries / entry.file, os.fsencode(render_entry(entry))) or changed
     return Synced(written, remove(there, but={entry.file for entry in wanted}))
 
 
@@ -145,21 +154,37 @@ def _ask(session: Session, image: Image) -> _Said:
     with tempfile.TemporaryDirectory(prefix="okubsd-menu-") as scratch:
         top = Path(scratch) / "tree"
         drive = store.part_path(session.places, image, layout.SQUASHFS)
-        limit = ("sh", "-c", 'ulimit -f "$1" && shift && exec "$@"', "okubsd-unpack", str(_LARGEST >> 9))
+        limit = ("sh", "-c", _LIMITED, "okubsd-unpack", str(_LARGEST >> 9))
         # What is not there is told, and means nothing.
-        unpack = ("unsquashfs", "-no-progress", "-no-xattrs", "-d", str(top), str(drive), _APPLICATIONS, *_ICONS)
+        unpack = (
+            "unsquashfs",
+            "-no-progress",
+            "-no-xattrs",
+            "-ignore-errors",
+            "-d",
+            str(top),
+            str(drive),
+            _APPLICATIONS,
+            *_ICONS,
+        )
         door.run((*limit, *unpack), timeout=_SECONDS)
-        files = (_read(path) for path in _listed(top / _APPLICATIONS, "*.desktop"))
+        applications = top / _APPLICATIONS
+        listed = _listed(applications, "*.desktop") if _is_inside(applications, top) else []
+        files = (_read(path) for path in listed)
         found = [foreign for data in files if (foreign := parse_foreign(data)) is not None]
         wanted = {foreign.icon for foreign in found if foreign.icon}
-        paths = {name: [top / directory / f"{name}.png" for directory in _ICONS] for name in wanted}
+        directories = [top / directory for directory in _ICONS if _is_inside(top / directory, top)]
+        paths = {name: [directory / f"{name}.png" for directory in directories] for name in wanted}
         return _Said(found, {name: [data for path in each if (data := _read(path))] for name, each in paths.items()})
 
 
 def _listed(directory: Path, pattern: str) -> list[Path]:
-    # A link in its place would lead out of what was unpacked.
-    inside = directory.is_dir() and directory.resolve() == directory.parent.resolve() / directory.name
-    return sorted(directory.glob(pattern))[:_MOST] if inside else []
+    return sorted(directory.glob(pattern))[:_MOST]
+
+
+def _is_inside(directory: Path, top: Path) -> bool:
+    """Return whether a directory is there below ``top``; a link in its place would lead out of what was unpacked."""
+    return directory.is_dir() and directory.resolve() == top.resolve() / directory.relative_to(top)
 
 
 def _read(path: Path) -> bytes:

@@ -80,13 +80,14 @@ def _quoted(word: str) -> str:
 
 
 def render_cwm(entries: list[Entry]) -> str:
-    """Return the lines of a cwmrc(5): commands of its application menu."""
-    return "".join(f'command "{_bare(entry.title)}" "{_bare(shlex.join(entry.start()))}"\n' for entry in entries)
+    """Return the lines of a cwmrc(5): commands of its application menu; what cannot be quoted there is left out."""
+    rows = ((_bare(entry.title), shlex.join(entry.start())) for entry in entries)
+    return "".join(f'command "{title}" "{command}"\n' for title, command in rows if command == _bare(command))
 
 
 def render_fvwm(entries: list[Entry]) -> str:
     """Return a menu of fvwm's: `Read` it, and pop up the menu Okubsd."""
-    rows = (f'+ "{_bare(entry.title)}" Exec exec {shlex.join(entry.start())}\n' for entry in entries)
+    rows = (f'+ "{_bare(entry.title)}" Exec exec {_unexpanded(entry.start())}\n' for entry in entries)
     return "DestroyMenu Okubsd\nAddToMenu Okubsd okubsd Title\n" + "".join(rows)
 
 
@@ -96,5 +97,10 @@ def render_list(entries: list[Entry]) -> str:
 
 
 def _bare(text: str) -> str:
-    """Return ``text`` without what would end a quoted word."""
-    return re.sub(r'["\\&]', "", text)
+    """Return ``text`` without what would end a quoted word, or means something else to a window manager."""
+    return re.sub(r'["\\&%*$^@]', "", text)
+
+
+def _unexpanded(words: Argv) -> str:
+    """Return a command in which fvwm expands nothing."""
+    return shlex.join(words).replace("$", "$$")
