@@ -27,7 +27,7 @@ SIZE = (1400, 900)
 COLOR, INK = 0x27AE60, 0xFFFFFF
 
 
-def serve(*options: str, size: tuple[int, int] = SIZE) -> tuple[subprocess.Popen[bytes], int]:
+def serve(*options: str, size: tuple[int, int] = SIZE, depth: int = 24) -> tuple[subprocess.Popen[bytes], int]:
     """Start an X server without a screen that anybody sees; return it and its display number."""
     read_end, write_end = os.pipe()
     argv = [
@@ -38,7 +38,7 @@ def serve(*options: str, size: tuple[int, int] = SIZE) -> tuple[subprocess.Popen
         "tcp",
         "-screen",
         "0",
-        f"{size[0]}x{size[1]}x24",
+        f"{size[0]}x{size[1]}x{depth}",
         *options,
     ]
     server = subprocess.Popen(argv, pass_fds=(write_end,), stderr=subprocess.DEVNULL)
@@ -174,6 +174,12 @@ class Bed:
     def frame(self, title: str) -> str:
         """Return the id of the window of the desktop that has ``title`` in its name."""
         return until(lambda: self.xdotool("search", "--name", title).split("\n")[0])  # type: ignore[no-any-return]
+
+    def __enter__(self) -> Bed:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
 
     def end(self) -> None:
         """End everything."""

@@ -21,7 +21,7 @@ from okubsd.display.frame import FRAME, edges_at
 from okubsd.display.letters import Letters, letters_of, parse_resources, render_resources, render_settings
 from okubsd.host import windows
 from okubsd.model import Keys
-from tests.glass_bed import COLOR, INK, SIZE, Bed, Client, until
+from tests.glass_bed import COLOR, INK, SIZE, Bed, Client, serve, until
 
 LETTERS = st.builds(
     Letters, st.integers(48, 480), st.booleans(), st.booleans(), st.integers(0, 3), st.integers(0, 4)
@@ -147,8 +147,7 @@ def test_a_whole_screen_is_one_window_that_its_screen_follows(whole: Bed) -> Non
 
 @pytest.mark.spawns
 def test_keys_clicks_title_and_close_reach_what_is_in_front(tmp_path: Path) -> None:
-    bed = Bed(tmp_path, "openbox", whole=(640, 400))
-    try:
+    with Bed(tmp_path, "openbox", whole=(640, 400)) as bed:
         guest = Client(bed)
         guest.do("window", "red", 300, 200, "cc0000")
         guest.do("front", "red")
@@ -164,16 +163,13 @@ def test_keys_clicks_title_and_close_reach_what_is_in_front(tmp_path: Path) -> N
         until(bed.crossed.exists)
         assert windows.do(bed.run, "close", row.window)
         guest.wait_to_hear("delete red")
-    finally:
-        bed.end()
 
 
 @pytest.mark.spawns
 @pytest.mark.parametrize("manager", ["cwm", "openbox", "i3"])
 @pytest.mark.parametrize("leave", [False, True], ids=["not let", "let"])
 def test_a_window_fills_the_screen_by_the_users_leave(manager: str, leave: bool, tmp_path: Path) -> None:
-    bed = Bed(tmp_path, manager, fullscreen=leave)
-    try:
+    with Bed(tmp_path, manager, fullscreen=leave) as bed:
         guest = Client(bed)
         guest.do("window", "red", 300, 200, "cc0000")
         row = bed.wait_for("Red")
@@ -196,14 +192,11 @@ def test_a_window_fills_the_screen_by_the_users_leave(manager: str, leave: bool,
         bed.xdotool("key", "ctrl+shift+F11")
         until(lambda: bed.rows()["Red"].width < SIZE[0] - 50)
         until(lambda: "FULLSCREEN" not in " ".join(guest.do("states", "red")))
-    finally:
-        bed.end()
 
 
 @pytest.mark.spawns
 def test_the_keys_are_what_the_user_wants(tmp_path: Path) -> None:
-    bed = Bed(tmp_path, "none", keys=Keys(take="Alt+F2", give="Super+v"))
-    try:
+    with Bed(tmp_path, "none", keys=Keys(take="Alt+F2", give="Super+v")) as bed:
         guest = Client(bed)
         guest.do("window", "red", 300, 200, "cc0000")
         bed.wait_for("Red")
@@ -213,8 +206,6 @@ def test_the_keys_are_what_the_user_wants(tmp_path: Path) -> None:
         guest.wait_to_hear("key red C")
         bed.xdotool("key", "alt+F2")
         until(lambda: bed.crossed.exists() and bed.crossed.read_text() == "clip copy work\n")
-    finally:
-        bed.end()
 
 
 @pytest.mark.spawns
@@ -222,8 +213,7 @@ def test_the_keys_are_what_the_user_wants(tmp_path: Path) -> None:
 def test_letters_and_frames_are_as_large_as_the_desktops(
     scale: float, resources: str, dots: int, tmp_path: Path
 ) -> None:
-    bed = Bed(tmp_path, "none", scale=scale, resources=resources)
-    try:
+    with Bed(tmp_path, "none", scale=scale, resources=resources) as bed:
         guest = Client(bed)
         assert f"Xft.dpi: {dots}" in " ".join(guest.do("resources"))
         (said,) = guest.do("settings")
@@ -233,14 +223,11 @@ def test_letters_and_frames_are_as_large_as_the_desktops(
         assert edges.top == round(20 * dots / 96)
         assert bed.color(row.x - edges.side, row.y + 50) == COLOR
         assert bed.color(row.x + 100, row.y - 2) == COLOR and bed.color(row.x, row.y) == 0xCC0000
-    finally:
-        bed.end()
 
 
 @pytest.mark.spawns
 def test_an_icon_for_a_tray_is_not_lost(tmp_path: Path) -> None:
-    bed = Bed(tmp_path, "openbox")
-    try:
+    with Bed(tmp_path, "openbox") as bed:
         guest = Client(bed)
         guest.do("icon", "mail", "cc0000")
         row = bed.wait_for("Mail")
@@ -250,8 +237,6 @@ def test_an_icon_for_a_tray_is_not_lost(tmp_path: Path) -> None:
         guest.wait_to_hear("button mail 1")
         guest.do("gone", "mail")
         until(lambda: not bed.rows())
-    finally:
-        bed.end()
 
 
 # --- what a guest cannot have ------------------------------------------------------------------------
@@ -260,8 +245,7 @@ def test_an_icon_for_a_tray_is_not_lost(tmp_path: Path) -> None:
 @pytest.mark.spawns
 @pytest.mark.parametrize("manager", ["cwm", "openbox", "i3"])
 def test_who_left_the_whole_screen_is_not_had_back(manager: str, tmp_path: Path) -> None:
-    bed = Bed(tmp_path, manager, fullscreen=True)
-    try:
+    with Bed(tmp_path, manager, fullscreen=True) as bed:
         guest = Client(bed)
         guest.do("window", "red", 300, 200, "cc0000")
         row = bed.wait_for("Red")
@@ -280,14 +264,11 @@ def test_who_left_the_whole_screen_is_not_had_back(manager: str, tmp_path: Path)
         # The user himself may have it fill again.
         bed.xdotool("key", "ctrl+shift+F11")
         until(lambda: bed.rows()["Red"].width == SIZE[0] - 2 * FRAME.side)
-    finally:
-        bed.end()
 
 
 @pytest.mark.spawns
 def test_a_flood_of_states_costs_the_desktop_nothing(tmp_path: Path) -> None:
-    bed = Bed(tmp_path, "openbox")
-    try:
+    with Bed(tmp_path, "openbox") as bed:
         guest = Client(bed)
         guest.do("window", "red", 300, 200, "cc0000")
         bed.wait_for("Red")
@@ -295,14 +276,11 @@ def test_a_flood_of_states_costs_the_desktop_nothing(tmp_path: Path) -> None:
         for state in ("_NET_WM_STATE_FULLSCREEN", "_NET_WM_STATE_MAXIMIZED_VERT"):
             guest.do("flood", "red", state, 30000)
         assert bed.wait_for("Red") and bed.halves() == before
-    finally:
-        bed.end()
 
 
 @pytest.mark.spawns
 def test_a_menu_stays_on_one_monitor_and_leaves_half_of_it(tmp_path: Path) -> None:
-    bed = Bed(tmp_path, "none")
-    try:
+    with Bed(tmp_path, "none") as bed:
         for name, place in (("A", "700/200x900/200+0+0"), ("B", "700/200x600/200+700+0")):
             argv = ["xrandr", "--setmonitor", name, place, "none" if name == "B" else "screen"]
             subprocess.run(argv, env={**os.environ, "DISPLAY": bed.desktop}, check=True)
@@ -323,15 +301,12 @@ def test_a_menu_stays_on_one_monitor_and_leaves_half_of_it(tmp_path: Path) -> No
         # What would cover more than half of a monitor gets a frame.
         guest.do("menu", "large", 700, 0, 690, 590, "00cc00")
         until(lambda: any(row.width > 600 for row in windows.windows_of(bed.run)))
-    finally:
-        bed.end()
 
 
 @pytest.mark.spawns
 @pytest.mark.parametrize("which", [0, 1], ids=["reader", "painter"])
 def test_no_key_stays_down_when_a_half_dies(which: int, tmp_path: Path) -> None:
-    bed = Bed(tmp_path, "none")
-    try:
+    with Bed(tmp_path, "none") as bed:
         guest = Client(bed)
         guest.do("window", "red", 300, 200, "cc0000")
         bed.wait_for("Red")
@@ -344,14 +319,11 @@ def test_no_key_stays_down_when_a_half_dies(which: int, tmp_path: Path) -> None:
         until(lambda: len(bed.halves()) == 2 and not set(bed.halves()) & set(before))
         bed.xdotool("keyup", "a", "keyup", "shift")
         until(lambda: not guest.held())
-    finally:
-        bed.end()
 
 
 @pytest.mark.spawns
 def test_a_title_does_not_hide_what_was_carried(tmp_path: Path) -> None:
-    bed = Bed(tmp_path, "none")
-    try:
+    with Bed(tmp_path, "none") as bed:
         guest = Client(bed)
         guest.do("window", "red", 400, 200, "cc0000")
         row = bed.wait_for("Red")
@@ -371,14 +343,11 @@ def test_a_title_does_not_hide_what_was_carried(tmp_path: Path) -> None:
             guest.do("title", "red", f"t{number}")
             until(lambda number=number: bed.rows()["Red"].title == f"t{number}")
             assert label() == said
-    finally:
-        bed.end()
 
 
 @pytest.mark.spawns
 def test_modes_that_the_guest_makes_end_nothing(tmp_path: Path) -> None:
-    bed = Bed(tmp_path, "none", whole=(640, 400))
-    try:
+    with Bed(tmp_path, "none", whole=(640, 400)) as bed:
         guest = Client(bed)
         bed.wait_for("")
         before = bed.halves()
@@ -388,16 +357,13 @@ def test_modes_that_the_guest_makes_end_nothing(tmp_path: Path) -> None:
             time.sleep(0.2)
         until(lambda: any(row.painted for row in bed.rows().values()))
         assert bed.halves() == before
-    finally:
-        bed.end()
 
 
 @pytest.mark.spawns
 @pytest.mark.parametrize("scale", [1.0, 2.0, 4.0])
 def test_the_letters_of_a_label_grow_with_it(scale: float, tmp_path: Path) -> None:
     """Whatever fonts the server has: the rows of a label that have ink are as many times as many."""
-    bed = Bed(tmp_path, "none", resources=f"Xft.dpi: {round(96 * scale)}\n")
-    try:
+    with Bed(tmp_path, "none", resources=f"Xft.dpi: {round(96 * scale)}\n") as bed:
         guest = Client(bed)
         guest.do("window", "red", 600, 200, "cc0000")
         row, edges = bed.wait_for("Red"), edges_at(FRAME, min(scale, SIZE[0] / 600))
@@ -412,5 +378,18 @@ def test_the_letters_of_a_label_grow_with_it(scale: float, tmp_path: Path) -> No
 
         until(lambda: inked() >= 0.4 * edges.top)
         assert inked() <= 0.9 * edges.top
-    finally:
-        bed.end()
+
+
+@pytest.mark.spawns
+def test_a_desktop_of_few_colors_is_told_in_a_sentence(tmp_path: Path) -> None:
+    with Bed(tmp_path, "none") as bed:
+        few, number = serve("-noreset", size=(400, 300), depth=16)
+        try:
+            bed.desktop, bed.log = f":{number}", tmp_path / "few.log"
+            bed.glass.kill()
+            bed.glass.wait()
+            assert bed.begin().wait(timeout=30) == 0
+            assert bed.log.read_text() == "okubsd: the X display has no colors of 24 bits\n"
+        finally:
+            few.kill()
+            few.wait()

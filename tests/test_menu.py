@@ -217,6 +217,13 @@ def laid(session: Session, name: str = "term", tree: Path | None = None, *, here
     (directory.parent / layout.CURRENT).symlink_to("abc")
 
 
+def synced(session: Session, tmp_path: Path) -> menus.Places:
+    """Have entries of a desktop below ``tmp_path``, and return their places."""
+    there = menus.places_of({"XDG_DATA_HOME": str(tmp_path / "data")})
+    menus.sync(session, there, "")
+    return there
+
+
 def test_entries_come_and_go_with_their_vms(session: Session, tmp_path: Path) -> None:
     there = menus.places_of({"XDG_DATA_HOME": str(tmp_path / "data")})
     # What is not built has no entry: a click on it would build for minutes.
@@ -252,8 +259,7 @@ def tree(tmp_path: Path) -> Path:
 @pytest.mark.spawns
 def test_what_was_built_here_says_what_it_is_called(session: Session, tree: Path, tmp_path: Path) -> None:
     laid(session, tree=tree, here=True)
-    there = menus.places_of({"XDG_DATA_HOME": str(tmp_path / "data")})
-    menus.sync(session, there, "")
+    there = synced(session, tmp_path)
     assert "Name=Terminal (work)\n" in (there.entries / "okubsd-work-term.desktop").read_text()
     found = pixels((there.icons / "okubsd-work-term.png").read_bytes())
     assert found[:4] == RED and found[-4:] == b"\x27\xae\x60\xff"
@@ -262,8 +268,7 @@ def test_what_was_built_here_says_what_it_is_called(session: Session, tree: Path
 @pytest.mark.spawns
 def test_of_an_imported_image_nothing_is_read(session: Session, tree: Path, tmp_path: Path) -> None:
     laid(session, tree=tree, here=False)
-    there = menus.places_of({"XDG_DATA_HOME": str(tmp_path / "data")})
-    menus.sync(session, there, "")
+    there = synced(session, tmp_path)
     assert "Name=Term (work)\n" in (there.entries / "okubsd-work-term.desktop").read_text()
     assert (there.icons / "okubsd-work-term.png").read_bytes() == window_icon(0x27AE60)
 
@@ -287,8 +292,7 @@ def test_a_link_in_an_image_leads_nowhere(what: str, session: Session, tree: Pat
         (tree / "usr/share/pixmaps/term.png").unlink()
         (tree / "usr/share/pixmaps/term.png").symlink_to("/etc/passwd")
     laid(session, tree=tree, here=True)
-    there = menus.places_of({"XDG_DATA_HOME": str(tmp_path / "data")})
-    menus.sync(session, there, "")
+    there = synced(session, tmp_path)
     assert "Name=Term (work)\n" in (there.entries / "okubsd-work-term.desktop").read_text()
     assert (there.icons / "okubsd-work-term.png").read_bytes() == window_icon(0x27AE60)
 
@@ -333,8 +337,7 @@ def test_a_large_file_hides_no_other(session: Session, tree: Path, tmp_path: Pat
     with (tree / "usr/share/applications/a.desktop").open("wb") as stream:
         stream.write(b"#" * (3 << 20))
     laid(session, tree=tree, here=True)
-    there = menus.places_of({"XDG_DATA_HOME": str(tmp_path / "data")})
-    menus.sync(session, there, "")
+    there = synced(session, tmp_path)
     assert "Name=Terminal (work)\n" in (there.entries / "okubsd-work-term.desktop").read_text()
 
 
@@ -347,6 +350,5 @@ def test_a_directory_of_pictures_that_is_a_link_is_not_read(session: Session, tr
     (tree / "usr/share/pixmaps").rmdir()
     (tree / "usr/share/pixmaps").symlink_to(secret)
     laid(session, tree=tree, here=True)
-    there = menus.places_of({"XDG_DATA_HOME": str(tmp_path / "data")})
-    menus.sync(session, there, "")
+    there = synced(session, tmp_path)
     assert (there.icons / "okubsd-work-term.png").read_bytes() == window_icon(0x27AE60)

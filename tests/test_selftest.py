@@ -75,13 +75,10 @@ def test_every_wall_of_the_screen_holds(
     orders: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # With every extension, as this process knows their numbers; the one for memory is a real VM's test.
-    bed = Bed(tmp_path, "openbox", **orders)
-    monkeypatch.setattr(screen, "living_pid", lambda _: bed.glass.pid)
-    try:
+    with Bed(tmp_path, "openbox", **orders) as bed:
+        monkeypatch.setattr(screen, "living_pid", lambda _: bed.glass.pid)
         with stage_of(bed) as stage:
             lines = [screen.play(one, stage) for one in screen.ATTACKS]
-    finally:
-        bed.end()
     others = {"memory", *(("windows' keeper",) if orders else ())}
     assert [line for line in lines if line.verdict is not Verdict.HELD and line.name not in others] == []
 
@@ -96,12 +93,8 @@ WALLS_OF_THE_SERVER = (
 @pytest.mark.parametrize("name", WALLS_OF_THE_SERVER)
 def test_without_a_server_of_its_own_each_line_is_red(name: str, tmp_path: Path) -> None:
     """The guest is a client of the desktop itself, as with ssh -Y."""
-    bed = Bed(tmp_path, "none")
-    try:
-        with stage_of(bed, opens=on_desktop(bed.desktop)) as stage:
-            line = screen.play(attack(name), stage)
-    finally:
-        bed.end()
+    with Bed(tmp_path, "none") as bed, stage_of(bed, opens=on_desktop(bed.desktop)) as stage:
+        line = screen.play(attack(name), stage)
     assert line.verdict is Verdict.BROKE, line
 
 
@@ -133,34 +126,26 @@ def test_a_wall_of_the_glass_that_is_switched_off_is_red(
         f"import sys\nsys.path.insert(0, {str(CHECKOUT)!r})\n{SWITCHED_OFF[name]}"
         "from okubsd.host.glass import __main__ as last\nsys.exit(last.main())\n"
     )
-    bed = Bed(tmp_path, "none", program=str(broken / "glass.py"))
-    monkeypatch.setattr(screen, "living_pid", lambda _: bed.glass.pid)
-    monkeypatch.setattr(screen, "_ANEW_SECONDS", 5.0)
-    try:
+    with Bed(tmp_path, "none", program=str(broken / "glass.py")) as bed:
+        monkeypatch.setattr(screen, "living_pid", lambda _: bed.glass.pid)
+        monkeypatch.setattr(screen, "_ANEW_SECONDS", 5.0)
         with stage_of(bed) as stage:
             line = screen.play(attack(name), stage)
-    finally:
-        bed.end()
     assert line.verdict is Verdict.BROKE, line
 
 
 @pytest.mark.spawns
 def test_a_desktop_that_is_no_more_breaks_nothing_of_ours(tmp_path: Path) -> None:
-    bed = Bed(tmp_path, "none")
-    try:
-        with stage_of(bed) as stage:
-            bed.host.kill()
-            line = screen.play(attack("windows"), stage)
-            assert line.verdict is Verdict.NOT_TRIED
-    finally:
-        bed.end()
+    with Bed(tmp_path, "none") as bed, stage_of(bed) as stage:
+        bed.host.kill()
+        line = screen.play(attack("windows"), stage)
+        assert line.verdict is Verdict.NOT_TRIED
 
 
 @pytest.mark.spawns
 def test_no_program_of_the_guest_is_ended_in_place_of_one_of_the_desktop(tmp_path: Path) -> None:
     """X servers give the same numbers: the first clients of both have windows of one number."""
-    bed = Bed(tmp_path, "none")
-    try:
+    with Bed(tmp_path, "none") as bed:
         guest = Client(bed)
         for name in ("a", "b", "c"):
             guest.do("window", name, 300, 200, "cc0000")
@@ -169,20 +154,14 @@ def test_no_program_of_the_guest_is_ended_in_place_of_one_of_the_desktop(tmp_pat
             line = screen.play(attack("programs"), stage)
         assert line.verdict is Verdict.HELD, line
         assert guest.do("nothing") is not None and set(bed.rows()) == {"A", "B", "C"}
-    finally:
-        bed.end()
 
 
 @pytest.mark.spawns
 @pytest.mark.parametrize("name", ["windows", "keys", "picture", "selection", "cover", "titles"])
 def test_a_desktops_side_that_does_nothing_proves_nothing(name: str, tmp_path: Path) -> None:
-    bed = Bed(tmp_path, "none")
-    try:
-        with stage_of(bed) as stage:
-            os.kill(stage.witness._child._pid, signal.SIGKILL)
-            assert screen.play(attack(name), stage).verdict is Verdict.NOT_TRIED
-    finally:
-        bed.end()
+    with Bed(tmp_path, "none") as bed, stage_of(bed) as stage:
+        os.kill(stage.witness._child._pid, signal.SIGKILL)
+        assert screen.play(attack(name), stage).verdict is Verdict.NOT_TRIED
 
 
 @pytest.mark.spawns
@@ -205,16 +184,13 @@ def test_what_broke_stays_broken_when_the_guest_takes_no_other_client(tmp_path: 
 
 @pytest.mark.spawns
 def test_no_key_stays_down_when_a_player_ends(tmp_path: Path) -> None:
-    bed = Bed(tmp_path, "none")
-    try:
+    with Bed(tmp_path, "none") as bed:
         player = Actor(on_desktop(bed.desktop))
         player.do("press", 200, 1)
         with bed.desk() as opened:
             assert opened.query_keymap()[25] & 1
             player.leave()
             until(lambda: not opened.query_keymap()[25] & 1)
-    finally:
-        bed.end()
 
 
 @pytest.mark.parametrize("line", ["open ", "home", "open ../x y", "shut\x1b[31m", "home /dev/vdc extra"])

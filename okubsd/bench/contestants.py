@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import shlex
 import subprocess
@@ -190,8 +189,3 @@ def all_of(session: Session, vm: Vm) -> list[Contestant]:
     found: list[Contestant] = [Ours(face, session, vm) for face in Face]
     found += [Forwarded("-X", session, vm), Forwarded("-Y", session, vm)]
     return [*found, Vnc(session, vm)] if programs.find_program(_VIEWER) else found
-
-
-def display_number(display: str | None = None) -> int:
-    """Return the number of the desktop that is measured on."""
-    return int((display or os.environ["DISPLAY"]).lstrip(":"))

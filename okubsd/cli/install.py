@@ -36,7 +36,7 @@ def install(session: Session, app: str, name: str, network: str, package: str, c
     with contextlib.ExitStack() as undo:
         if package:
             installing.add_recipe(session, app, package, command)
-            undo.callback(installing.forget_recipe, session.places, app)
+            undo.callback(installing.forget_recipe, app)
             session = Session(session.given, session.report, quiet=session.quiet)
         installing.need_recipe(session, app)
         if described is None:
@@ -63,7 +63,7 @@ def uninstall(session: Session, name: str, keep_home: bool, yes: bool) -> None:
         if store.current_image(session.places, vm.image) is not None:
             with locked(session.places.images / ".lock", lambda: session.report("waiting for a build to end")):
                 store.remove(session.places, vm.image)
-        installing.forget_recipe(session.places, vm.image)
+        installing.forget_recipe(vm.image)
     renew_menu(Session(session.given, session.report, quiet=session.quiet))
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from okubsd.config.names import IMAGE_NAME, IMAGE_NAME_RULE, PACKAGE_NAME, VM_NAME, VM_NAME_RULE, did_you_mean, quoted
 from okubsd.config.sizes import render_size
 from okubsd.errors import BadDescription, Misuse, Problem, Unknown
 from okubsd.host import door
-from okubsd.host.places import Places, xdg_directory
+from okubsd.host.places import xdg_directory
 from okubsd.host.session import Session
 from okubsd.model import Vm
 
@@ -24,7 +25,7 @@ MADE = "# Made by `okubsd install`."
 _MEMORY, _HOME = "1G", "4G"
 
 
-def own_config(env: os._Environ[str] | dict[str, str]) -> Path:
+def own_config(env: Mapping[str, str]) -> Path:
     """Return the directory of the user's own description and recipes."""
     return xdg_directory(env, "XDG_CONFIG_HOME", ".config") / "okubsd"
 
@@ -118,7 +119,7 @@ def forget_vm(session: Session, name: str) -> None:
     (session.description.path.parent / "vm.d" / f"{name}.yaml").unlink(missing_ok=True)
 
 
-def forget_recipe(places: Places, name: str) -> bool:
+def forget_recipe(name: str) -> bool:
     """Remove a recipe that is as an install wrote it, and nothing beside it; return whether there was one."""
     path = own_config(os.environ) / "images" / name / "recipe.yaml"
     form = re.escape(_recipe(name, "PACKAGE", "COMMAND")).replace("PACKAGE", "[^\\n]+").replace("COMMAND", "[^\\n]+")

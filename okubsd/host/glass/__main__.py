@@ -25,7 +25,7 @@ from okubsd.errors import HostLacks
 from okubsd.host import door, keys, locks, running
 from okubsd.host.glass import sandbox
 from okubsd.host.glass.control import Control
-from okubsd.host.glass.desk import Desk, Look
+from okubsd.host.glass.desk import Look
 from okubsd.host.glass.painter import Deeds, Painter
 from okubsd.host.glass.reader import Reader
 from okubsd.host.glass.whole import WholeReader
@@ -200,30 +200,30 @@ def _read(orders: Orders, number: int, wire: Wire, slots: Slots) -> int:
     return 0
 
 
+def _painter(orders: Orders, number: int, wire: Wire, slots: Slots, control: Control) -> Painter:
+    """Return a painter on the user's display.  Raises HostLacks where that does not answer, or lacks colors."""
+    look = Look(
+        orders.vm, orders.color, orders.ink, orders.network, orders.scale, orders.fullscreen, orders.keys
+    )  # fmt: skip
+    keyboard = tuple(f":{number}" if word == Slot.DISPLAY else word for word in orders.keyboard)
+    deeds = Deeds(
+        cross=lambda word: control.run("cross", (*orders.okubsd, "clip", word, orders.vm)),
+        # As often as the user's keyboard changes; a program of the desktop's own, not of a guest's.
+        remap=lambda: control.run("remap", keyboard),
+    )
+    return Painter(open_desktop(orders.desktop), wire, slots, look, deeds)
+
+
 def _paint(orders: Orders, number: int, wire: Wire, slots: Slots, guard: int) -> int:
     """Be the painter, until the user's display is gone, the reader, or the minder; return our exit code."""
     from Xlib import error
 
+    control = Control(Path(orders.run) / layout.GLASS)
     try:
-        opened = open_desktop(orders.desktop)
-        Desk(opened, Look(orders.vm, orders.color, orders.ink, ""))
+        painter = _painter(orders, number, wire, slots, control)
     except HostLacks as problem:
         print(f"okubsd: {problem.sentence}", file=sys.stderr)
         return _FOR_GOOD
-    except ValueError as problem:
-        print(f"okubsd: {problem}", file=sys.stderr)
-        return _FOR_GOOD
-    look = Look(
-        orders.vm, orders.color, orders.ink, orders.network, orders.scale, orders.fullscreen, orders.keys
-    )  # fmt: skip
-    control = Control(Path(orders.run) / layout.GLASS)
-    keyboard = [f":{number}" if word == Slot.DISPLAY else word for word in orders.keyboard]
-    deeds = Deeds(
-        cross=lambda word: control.run("cross", (*orders.okubsd, "clip", word, orders.vm)),
-        # As often as the user's keyboard changes; a program of the desktop's own, not of a guest's.
-        remap=lambda: control.run("remap", tuple(keyboard)),
-    )
-    painter = Painter(opened, wire, slots, look, deeds)
     if orders.words:
         painter.say(orders.words)
     try:

@@ -9,6 +9,7 @@ from Xlib import X, Xatom
 
 from okubsd.display.frame import FRAME, MENU, Box, edges_at
 from okubsd.display.letters import parse_resources
+from okubsd.errors import HostLacks
 from okubsd.model import Keys
 
 # The fonts of labels, the first that the server has (X core fonts; the ones with all of Unicode first), by the least
@@ -129,7 +130,7 @@ _ATOMS = (
 def _visual(screen: Any) -> tuple[int, int]:
     """Return the visual of depth 24 that guests' pixels are for, and a colormap for it.
 
-    Raises ValueError where the screen has none.
+    Raises HostLacks where the screen has none.
     """
     if screen.root_depth == 24:
         return screen.root_visual, screen.default_colormap
@@ -137,7 +138,7 @@ def _visual(screen: Any) -> tuple[int, int]:
         for visual in depth.visuals if depth.depth == 24 else ():
             if visual.visual_class == X.TrueColor:
                 return visual.visual_id, screen.root.create_colormap(visual.visual_id, X.AllocNone)
-    raise ValueError("the desktop's display has no colors of 24 bits")
+    raise HostLacks("the X display has no colors of 24 bits", "xdpyinfo")
 
 
 # What is read of the desktop's resources, in words of four bytes.

@@ -61,9 +61,9 @@ def main() -> int:
     orders = parse_orders(sys.argv[1])
     try:
         opened = open_desktop(orders.desktop)
+        splash = Splash(Desk(opened, Look(orders.vm, orders.color, orders.ink, "")), orders.words)
     except HostLacks:
         return 1
-    splash = Splash(Desk(opened, Look(orders.vm, orders.color, orders.ink, "")), orders.words)
     end = time.monotonic() + _SECONDS
     while time.monotonic() < end:
         while opened.pending_events():

@@ -62,7 +62,8 @@ def state(painter: Painter, pane: Pane, message: Message) -> None:
     """Have what a window asks for, as far as the user lets it; it is always let out of what fills the screen."""
     which, wanted = message.numbers[:2]
     now = time.monotonic()
-    if pane.menu or now < pane.states_from:
+    leaves = which == State.FULLSCREEN and not wanted and pane.filled
+    if pane.menu or (now < pane.states_from and not leaves):
         return
     pane.minded_until, pane.states_from = 0.0, now + _STATE_SECONDS
     if which == State.ICONIC:

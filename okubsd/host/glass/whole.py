@@ -19,9 +19,6 @@ from okubsd.host.glass.obeying import Asks
 from okubsd.host.glass.reader import XFIXES_CURSOR, Pane, Reader
 from okubsd.host.glass.wire import Slots, Wire
 
-# How far up the window that has the keyboard is looked for.
-_MOST_PARENTS = 16
-
 
 def _tell_title(reader: WholeReader, pane: Pane) -> None:
     """Call the screen what the window is called that the guest's window manager says is in front."""

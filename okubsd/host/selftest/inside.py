@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from okubsd.config.names import quoted
 from okubsd.guest.ssh import USER, X11_PORT
 from okubsd.host import door
 from okubsd.host.guest import ROOT, Guest
@@ -54,7 +55,7 @@ def become_root(victim: Victim) -> Line:
     _shell(victim, "rm -f /tmp/okubsd-selftest", user=ROOT)
     more = sorted(set(found or []) - set(victim.setuid))
     control = found is not None and "/tmp/okubsd-selftest" in planted
-    seen = f"there is {more[0]}" if more else "there are none but the recipe's"
+    seen = f"there is {quoted(more[0], 200)}" if more else "there are none but the recipe's"
     return judge("setuid", tried, broke=bool(more), control=control, seen=seen)
 
 
@@ -179,9 +180,7 @@ def reach_others(victim: Victim) -> Line:
         return not_tried("other VMs", tried, "no other VM runs")
     places = [(address, port) for _, port in victim.others for address in _routers(victim)]
     places += [(address, port) for address, port in victim.others if not address.startswith("127.")]
-    by = [
-        place for place in places if (_shell(victim, _GREETING, place[0], str(place[1])) or [""])[0].startswith("SSH")
-    ]
+    by = [place for place in places if _greets(victim, *place)]
     seen = f"the ssh server at {by[0][0]} port {by[0][1]} greeted" if by else "none was reached"
     return judge("other VMs", tried, broke=bool(by), control=_connects_to_itself(victim), seen=seen)
 

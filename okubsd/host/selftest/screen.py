@@ -254,7 +254,7 @@ def cover(stage: Stage) -> Outcome:
         control = (stage.attacker.do("share", color, seconds=60) or 0) > _MOST_SHARE
         time.sleep(1.0)
         shown = stage.witness.do("uncovered", color, seconds=60) or []
-    # A frame is seen on each monitor that it is on: as much as its label is less than this of it.
+    # Where a window fills a monitor, the label of its frame is on it, too: at least so many rows have another color.
     broke = any(rest < _LEAST_LABEL * width for width, rest in shown)
     seen = "a monitor had nothing of a frame" if broke else "its frame was seen"
     return broke, control, seen
@@ -360,6 +360,9 @@ def play(attack: Attack, stage: Stage) -> Line:
         outcome = attack.play(stage)
     except ConnectionError:
         outcome = "the guest's display did not take another client"
+    except OSError as error:
+        # What was looked at ended just now; the other lines stay.
+        outcome = f"it could not be looked at: {error.strerror}"
     if isinstance(outcome, str):
         return not_tried(attack.name, attack.tried, outcome)
     broke, control, seen = outcome
