@@ -30,9 +30,9 @@ def directory(path: str, mode: int = 0o755, owner: int = 0) -> Entry:
     return Entry(path, stat.S_IFDIR | mode, b"", owner)
 
 
-def fifo(path: str, mode: int) -> Entry:
+def fifo(path: str, mode: int, owner: int = 0) -> Entry:
     """Return the Entry of a named pipe."""
-    return Entry(path, stat.S_IFIFO | mode)
+    return Entry(path, stat.S_IFIFO | mode, b"", owner)
 
 
 def render_cpio(entries: Iterable[Entry]) -> bytes:

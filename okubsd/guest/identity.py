@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import ipaddress
 import shlex
 import struct
@@ -38,6 +39,13 @@ class Lease(msgspec.Struct, frozen=True):
     link: Link | None = None
 
 
+class Awake(msgspec.Struct, frozen=True):
+    """What a guest is told besides that goes on from a saved state: entropy, the time in seconds since the epoch."""
+
+    seed: bytes
+    clock: int
+
+
 class Secrets(msgspec.Struct, frozen=True):
     """The key material of one VM; never printed, written 0600 only.
 
@@ -52,26 +60,47 @@ class Secrets(msgspec.Struct, frozen=True):
 
 
 def render_identity(
-    vm: Vm, lease: Lease, secrets: Secrets, off: str = "reboot", gateway: Iterable[Entry] = (), zone: bytes = b""
+    vm: Vm,
+    lease: Lease,
+    secrets: Secrets,
+    off: str = "reboot",
+    gateway: Iterable[Entry] = (),
+    zone: bytes = b"",
+    consoles: str = "ttyS0",
+    awake: Awake | None = None,
 ) -> bytes:
     """Return the cpio archive that tells a guest who it is and who may come in.
 
     ``off`` is what ends it for good: "reboot" or "poweroff".  ``gateway`` are the files of one that passes on what
-    other VMs send.  ``zone`` is its time zone (tzfile(5)), b"" for UTC.
+    other VMs send.  ``zone`` is its time zone (tzfile(5)), b"" for UTC, ``consoles`` are terminals with a root shell,
+    ``awake`` is what one is told that goes on from a saved state.
     """
     gateway = tuple(gateway)
+    settings = render_settings(vm, lease, off, forward=bool(gateway), consoles=consoles)
+    seed = []
+    if awake is not None:
+        from okubsd.guest.reseed import render_seed
+
+        seed = [file("run/okubsd/seed", render_seed(awake.seed))]
+        settings += f"clock={awake.clock}\nmac={mac_of(vm.name)}\n"
     return render_cpio(
         [
             directory("run"),
             directory("run/okubsd"),
-            file("run/okubsd/settings", render_settings(vm, lease, off, forward=bool(gateway)).encode()),
+            file("run/okubsd/settings", settings.encode()),
+            *seed,
             file("run/okubsd/host_key", dropbear_key(secrets.host_seed, secrets.host_public)),
             directory("run/okubsd/ssh"),
             file("run/okubsd/ssh/authorized_keys", f"{secrets.client_public}\n".encode(), 0o644),
             file("run/okubsd/Xauthority", render_xauthority(secrets.cookie), owner=USER_ID),
             directory("run/okubsd/apps", 0o700, owner=USER_ID),
+            directory("run/okubsd/own", 0o700, owner=USER_ID),
+            directory("run/okubsd/sound", 0o700, owner=USER_ID),
             # Anybody may say that a window was closed; only PID 1 hears it.
             fifo("run/okubsd/request", 0o622),
+            # By this one guests ask the host for something, which reads it as the user.
+            fifo("run/okubsd/asks", 0o622, owner=USER_ID),
+            *_locale_files(vm),
             directory("run/user"),
             directory(f"run/user/{USER_ID}", 0o700, owner=USER_ID),
             *([file("run/okubsd/localtime", zone, 0o644)] if zone else []),
@@ -80,14 +109,29 @@ def render_identity(
     )
 
 
-def render_settings(vm: Vm, lease: Lease, off: str = "reboot", *, forward: bool = False) -> str:
+def _locale_files(vm: Vm) -> list[Entry]:
+    """Return what tells programs their language, [] where there is none but English (locale(7))."""
+    return [] if vm.locale in ("", "C") else [file("run/okubsd/locale", f"{vm.locale}.UTF-8\n".encode(), 0o644)]
+
+
+def mac_of(name: str) -> str:
+    """Return the address of the first NIC of the VM called ``name``: one of QEMU's, and no other VM's."""
+    return ":".join(("52:54:00", *(f"{byte:02x}" for byte in hashlib.sha256(name.encode()).digest()[:3])))
+
+
+def render_settings(
+    vm: Vm, lease: Lease, off: str = "reboot", *, forward: bool = False, consoles: str = "ttyS0"
+) -> str:
     """Return the settings as assignments that a POSIX shell reads."""
     address, netmask = _split(lease.address)
     link = lease.link or Link(address="")
     link_address, link_netmask = _split(link.address)
     values = {
         "name": host_name(vm.name),
-        "home": "tmpfs" if vm.disposable else "drive",
+        "home": "tmpfs" if vm.disposable or vm.rescue else "drive",
+        "guard": vm.guard.value,
+        "persist": " ".join(vm.persist),
+        "hook": "yes" if vm.hook else "no",
         "keep": "yes" if vm.keep else "no",
         "address": address,
         "netmask": netmask,
@@ -99,6 +143,7 @@ def render_settings(vm: Vm, lease: Lease, off: str = "reboot", *, forward: bool 
         "link_gateway": link.gateway,
         "link_mtu": str(link.mtu),
         "forward": "yes" if forward else "no",
+        "consoles": consoles,
     }
     return "".join(f"{key}={shlex.quote(value)}\n" for key, value in values.items())
 

@@ -12,6 +12,8 @@ from okubsd.model import Argv, Vm
 X11_PORT = 6010
 
 USER = "user"
+# What a call from the host runs behind: it gains no privilege, and has fewer system calls (okubsd-image(5), SANDBOX).
+WALL: Argv = ("/usr/lib/okubsd/wall", "-c")
 
 
 def render_ssh_config(vm: Vm, address: str, port: int, keys: Path, run: Path) -> str:

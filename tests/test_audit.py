@@ -1,0 +1,147 @@
+"""What a guest says of itself, and what that is worth; what its home keeps and guards, as it is told."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from okubsd.config.description import parse_description
+from okubsd.errors import BadDescription
+from okubsd.guest.audit import OPTIONS, Check, audit, gather_command, kernel_checks, score
+from okubsd.guest.identity import Lease, render_settings
+from okubsd.model import Guard, Kind, Vm
+from okubsd.plan.limits import QEMU, limits
+from okubsd.recipe import Recipe
+
+GOOD = """\
+knob kernel/kptr_restrict 2
+knob kernel/sysrq 0
+mount /dev/vdc /home ext4 rw,nosuid,nodev,noatime 0 0
+port 177A 0100007F 0
+port 0016 00000000 0
+process 1 0 0 000001ffffffffff 0 0 init
+process 2 0 0 000001ffffffffff 0 0 kthreadd
+process 3 2 1000 000001ffffffffff 0 0 kworker/0:0
+process 9 8 1000 0000000000000000 1 2 xterm
+hole meltdown Not affected
+"""
+NOW = 1_800_000_000
+
+
+def weak(text: str, archive: int = 0) -> dict[str, str]:
+    return {check.name: check.seen for check in audit(text, archive, NOW) if not check.good}
+
+
+def test_a_good_guest_has_nothing_weak() -> None:
+    checks = audit(GOOD, NOW - 86400, NOW)
+    assert [check for check in checks if not check.good] == [] and score(checks) == 100
+    assert checks[0] == Check("kernel.kptr_restrict", True, "addresses of the kernel are told to nobody")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "name", "seen"),
+    [
+        ("kptr_restrict 2", "kptr_restrict 1", "kernel.kptr_restrict", "1, so not"),
+        ("kptr_restrict 2", "kptr_restrict x", "kernel.kptr_restrict", "x, so not"),
+        ("sysrq 0", "sysrq 176", "kernel.sysrq", "176, so not"),
+        ("nosuid,nodev,", "nodev,", "mount /home", "without nosuid"),
+        ("port 0016", "port 1F90", "ports for others", "8080"),
+        ("port 177A 0100007F", "port 1F90 00000000000000000000000000000000", "ports for others", "8080"),
+        ("port 177A 0100007F", "port 177A 00000000", "ports for others", "6010"),
+        ("xterm\n", "xterm\nsetuid /usr/bin/su\n", "setuid programs", "/usr/bin/su"),
+        ("9 8 1000 0000000000000000 1 2", "9 8 1000 0000000000000000 1 0", "apps behind a filter", "0 processes of 1"),
+        ("9 8 1000 0000000000000000 1 2", "9 8 1000 0000000000000000 0 2", "who could gain privileges", "xterm"),
+        ("9 8 1000 0000000000000000 1 2", "9 8 1000 0000000000200000 1 2", "capabilities of the user's", "xterm"),
+        ("Not affected", "Vulnerable: no microcode", "holes of the processor", "meltdown"),
+    ],
+)
+def test_each_thing_that_is_weak_is_named(before: str, after: str, name: str, seen: str) -> None:
+    assert before in GOOD
+    found = weak(GOOD.replace(before, after))
+    assert list(found) == [name] and seen in found[name]
+
+
+def test_old_packages_are_weak() -> None:
+    assert weak(GOOD, NOW - 40 * 86400) == {"age of packages": "40 days"}
+
+
+@given(st.text(alphabet=st.characters(codec="ascii"), max_size=300))
+def test_whatever_a_guest_says_is_an_answer_or_none(text: str) -> None:
+    for said in (text, GOOD + text):
+        with contextlib.suppress(ValueError):
+            assert 0 <= score(audit(said, 0, NOW)) <= 100
+
+
+def test_the_configuration_of_a_kernel_is_judged_option_by_option() -> None:
+    wanted = "".join(f"CONFIG_{name}=y\n" for name, (value, _) in OPTIONS.items() if value == "y")
+    assert all(check.good for check in kernel_checks(wanted))
+    bad = {
+        check.name: check.seen
+        for check in kernel_checks(f"{wanted}CONFIG_MODULES=y\n".replace("CONFIG_RETPOLINE=y", ""))
+        if not check.good
+    }
+    assert bad == {
+        "CONFIG_RETPOLINE": "is not set, so not: programs do not guide its guesses",
+        "CONFIG_MODULES": "is set, so not: it loads no code",
+    }
+
+
+def test_knobs_are_words_of_the_command_and_no_part_of_its_script() -> None:
+    assert gather_command()[:2] == ("sh", "-c") and "kernel/kptr_restrict" in gather_command()[4:]
+
+
+RECIPES = {
+    "base": Recipe(name="base", kind=Kind.BASE),
+    "term": Recipe(name="term", kind=Kind.APP, base="base", apps={"term": ("xterm",)}),
+}
+
+
+def described(more: str) -> Vm:
+    text = f"vms:\n  a: {{image: term, {more}}}\n"
+    return parse_description(Path("x"), text, [], RECIPES).vms[0]
+
+
+def test_what_a_home_keeps_and_guards_is_told_to_the_guest() -> None:
+    vm = described("persist: [Downloads, .config/gimp], guard: lock")
+    assert (vm.persist, vm.guard) == (("Downloads", ".config/gimp"), Guard.LOCK)
+    settings = render_settings(vm, Lease()).splitlines()
+    assert "persist='Downloads .config/gimp'" in settings and "guard=lock" in settings and "home=drive" in settings
+    assert described("memory: 160M").guard is Guard.WARN
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "persist: [../x]",
+        "persist: [/etc]",
+        "persist: ['a b']",
+        "persist: [a/..]",
+        "persist: [.ssh]",
+        "persist: [-x]",
+        "guard: yes",
+    ],
+)
+def test_what_cannot_be_kept_or_guarded_is_told(wrong: str) -> None:
+    with pytest.raises(BadDescription):
+        described(wrong)
+
+
+@pytest.mark.parametrize(("text", "ports"), [("[80]", ((80, 80),)), ("['8080:80', 23]", ((8080, 80), (23, 23)))])
+def test_ports_are_published_in_the_order_of_ssh(text: str, ports: tuple[tuple[int, int], ...]) -> None:
+    assert described(f"publish: {text}").publish == ports
+
+
+@pytest.mark.parametrize("wrong", ["0", "65536", "80:0", "a", "1:2:3", "22", "8000:6010"])
+def test_what_is_no_port_is_told(wrong: str) -> None:
+    with pytest.raises(BadDescription):
+        described(f"publish: ['{wrong}']")
+
+
+def test_a_port_of_the_host_is_published_once() -> None:
+    text = "vms:\n  a: {image: term, publish: [80]}\n  b: {image: term, publish: ['80:81', 90]}\n"
+    found = limits(parse_description(Path("x"), text, [], RECIPES), QEMU)
+    assert found == [f"x: vms.{name}.publish: port 80 of this host is published by a, b" for name in "ab"]

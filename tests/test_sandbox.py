@@ -1,0 +1,125 @@
+"""The second wall in a guest: its filter run step by step, its options as bwrap(1) gets them, its place in an image."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from okubsd.config.recipe import parse_recipe
+from okubsd.errors import BadDescription
+from okubsd.guest import sandbox
+from okubsd.images.tree import made_files
+from okubsd.model import Kind
+from okubsd.recipe import Recipe, Sandbox
+
+X86_64, I386 = 0xC000003E, 0x40000003
+ALLOWED, EPERM, ENOSYS, EAFNOSUPPORT = 0x7FFF0000, 0x50001, 0x50026, 0x50061
+PROGRAM = list(struct.iter_unpack("<HBBI", sandbox.seccomp_filter()))
+REFUSED = {number for group in sandbox.REFUSED.values() for number in group}
+
+
+def verdict(number: int, first: int = 0, second: int = 0, machine: int = X86_64) -> int:
+    """Run the filter over one struct seccomp_data (linux/seccomp.h), as the kernel does, and return what it says."""
+    data = struct.pack("<IIQ6Q", number, machine, 0, first, second, 0, 0, 0, 0)
+    program = PROGRAM
+    at, loaded = 0, 0
+    while True:
+        code, true, false, value = program[at]
+        if code == 0x20:
+            (loaded,) = struct.unpack_from("<I", data, value)
+            at += 1
+        elif code == 0x06:
+            return int(value)
+        else:
+            assert code in (0x15, 0x35)
+            at += 1 + (true if (loaded == value if code == 0x15 else loaded >= value) else false)
+
+
+@given(st.integers(0, 600))
+def test_each_call_is_refused_or_passes(number: int) -> None:
+    expected = EPERM if number in REFUSED else ALLOWED
+    assert verdict(number, first=1) == expected
+
+
+@given(st.integers(0, 0xFFFFFFFF))
+def test_only_four_families_of_sockets_are_there(family: int) -> None:
+    assert verdict(41, first=family) == (ALLOWED if family in (1, 2, 10, 16) else EAFNOSUPPORT)
+
+
+@given(st.integers(0, 0xFFFFFFFF))
+def test_nobody_types_into_a_terminal(request: int) -> None:
+    assert verdict(16, second=request) == (EPERM if request in (0x5412, 0x541C) else ALLOWED)
+
+
+@given(st.integers(0, 1000))
+def test_calls_of_other_machines_are_not_there(number: int) -> None:
+    assert verdict(number, machine=I386) == ENOSYS
+    assert verdict(0x40000000 + number) == ENOSYS
+
+
+def test_the_calls_are_those_of_the_header() -> None:
+    header = Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h")
+    if not header.exists():
+        pytest.skip("the headers of the kernel are not here")
+    numbers = dict(
+        reversed(line.split()[1:3]) for line in header.read_text().splitlines() if line.startswith("#define __NR_")
+    )
+    names = {numbers[str(number)].removeprefix("__NR_") for number in REFUSED}
+    assert {
+        "bpf",
+        "io_uring_setup",
+        "keyctl",
+        "mount",
+        "fsopen",
+        "kexec_load",
+        "userfaultfd",
+        "perf_event_open",
+    } <= names
+    assert not names & {"clone", "unshare", "setns", "chroot", "ptrace", "seccomp", "read", "execve", "prctl"}
+
+
+def words(place: Sandbox) -> list[str]:
+    return sandbox.render_args(place).decode().split("\0")[:-1]
+
+
+def test_an_app_sees_its_home_and_no_key() -> None:
+    found = words(Sandbox())
+    assert found[found.index("--bind", found.index("/run/okubsd/localtime")) :] == [
+        *("--bind", "/home/user", "/home/user", "--tmpfs", "/home/user/.ssh", "--remount-ro", "/home/user/.ssh"),
+        *("--chdir", "/home/user"),
+    ]
+
+
+def test_an_app_may_see_a_part_of_the_home_and_a_device() -> None:
+    found = words(Sandbox(home=("Downloads", ".mozilla"), devices=("snd",)))
+    text = " ".join(found)
+    assert "--tmpfs /home/user --bind /home/user/Downloads /home/user/Downloads --bind /home/user/.mozilla" in text
+    assert "--bind /home/user /home/user" not in text and "--dev-bind-try /dev/snd /dev/snd" in text
+
+
+def test_what_an_image_says_lies_in_it_and_the_default_in_the_base() -> None:
+    app = Recipe(name="x", kind=Kind.APP, base="base", apps={"a": ("a",)})
+    assert not any("sandbox" in path for path in made_files(app))
+    base = made_files(Recipe(name="base", kind=Kind.BASE))
+    assert base["usr/lib/okubsd/sandbox"][1] == sandbox.render_args(Sandbox())
+    off = parse_recipe("x", Path("r"), "from: base\napps: {a: [a]}\nsandbox: none\n")
+    assert made_files(off)["etc/okubsd/no-sandbox"] == (0o644, b"")
+    part = parse_recipe("x", Path("r"), "from: base\napps: {a: [a]}\nsandbox: {home: [Downloads], devices: [snd]}\n")
+    assert made_files(part)["etc/okubsd/sandbox.home"] == (0o644, b"Downloads\n")
+    assert made_files(part)["etc/okubsd/sandbox"][1] == sandbox.render_args(
+        Sandbox(home=("Downloads",), devices=("snd",))
+    )
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["yes", "[app]", "{home: [../x]}", "{home: [/etc]}", "{home: [a/../b]}", "{devices: [../sda]}", "{house: [x]}"],
+)
+def test_a_wrong_wall_is_one_sentence(value: str) -> None:
+    with pytest.raises(BadDescription) as caught:
+        parse_recipe("x", Path("r"), f"from: base\napps: {{a: [a]}}\nsandbox: {value}\n")
+    assert len(caught.value.mistakes) == 1
