@@ -9,11 +9,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from okubsd.bench.common import Rows
 from okubsd.errors import Problem
 from okubsd.host import door, programs
 from okubsd.model import Argv
-
-Rows = dict[str, list[float]]
 
 # rdomain(4) has numbers for 255 networks, so many VMs are those of several hosts.
 _PER_HOST = 250

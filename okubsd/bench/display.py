@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from okubsd.bench.common import Rows
 from okubsd.bench.contestants import Contestant, all_of, proportional, spent
 from okubsd.bench.stock import virtual_display
 from okubsd.errors import Problem, TimedOut
@@ -23,8 +24,6 @@ from okubsd.host import facts, window
 from okubsd.host.guest import Guest
 from okubsd.host.session import Session, silent
 from okubsd.model import Description, Vm
-
-Rows = dict[str, list[float]]
 
 _KEYS, _PAUSE, _LATE = 30, 0.15, 5.0
 _STEPS, _STEP_SECONDS = 30, 1 / 30

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from okubsd import layout
+from okubsd.bench.common import Rows
 from okubsd.bench.far_end import OUTSIDE, PAGE, WEB_PORT, FarEnd, far_end
 from okubsd.errors import HostLacks, Problem
 from okubsd.guest.ssh import remote_command
@@ -17,8 +18,6 @@ from okubsd.host import builder, door, programs
 from okubsd.host.session import Report, Session
 from okubsd.host.trust import is_root
 from okubsd.vpn.wg_quick import render_setconf
-
-Rows = dict[str, list[float]]
 
 _DESCRIPTION = """\
 defaults: {memory: 192M, disposable: yes, keep: yes}
@@ -52,8 +51,7 @@ def measure(session: Session, rounds: int) -> Rows:
     """Return the figures, a value a round.  Raises HostLacks where we are not root of a Linux."""
     if not (sys.platform == "linux" and is_root()):
         raise HostLacks("'bench net' makes network namespaces, and so needs root of a Linux", "sudo okubsd bench net")
-    for name in ("boot", "base", "term", "vpn-gateway"):
-        builder.build(session.places, session.recipes[name], session.report)
+    builder.make_ready(session.places, session.recipes, ("boot", "base", "term", "vpn-gateway"), session.report)
     rows: Rows = {}
     with tempfile.TemporaryDirectory(prefix="okubsd-bench-") as scratch:
         top = Path(scratch)

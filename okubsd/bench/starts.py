@@ -16,20 +16,20 @@ from pathlib import Path
 import msgspec
 
 from okubsd import layout
+from okubsd.bench import ready
 from okubsd.bench import stock as stock_vms
+from okubsd.bench.common import Rows, alone, called, seconds
 from okubsd.bench.contestants import start_openssh
 from okubsd.errors import Problem, TimedOut
-from okubsd.host import builder, door, facts, keys, lifecycle, programs, store, window
+from okubsd.host import builder, door, facts, keys, lifecycle, performance, programs, store, window
 from okubsd.host.engine.qemu import memory_of
 from okubsd.host.guest import Guest
 from okubsd.host.perform import perform, perform_step
 from okubsd.host.performance import Performance
 from okubsd.host.session import Session, silent
 from okubsd.host.trust import is_root
-from okubsd.model import Argv, Description, Request, Vm
+from okubsd.model import Argv, Request, Vm
 from okubsd.plan import steps
-
-Rows = dict[str, list[float]]
 
 _IMPORTS = "import msgspec, yaml, click"
 
@@ -49,22 +49,26 @@ def measure(session: Session, vm: Vm, rounds: int, *, stock: bool) -> Rows:
     rows: Rows = defaultdict(list)
     if stock and is_root():
         _first_build(session, vm, rows)
-    for name in ("boot", "base", vm.image, "bench"):
-        builder.build(session.places, session.recipes[name], session.report)
+    builder.make_ready(session.places, session.recipes, ("boot", "base", vm.image, "bench"), session.report)
     stock_directory = (
         stock_vms.build_stock(session.places, session.recipes[vm.image], session.report) if stock else None
     )
     for number in range(rounds):
         session.report(f"round {number + 1} of {rounds}")
+        ready.forget_state(session, vm)
         _round_of_starts(session, vm, rows)
+        ready.round_of_ready_starts(session, vm, rows)
         if stock_directory is not None:
             with stock_vms.stock_vm(stock_directory) as (seconds, resident):
                 rows["stock: cold start to window (s)"].append(seconds)
                 time.sleep(5)
                 rows["stock: QEMU resident, idle (MB)"].append(resident / 1e6)
         _round_of_commands(rows)
+    ready.memory_of_clones(session, vm, rows)
+    ready.forget_state(session, vm)
     _second_app(session, vm, rows, rounds)
     _sizes(session, vm, rows)
+    ready.size_of_kernel(session, rows)
     return _with_ratios(dict(rows))
 
 
@@ -87,31 +91,20 @@ def _first_build(session: Session, vm: Vm, rows: Rows) -> None:
     rows["  fetching lists and packages (s)"] = [fetching]
 
 
-def _seconds(argv: Argv, *, code: int = 0) -> float:
-    """Return how long ``argv`` takes.  Raises Problem unless it exits with ``code``."""
-    start = time.monotonic()
-    done = door.run(argv, timeout=900)
-    if done.code != code:
-        raise Problem(f"{' '.join(argv[2:5])} failed while it was measured: {door.reason(done)}")
-    return time.monotonic() - start
-
-
 def _round_of_starts(session: Session, vm: Vm, rows: Rows) -> None:
     """Start the VM by okubsd, then by its very commands without okubsd."""
     asked = time.time()
-    rows["okubsd start, until it returns (s)"].append(
-        _seconds(programs.okubsd_argv("-q", "start", vm.name, "--headless"))
-    )
-    timing = lifecycle.read_timings(session.places, vm.name)[-1]
+    rows["okubsd start, until it returns (s)"].append(seconds(called(session, "start", vm.name, "--headless")))
+    timing = performance.read_timings(session.places, vm.name)[-1]
     # Until the window is mapped, as the stock VM is measured: interpreter and imports count, the cleaning up does not.
-    rows["cold start to window (s)"].append(timing.began + timing.total - asked)
+    rows["cold start to window (s)"].append(timing.began + timing.total - timing.phases.get("paint", 0.0) - asked)
     for phase, spent in timing.phases.items():
         rows[f"  of that: {phase} (s)"].append(spent)
     time.sleep(5)
     pid = facts.ask_vm(session.places, vm.name).pid
     rows["QEMU resident, idle (MB)"].append(memory_of(pid or 0) / 1e6)
     rows["guest's own memory, idle (MB)"].append(_guest_memory(session, vm))
-    lifecycle.stop(_alone(session, vm), vm)
+    lifecycle.stop(alone(session, vm), vm)
     rows["the same by hand (s)"].append(_by_hand(session, vm))
 
 
@@ -123,10 +116,10 @@ def _guest_memory(session: Session, vm: Vm) -> float:
 
 def _by_hand(session: Session, vm: Vm) -> float:
     """Return the seconds of the plan's own programs, one after the other, with nothing in between."""
-    alone = _alone(session, vm)
+    own = alone(session, vm)
     with lifecycle.holding(session.places, vm.name, silent):
-        decided = lifecycle.decide_start(alone, vm, Request(headless=True))
-        performance = Performance(alone)
+        decided = lifecycle.decide_start(own, vm, Request(headless=True))
+        performance = Performance(own)
         kept = (steps.BuildImages, steps.VerifyImages, steps.MakeKeys, steps.MakeHome, steps.WriteInitrd)
         for step in decided.plan:
             if isinstance(step, kept):
@@ -146,34 +139,28 @@ def _by_hand(session: Session, vm: Vm) -> float:
 
 
 def _round_of_commands(rows: Rows) -> None:
-    rows["python -c 'import msgspec, yaml, click' (s)"].append(_seconds((sys.executable, "-c", _IMPORTS)))
-    rows["okubsd list (s)"].append(_seconds(programs.okubsd_argv("list")))
-    rows["okubsd status (s)"].append(_seconds(programs.okubsd_argv("status")))
-    rows["okubsd --help (s)"].append(_seconds(programs.okubsd_argv("--help")))
-    rows["okubsd image build, nothing to do (s)"].append(_seconds(programs.okubsd_argv("image", "build", "term")))
+    rows["python -c 'import msgspec, yaml, click' (s)"].append(seconds((sys.executable, "-c", _IMPORTS)))
+    rows["okubsd list (s)"].append(seconds(programs.okubsd_argv("list")))
+    rows["okubsd status (s)"].append(seconds(programs.okubsd_argv("status")))
+    rows["okubsd --help (s)"].append(seconds(programs.okubsd_argv("--help")))
+    rows["okubsd image build, nothing to do (s)"].append(seconds(programs.okubsd_argv("image", "build", "term")))
 
 
 def _second_app(session: Session, vm: Vm, rows: Rows, rounds: int) -> None:
     """Show another window in a VM that runs: by okubsd, and by a new `ssh -Y` to OpenSSH in the same guest."""
     other = msgspec.structs.replace(vm, name="bench-ssh", image="bench", apps=("term",), keep=True)
-    alone = _alone(session, other)
-    lifecycle.start(alone, other, Request(headless=True))
+    own = alone(session, other)
+    lifecycle.start(own, other, Request(headless=True))
     try:
         port = start_openssh(session, other)
         for _ in range(rounds):
-            start = time.monotonic()
-            lifecycle.start(alone, other, Request(another=True))
-            rows["second app, running VM (s)"].append(time.monotonic() - start)
+            timing = lifecycle.start(own, other, Request(another=True)).timing
+            rows["second app, running VM (s)"].append(timing.total - timing.phases.get("paint", 0.0))
             _close_newest(session, other)
             rows["the same by a new ssh -Y (s)"].append(_new_ssh(session, other, port))
             _close_newest(session, other)
     finally:
-        lifecycle.stop(alone, other, force=True)
-
-
-def _alone(session: Session, vm: Vm) -> Session:
-    """Return a session that describes ``vm`` alone, and tells nobody."""
-    return Session.of(session.places, Description(Path("bench"), (vm,)), session.recipes, silent)
+        lifecycle.stop(own, other, force=True)
 
 
 def _close_newest(session: Session, vm: Vm) -> None:
@@ -215,6 +202,11 @@ def _sizes(session: Session, vm: Vm, rows: Rows) -> None:
 
 _RATIOS = {
     "RATIO cold start, stock to ours": ("stock: cold start to window (s)", "cold start to window (s)"),
+    "RATIO saved start, stock to ours": ("stock: cold start to window (s)", "saved start to window (s)"),
+    "RATIO a copy that waits, stock to ours": (
+        "stock: cold start to window (s)",
+        "a copy that waits, to its window (s)",
+    ),
     "RATIO resident memory, ours to stock": ("QEMU resident, idle (MB)", "stock: QEMU resident, idle (MB)"),
     "RATIO second app, ours to a new ssh -Y": ("second app, running VM (s)", "the same by a new ssh -Y (s)"),
     "RATIO okubsd list to the imports": ("okubsd list (s)", "python -c 'import msgspec, yaml, click' (s)"),

@@ -13,12 +13,13 @@ from pathlib import Path
 from okubsd.display.server import parse_display_number, server_argv
 from okubsd.errors import HostLacks, Problem, TimedOut
 from okubsd.guest.identity import render_xauthority
-from okubsd.host import builder, door, keys, window
+from okubsd.host import door, keys, release, window
 from okubsd.host.engine.qemu import memory_of
 from okubsd.host.places import Places
 from okubsd.images import commands
-from okubsd.model import Argv, Recipe, Vm
+from okubsd.model import Argv, Vm
 from okubsd.qemu.argv import QEMU
+from okubsd.recipe import Recipe
 
 _PACKAGES = (
     *("systemd-sysv", "udev", "dbus", "linux-image-cloud-amd64", "initramfs-tools", "openssh-server", "xauth"),
@@ -52,7 +53,7 @@ def build_stock(places: Places, app: Recipe, report: Callable[[str], None]) -> P
 
 def _bootstrap(made: Path, app: Recipe) -> None:
     keys.make_keys(made, "stock")
-    suite, text = builder.sources_of(app)
+    suite, text = release.sources_of(app)
     (made / "apt.sources").write_text(text)
     tree = made / "tree"
     network = made / "20-wired.network"
