@@ -7,6 +7,7 @@ minder speaks to neither.  Where one half ends, so does the other, and both begi
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -206,7 +207,10 @@ def _painter(orders: Orders, number: int, wire: Wire, slots: Slots, control: Con
         orders.vm, orders.color, orders.ink, orders.network, orders.scale, orders.fullscreen, orders.keys
     )  # fmt: skip
     keyboard = tuple(f":{number}" if word == Slot.DISPLAY else word for word in orders.keyboard)
+    sent = itertools.count()
     deeds = Deeds(
+        # Each drop by a command of its own: none waits for another, and none takes its place.
+        send=lambda paths: control.run(f"send-{next(sent)}", (*orders.okubsd, "send", *paths, orders.vm)),
         cross=lambda word: control.run("cross", (*orders.okubsd, "clip", word, orders.vm)),
         # As often as the user's keyboard changes; a program of the desktop's own, not of a guest's.
         remap=lambda: control.run("remap", keyboard),
@@ -221,6 +225,8 @@ def _paint(orders: Orders, number: int, wire: Wire, slots: Slots, guard: int) ->
     control = Control(Path(orders.run) / layout.GLASS)
     try:
         painter = _painter(orders, number, wire, slots, control)
+    except Hung:
+        return 0
     except HostLacks as problem:
         print(f"okubsd: {problem.sentence}", file=sys.stderr)
         return _FOR_GOOD
@@ -235,7 +241,8 @@ def _paint(orders: Orders, number: int, wire: Wire, slots: Slots, guard: int) ->
     except Hung:
         return 0
     except error.ConnectionClosedError:
-        return _FOR_GOOD
+        # Somebody of the desktop ended us as a client (XKillClient), or it is gone: then the next try says so.
+        return 0
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import Any
 
 from Xlib import XK, X, error
 
-from okubsd.display.frame import plain
+from okubsd.display.frame import Box, nearest, plain
 from okubsd.display.orders import Asked, parse_asked
 from okubsd.errors import HostLacks
 from okubsd.host.glass.desk import Desk, Look
@@ -40,7 +40,8 @@ class Question:
         """Show it.  Raises OSError where the keyboard cannot be had: somebody else could answer then."""
         self.display, self.asked = display, asked
         self.desk = Desk(display, Look("okubsd", _COLOR, _INK, ""))
-        at, px = self.desk.monitors[0], self.desk.px
+        where = self.desk.root.query_pointer()
+        at, px = nearest(Box(where.root_x, where.root_y, 1, 1), self.desk.monitors), self.desk.px
         self.top = self.desk.root.create_window(
             at.x + (at.width - px(_WIDTH)) // 2, at.y + (at.height - px(_HEIGHT)) // 3, px(_WIDTH), px(_HEIGHT), 3, 24,
             X.InputOutput, self.desk.visual, background_pixel=_COLOR, border_pixel=_INK, colormap=self.desk.colormap,
@@ -95,11 +96,15 @@ class Question:
             return None
         if event.type == X.ButtonRelease:
             said = said if said == self.pressed_on else None
-        elif now < quiet + _DEAF_SECONDS:
+        elif now < quiet + _DEAF_SECONDS and not self._is_escape(event):
             return None
         # A yes to what was not seen is none.
         unseen = not self.seen or now < self.seen_since + _DEAF_SECONDS
         return None if said == _YES and unseen else said
+
+    def _is_escape(self, event: Any) -> bool:
+        """Return whether a key is a no whenever it comes."""
+        return bool(self.display.keycode_to_keysym(event.detail, 0) == XK.XK_Escape)
 
     def _is_modifier(self, code: int) -> bool:
         return any(code in codes for codes in self.display.get_modifier_mapping())

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from okubsd.decode import read_json
 from okubsd.display.frame import plain
 from okubsd.host import door
+from okubsd.host.glass import marking
 from okubsd.host.windows import Question, WindowRow
 
 if TYPE_CHECKING:
@@ -33,10 +35,12 @@ class Control:
         self._listener.settimeout(_SECONDS)
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._next: dict[str, tuple[str, ...]] = {}
+        # Who gives the VM a microphone, each for as long as he stays.
+        self._hearing: list[socket.socket] = []
 
     def waiting(self) -> list[Any]:
         """Return what to wait for: those who ask, and the words of the programs that were begun."""
-        return [self._listener, *(child.stdout for child in self._children.values())]
+        return [self._listener, *self._hearing, *(child.stdout for child in self._children.values())]
 
     def run(self, kind: str, argv: tuple[str, ...]) -> None:
         """Begin a program whose last line is shown; where one of its kind runs, the last that is asked for is next."""
@@ -48,8 +52,12 @@ class Control:
     def turn(self, painter: Painter, ready: list[Any]) -> None:
         """Answer who asks, and show what a program said."""
         if self._listener in ready:
-            with contextlib.suppress(OSError, msgspec.DecodeError):
+            with contextlib.suppress(OSError, ValueError):
                 self._answer(painter)
+        for hearing in [one for one in self._hearing if one in ready]:
+            self._hearing.remove(hearing)
+            hearing.close()
+            marking.mark_hearing(painter, on=bool(self._hearing))
         for kind, child in [*self._children.items()]:
             if child.stdout is None or child.stdout not in ready:
                 continue
@@ -63,10 +71,17 @@ class Control:
 
     def _answer(self, painter: Painter) -> None:
         asking, _ = self._listener.accept()
-        with asking:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(asking)
             asking.settimeout(_SECONDS)
             # A question comes in one piece, or its asker is not waited for.
-            question = msgspec.json.decode(asking.recv(_LONGEST), type=Question)
+            question = read_json(asking.recv(_LONGEST), Question)
+            if question.do == "microphone":
+                marking.mark_hearing(painter, on=True)
+                asking.sendall(b"true\n")
+                self._hearing.append(asking)
+                stack.pop_all()
+                return
             asking.sendall(msgspec.json.encode(answer(painter, question)) + b"\n")
 
 
@@ -80,8 +95,9 @@ def answer(painter: Painter, question: Question) -> Any:
     if question.do in ("raise", "close") and pane is not None and not pane.menu:
         (painter.bring_up if question.do == "raise" else painter.ask_to_close)(pane)
         return True
-    if question.do == "say":
-        painter.say(plain(question.words, 200))
+    if question.do in ("say", "whisper"):
+        words = plain(question.words, 200)
+        painter.say(words) if question.do == "say" else marking.whisper(painter, words)
         return True
     return False
 

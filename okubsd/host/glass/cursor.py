@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import struct
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from Xlib.protocol import rq
+
+from okubsd.display.words import Asked
+
+if TYPE_CHECKING:
+    from okubsd.host.glass.painter import Painter
 
 
 class _GetCursorImage(rq.ReplyRequest):  # type: ignore[misc]
@@ -80,3 +85,16 @@ def image_of(display: Any, root: Any) -> tuple[int, int, int, int, bytes]:
     width, height = reply.width, reply.height
     fits = 0 < width <= LARGEST and 0 < height <= LARGEST and len(reply.data) >= 4 * width * height
     return width, height, reply.xhot, reply.yhot, bytes(reply.data[: 4 * width * height]) if fits else b""
+
+
+def show(painter: Painter, numbers: tuple[int, ...]) -> None:
+    """Have the pointer look over the VM's windows as the reader tells, by the first five ``numbers``."""
+    width, height, hot_x, hot_y, slot = numbers[:5]
+    if 0 < width <= LARGEST and 0 < height <= LARGEST:
+        pixels = bytes(painter.slots.view(slot, 4 * width * height))
+        before, painter.cursor = painter.cursor, make(painter.display, width, height, (hot_x, hot_y), pixels)
+        for pane in painter.panes.values():
+            pane.inner.change_attributes(cursor=painter.cursor)
+        if before is not None:
+            before.free()
+    painter.wire.tell(Asked.DONE, 0, slot)

@@ -7,9 +7,10 @@ from typing import Any
 import msgspec
 from Xlib import X, Xatom
 
-from okubsd.display.frame import FRAME, MENU, Box, edges_at
+from okubsd.display.frame import FRAME, MENU, Box, edges_at, smallest
 from okubsd.display.letters import parse_resources
 from okubsd.errors import HostLacks
+from okubsd.host.glass import drops
 from okubsd.model import Keys
 
 # The fonts of labels, the first that the server has (X core fonts; the ones with all of Unicode first), by the least
@@ -26,6 +27,8 @@ _FONTS = {
     ),
 }
 _MOST_MONITORS = 32
+# How much of a label keeps the color of the VM also while a notice is in it, in pixels.
+_RIM = 2
 # How much of a label's height its letters are to have.
 _LETTER_SHARE = 0.7
 # Letters that titles often have and few of the server's fonts do.
@@ -53,6 +56,8 @@ class Desk:
 
     def __init__(self, display: Any, look: Look) -> None:
         self.display, self.look = display, look
+        # Whether the VM has the microphone, which every label then says.
+        self.hearing = False
         self.screen = display.screen()
         self.root = self.screen.root
         self.size = (0, 0)
@@ -61,8 +66,9 @@ class Desk:
         self.atoms = {name: display.intern_atom(name) for name in _ATOMS}
         self.visual, self.colormap = _visual(self.screen)
         self.letters = parse_resources(_resources(self.root), look.scale)
-        # A question of ours has room on any screen.
-        self.scale = min(self.letters.scale, max(1.0, self.size[0] / 600), max(1.0, self.size[1] / 300))
+        # A question of ours has room on any monitor.
+        width, height = smallest(self.monitors)
+        self.scale = min(self.letters.scale, max(1.0, width / 600), max(1.0, height / 300))
         self.frame, self.menu = edges_at(FRAME, self.scale), edges_at(MENU, self.scale)
         self.font = _font(display, self.scale)
         metrics = self.font.query()
@@ -73,6 +79,7 @@ class Desk:
         # Where a line of text stands, so that it is in the middle of a label.
         self.baseline = (self.frame.top + (self.ascent - self.descent) * self.zoom) // 2
         self.label_gc = self.root.create_gc(foreground=look.ink, background=look.color, font=self.font)
+        self.turned_gc = self.root.create_gc(foreground=look.color, background=look.ink, font=self.font)
         self.leader = self.root.create_window(-1, -1, 1, 1, 0, X.CopyFromParent)
 
     def px(self, number: int) -> int:
@@ -97,26 +104,31 @@ class Desk:
         inner = self.display.display
         inner.last_resource_id = (inner.last_resource_id + 1) & inner.info.resource_id_mask
 
-    def text(self, window: Any, x: int, y: int, words: str) -> None:
-        """Write ``words`` into ``window``; a letter that the font lacks is its box."""
-        letters = [min(ord(letter), 0xFFFF) for letter in words[:250].translate(_PLAINER)]
-        if self.zoom == 1:
-            window.image_text_16(self.label_gc, x, y, letters)
-        elif letters:
-            self._text_zoomed(window, x, y - self.ascent * self.zoom, letters)
+    def mark(self, window: Any, width: int, height: int) -> None:
+        """Fill a label with the color of its words, but for its rim."""
+        window.fill_rectangle(self.label_gc, _RIM, _RIM, max(1, width - 2 * _RIM), max(1, height - 2 * _RIM))
 
-    def _text_zoomed(self, window: Any, x: int, y: int, letters: list[int]) -> None:
+    def text(self, window: Any, x: int, y: int, words: str, *, turned: bool = False) -> None:
+        """Write ``words`` into ``window``, perhaps in ``turned`` colors; a letter that the font lacks is its box."""
+        letters = [min(ord(letter), 0xFFFF) for letter in words[:250].translate(_PLAINER)]
+        gc = self.turned_gc if turned else self.label_gc
+        if self.zoom == 1:
+            window.image_text_16(gc, x, y, letters)
+        elif letters:
+            self._text_zoomed(window, x, y - self.ascent * self.zoom, letters, gc)
+
+    def _text_zoomed(self, window: Any, x: int, y: int, letters: list[int], gc: Any) -> None:
         """Draw letters with their upper left corner at ``x``, ``y``, each of their pixels as a square of several."""
         width, height = len(letters) * self.letter_width // self.zoom, self.ascent + self.descent
         laid = window.create_pixmap(width, height, 24)
-        laid.image_text_16(self.label_gc, 0, self.ascent, letters)
+        laid.image_text_16(gc, 0, self.ascent, letters)
         data, stride = laid.get_image(0, 0, width, height, X.ZPixmap, 0xFFFFFFFF).data, 4 * width
         laid.free()
         for row in range(height):
             line = data[row * stride : (row + 1) * stride]
             wide = b"".join(line[at : at + 4] * self.zoom for at in range(0, stride, 4)) * self.zoom
             top = y + row * self.zoom
-            window.put_image(self.label_gc, x, top, width * self.zoom, self.zoom, X.ZPixmap, 24, 0, wide)
+            window.put_image(gc, x, top, width * self.zoom, self.zoom, X.ZPixmap, 24, 0, wide)
 
 
 _ATOMS = (
@@ -124,6 +136,7 @@ _ATOMS = (
     *("_NET_WM_NAME", "_NET_WM_ICON", "_NET_WM_USER_TIME", "_NET_WM_MOVERESIZE", "_NET_ACTIVE_WINDOW"),
     *("_NET_WM_STATE", "_NET_WM_STATE_MAXIMIZED_VERT", "_NET_WM_STATE_MAXIMIZED_HORZ", "_NET_WM_STATE_FULLSCREEN"),
     *("_NET_WM_WINDOW_TYPE", "_NET_WM_WINDOW_TYPE_NORMAL", "_NET_WM_WINDOW_TYPE_DIALOG"),
+    *drops.ATOMS,
 )
 
 

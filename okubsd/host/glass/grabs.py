@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from Xlib import XK, X
 
-from okubsd.config.chords import Chord, keysym_of, parse_chord
+from okubsd.config.chords import Chord, keysym_of, parse_chord, usual_code
 from okubsd.host.glass.xkb import LOCKS
 from okubsd.model import Keys
 
@@ -26,7 +26,8 @@ class Grabs:
         self._words: dict[tuple[int, int], str] = {}
         for word, text in (("copy", keys.take), ("paste", keys.give), ("fill", keys.fill)):
             chord = parse_chord(text)
-            code = display.keysym_to_keycode(_keysym(chord))
+            # A map without Latin letters has the key all the same.
+            code = display.keysym_to_keycode(_keysym(chord)) or usual_code(chord.key.lower())
             if code:
                 self._words[code, sum(_MASKS[name] for name in set(chord.held))] = word
 

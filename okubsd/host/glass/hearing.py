@@ -11,41 +11,83 @@ from Xlib.protocol import event as xevent
 from okubsd.display.words import Asked, State
 from okubsd.host.glass import told
 from okubsd.host.glass.pane import Pane
-from okubsd.host.glass.xkb import LOCKS
 
 if TYPE_CHECKING:
     from okubsd.host.glass.painter import Painter
 
-# How long a window that just came and got the keyboard all the same does not hear what is typed, if it came within so
-# many seconds; and what is between a repeat's release and press, in milliseconds.
-_DEAF_SECONDS, _NEW_SECONDS, _REPEAT = 0.7, 1.0, 5
+# How long nobody types before a window hears it that came by itself and got the keyboard all the same, in seconds; and
+# what is between a repeat's release and press, in milliseconds.
+_DEAF_SECONDS, _REPEAT = 0.7, 5
+# The buttons behind it are wheels.
+_LAST_BUTTON = 3
 
 
 def key(painter: Painter, pane: Pane, event: Any) -> None:
+    """Tell the guest of a key, where it is not one of ours and was meant for this window."""
     down = isinstance(event, xevent.KeyPress)
+    word = painter.keys.word(event.detail, event.state) if down else ""
+    if down and not word and is_repeat(painter, event):
+        # A modifier of it was let go of first: what repeats is still ours, and means nothing more.
+        painter.taken.add(event.detail)
+        return
+    if word or (not down and event.detail in painter.taken):
+        _ours(painter, event, word, pane, down=down)
+        return
+    if down:
+        painter.taken.discard(event.detail)
+        if is_deaf(pane):
+            return
+        if not pane.told_held:
+            tell_held(painter, pane)
+    painter.tell_key(pane, event.detail, event.state, down=down)
+
+
+def is_repeat(painter: Painter, event: Any) -> bool:
+    """Return whether a press is the repeat of a key of ours that is held: its release came at the same time."""
+    return bool(0 <= event.time - painter.crossing.get(event.detail, -_REPEAT - 1) <= _REPEAT)
+
+
+def is_deaf(pane: Pane) -> bool:
+    """Return whether a key that a window gets now was meant for another: it came by itself, and somebody types on.
+
+    It hears what is typed once that had stopped for a moment.  A window may get keys without having the focus, where
+    the desktop's keyboard follows its pointer.
+    """
     now = time.monotonic()
-    word = painter.keys.word(event.detail, event.state)
-    if word:
-        _ours(painter, pane, event, word, down=down)
-        return
-    if down and now < pane.deaf_until and event.detail not in painter.modifiers:
-        # Until who types on has stopped: all of it was meant for another window.
-        pane.deaf_until = now + _DEAF_SECONDS
-        return
-    painter.wire.tell(Asked.KEY, pane.number, event.detail, int(down), event.state & LOCKS, event.state >> 13 & 3)
+    if pane.expected or (now >= pane.deaf_until and (pane.focused or pane.waited)):
+        # One that follows a window of the user's own is his from here on.
+        pane.expected = pane.expected or pane.welcome
+        return False
+    pane.waited, pane.deaf_until = True, now + _DEAF_SECONDS
+    return True
 
 
-def _ours(painter: Painter, pane: Pane, event: Any, word: str, *, down: bool) -> None:
+def _ours(painter: Painter, event: Any, word: str, pane: Pane, *, down: bool) -> None:
     """Do what a key of ours means, once for one that is held: its repeats are a release and a press at one time."""
     if not down:
+        painter.taken.discard(event.detail)
         painter.crossing[event.detail] = event.time
-    elif event.time - painter.crossing.get(event.detail, -_REPEAT - 1) > _REPEAT:
-        if word == "fill":
-            # Who leaves is not had back by the guest.
-            pane.left = pane.filled
-            told.fill(painter, pane, 2)
-        else:
-            painter.deeds.cross(word)
+        return
+    painter.taken.add(event.detail)
+    if is_repeat(painter, event):
+        return
+    if word == "fill":
+        _fill_or_leave(painter, pane)
+    elif pane.expected:
+        painter.deeds.cross(word)
+    else:
+        # What is copied crosses for a window that the user has chosen, and for no other.
+        painter.tell(pane, "click into it first")
+
+
+def _fill_or_leave(painter: Painter, pane: Pane) -> None:
+    """Have every window leave the whole screen, or else this one fill it; who leaves is not had back by the guest."""
+    filled = [one for one in painter.panes.values() if one.filled]
+    painter.left = bool(filled)
+    for one in filled:
+        told.fill(painter, one, 0)
+    if not filled and pane.expected:
+        told.fill(painter, pane, 1)
 
 
 def button(painter: Painter, pane: Pane, event: Any) -> None:
@@ -53,9 +95,10 @@ def button(painter: Painter, pane: Pane, event: Any) -> None:
         if event.detail == 1 and isinstance(event, xevent.ButtonPress):
             move_by_label(painter, pane, event)
         return
-    # Who points into a window means it.
-    pane.expected, pane.deaf_until = True, 0.0
     down = isinstance(event, xevent.ButtonPress)
+    if down and event.detail <= _LAST_BUTTON:
+        # Who points into a window means it; a wheel turns under whatever comes.
+        pane.expected, painter.left = True, False
     painter.wire.tell(Asked.BUTTON, pane.number, event.event_x, event.event_y, event.detail, int(down))
 
 
@@ -71,34 +114,54 @@ def motion(painter: Painter, pane: Pane, event: Any) -> None:
 
 def enter(painter: Painter, pane: Pane, event: Any) -> None:
     if event.window.id == pane.inner.id:
+        pane.waited = False
         painter.wire.tell(Asked.RAISE, pane.number)
         painter.wire.tell(Asked.POINTER, pane.number, event.event_x, event.event_y)
 
 
+def leave(painter: Painter, pane: Pane, event: Any) -> None:
+    """Let go of what is held, where the keyboard goes with the pointer: its release comes to another window."""
+    if event.window.id == pane.inner.id and event.mode == X.NotifyNormal and not pane.focused and painter.down:
+        painter.let_go()
+        pane.told_held = False
+
+
 def focus_in(painter: Painter, pane: Pane, event: Any) -> None:
-    if event.window.id == pane.top.id and event.detail not in (X.NotifyInferior, X.NotifyPointer):
-        now = time.monotonic()
-        if not pane.expected and now < pane.came + _NEW_SECONDS and now > painter.focus_left + _NEW_SECONDS:
-            pane.deaf_until = now + _DEAF_SECONDS
-        pane.focused, painter.focused = True, pane
-        pane.be_urgent(False)
-        painter.wire.tell(Asked.FOCUS, pane.number)
+    """Take the keyboard; our own keys have it for themselves for a moment, which is none (NotifyGrab)."""
+    if event.window.id != pane.top.id or event.detail in (X.NotifyInferior, X.NotifyPointer):
+        return
+    if event.mode == X.NotifyGrab and not pane.focused and painter.before_grab is not pane:
+        return
+    # Who had it before somebody else had it for himself has it back.
+    if not (event.mode in (X.NotifyGrab, X.NotifyUngrab) and painter.before_grab is pane):
+        pane.deaf_until = time.monotonic() + _DEAF_SECONDS
+    pane.focused, painter.focused, pane.told_held = True, pane, False
+    pane.be_urgent(False)
+    painter.wire.tell(Asked.FOCUS, pane.number)
+    # While somebody has the keyboard for himself, the release of what is held comes to him.
+    if pane.expected and event.mode != X.NotifyWhileGrabbed:
         tell_held(painter, pane)
 
 
 def tell_held(painter: Painter, pane: Pane) -> None:
     """Press what modifiers are held when the keyboard comes."""
+    pane.told_held = True
     held, state = painter.display.query_keymap(), painter.desk.root.query_pointer().mask
     for codes in painter.display.get_modifier_mapping():
         for code in codes:
             if code and held[code // 8] >> code % 8 & 1 and code not in painter.lock_codes:
-                painter.wire.tell(Asked.KEY, pane.number, code, 1, state & LOCKS, state >> 13 & 3)
+                painter.tell_key(pane, code, state, down=True)
 
 
 def focus_out(painter: Painter, pane: Pane, event: Any) -> None:
     if event.window.id == pane.top.id and event.detail not in (X.NotifyInferior, X.NotifyPointer):
-        pane.focused, painter.focused, painter.focus_left = False, None, time.monotonic()
-        painter.wire.tell(Asked.FOCUS, 0)
+        if pane.focused:
+            painter.before_grab = pane if event.mode == X.NotifyGrab else None
+        elif event.mode == X.NotifyWhileGrabbed:
+            # It went elsewhere meanwhile: nobody has it back.
+            painter.before_grab = None
+        pane.focused, painter.focused = False, None
+        painter.let_go()
 
 
 def exposed(painter: Painter, pane: Pane, event: Any) -> None:
@@ -116,6 +179,8 @@ def configured(painter: Painter, pane: Pane, event: Any) -> None:
 def place_is(painter: Painter, pane: Pane, width: int, height: int) -> None:
     """Tell the guest where its window is, and see to its label."""
     if pane.moved(width, height):
+        # It may have come under the pointer by that.
+        pane.waited = False
         painter.wire.tell(Asked.PLACED, pane.number, pane.x, pane.y, pane.width, pane.height)
         if not pane.menu:
             pane.keep_label_seen(pane.x - pane.edges.side, pane.y - pane.edges.top)
@@ -148,6 +213,8 @@ def see(painter: Painter, pane: Pane, *, seen: bool) -> None:
 
 def message(painter: Painter, pane: Pane, event: Any) -> None:
     atoms = painter.desk.atoms
+    if painter.drops.message(painter, pane, event):
+        return
     if event.client_type != atoms["WM_PROTOCOLS"] or event.data[0] != 32:
         return
     if event.data[1][0] == atoms["WM_DELETE_WINDOW"]:
@@ -168,7 +235,10 @@ def state_changed(painter: Painter, pane: Pane, event: Any) -> None:
     if event.window.id == pane.top.id and event.atom == atoms["_NET_WM_STATE"]:
         found = pane.top.get_property(atoms["_NET_WM_STATE"], X.AnyPropertyType, 0, 32)
         held = set(found.value) if found is not None and found.format == 32 else set()
-        pane.filled = atoms["_NET_WM_STATE_FULLSCREEN"] in held
+        before, pane.filled = pane.filled, atoms["_NET_WM_STATE_FULLSCREEN"] in held
+        if before and not pane.filled:
+            # By the window manager's own means, unless the guest has asked for it.
+            painter.left, pane.leaves = painter.left or not pane.leaves, False
         for state, name in _STATES.items():
             painter.wire.tell(Asked.STATED, pane.number, state, int(atoms[name] in held))
 
@@ -180,6 +250,7 @@ HANDLERS = {
     "ButtonRelease": button,
     "MotionNotify": motion,
     "EnterNotify": enter,
+    "LeaveNotify": leave,
     "FocusIn": focus_in,
     "FocusOut": focus_out,
     "Expose": exposed,

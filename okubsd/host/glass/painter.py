@@ -17,30 +17,35 @@ import msgspec
 from Xlib import X, error
 from Xlib.protocol import event as xevent
 
-from okubsd.display.frame import LARGEST, MOST_WINDOWS, Box, clamp_box, is_menu, smallest
+from okubsd.display.frame import LARGEST, MOST_WINDOWS, Box, clamp_box, is_menu, menu_pixels, smallest
 from okubsd.display.words import Asked, Message, Told
 from okubsd.host.glass import cursor, shm
 from okubsd.host.glass.desk import Desk, Look
+from okubsd.host.glass.drops import Drops
 from okubsd.host.glass.grabs import Grabs
 from okubsd.host.glass.hearing import HANDLERS
+from okubsd.host.glass.marking import Mark
 from okubsd.host.glass.pane import Pane
 from okubsd.host.glass.splash import Splash
 from okubsd.host.glass.told import TOLD
 from okubsd.host.glass.wire import Slots, Wire
-from okubsd.host.glass.xkb import Keyboard
+from okubsd.host.glass.xkb import LOCKS, Keyboard
 
 # How long a notice stays in the label, in seconds.
 _NOTICE_SECONDS = 4.0
 # How long after a start its window may take the keyboard.
 _EXPECT_SECONDS = 120.0
+# How long after a window was closed in the user's hands the next may take the keyboard.
+_HANDS_SECONDS = 1.0
 # How many messages are taken before the desktop is heard again.
 _MOST_MESSAGES = 64
 
 
 class Deeds(msgspec.Struct, frozen=True):
-    """What the painter has others do: to ``cross`` with "copy" or "paste", and to ``remap`` the VM's keyboard."""
+    """What others do: ``cross`` with "copy" or "paste", ``remap`` the VM's keyboard, ``send`` files to the VM."""
 
     cross: Callable[[str], None]
+    send: Callable[[tuple[str, ...]], None]
     remap: Callable[[], None]
 
 
@@ -54,12 +59,21 @@ class Painter:
         self.frames: dict[int, Pane] = {}
         self.segment = shm.segment_of(display, slots.slot_size)
         self.focused: Pane | None = None
+        self.drops = Drops()
+        self.mark: Mark | None = None
         self.ready = False
         self.splash: Splash | None = None
         self.cursor: Any = None
-        self._notice_ends = self._expecting = self.focus_left = 0.0
+        self._notice_ends = self._expecting = self._hands_until = 0.0
         self._heard: deque[Message] = deque()
+        # Keys of ours that are down, and when each was let go of last.
+        self.taken: set[int] = set()
         self.crossing: dict[int, int] = {}
+        # Keys that the guest was told are down; who had the keyboard before somebody grabbed it.
+        self.down: set[int] = set()
+        self.before_grab: Pane | None = None
+        # Whether the user had a window leave the whole screen, which then none has back.
+        self.left = False
         wire.tell(Asked.LETTERS, 0, *self.desk.letters.numbers())
         display.set_error_handler(lambda *_: 0)
         self.desk.root.change_attributes(event_mask=X.StructureNotifyMask)
@@ -69,7 +83,6 @@ class Painter:
         self.keys = Grabs(display, look.keys)
         mapping = display.get_modifier_mapping()
         self.lock_codes = {*mapping[X.LockMapIndex], *mapping[X.Mod2MapIndex]}
-        self.modifiers = {code for codes in mapping for code in codes if code}
 
     def _key_map(self) -> list[Any]:
         info = self.display.display.info
@@ -112,7 +125,7 @@ class Painter:
         if self._notice_ends and time.monotonic() >= self._notice_ends:
             self._notice_ends = 0.0
             for pane in self.panes.values():
-                pane.notice = ""
+                pane.notice = pane.whispered = ""
                 pane.draw_label()
         return [other for other in others if other in ready]
 
@@ -126,7 +139,8 @@ class Painter:
             self._event(event)
 
     def bring_up(self, pane: Pane) -> None:
-        """Have the desktop's window manager raise and focus a window."""
+        """Have the desktop's window manager raise and focus a window, which the user has asked for."""
+        pane.expected = True
         self.ask_manager(pane, "_NET_ACTIVE_WINDOW", 2, X.CurrentTime)
         pane.top.map()
         pane.top.configure(stack_mode=X.Above)
@@ -153,12 +167,16 @@ class Painter:
             pane.draw_label()
         self._notice_ends = time.monotonic() + _NOTICE_SECONDS
 
+    def show_for_a_moment(self) -> None:
+        """Have what the labels show besides be gone after a moment."""
+        self._notice_ends = max(self._notice_ends, time.monotonic() + _NOTICE_SECONDS)
+
     def tell(self, pane: Pane, words: str) -> None:
         """Show ``words`` in one label for a moment, where nothing else is shown there."""
         if not pane.notice:
             pane.notice = words
             pane.draw_label()
-            self._notice_ends = max(self._notice_ends, time.monotonic() + _NOTICE_SECONDS)
+            self.show_for_a_moment()
 
     # --- what the reader tells -------------------------------------------------------------------
 
@@ -170,7 +188,7 @@ class Painter:
         elif message.kind == Told.PIXELS:
             self._pixels(message)
         elif message.kind == Told.CURSOR:
-            self._cursor(message.numbers)
+            cursor.show(self, message.numbers)
         elif message.kind == Told.GONE:
             self._gone(message)
         elif (pane := self.panes.get(message.window)) is not None and message.kind in TOLD:
@@ -184,11 +202,16 @@ class Painter:
         box = clamp_box(message.numbers)
         # Monitors are put up and taken away while nothing else changes.
         self.desk.measure(*self.desk.size)
-        menu = bool(over) and is_menu(box.width, box.height, smallest(self.desk.monitors), self.menu_pixels())
-        expected = self._has_hands() or time.monotonic() < self._expecting
+        pixels = menu_pixels(box.width, box.height, self.desk.menu)
+        menu = bool(over) and is_menu(pixels, smallest(self.desk.monitors), self.menus())
+        now = time.monotonic()
+        expected = self._has_hands() or (not menu and now < self._expecting)
+        welcome = now < self._hands_until
         # A menu, or the picture that some programs begin with, is not the window that was waited for.
         self._expecting = self._expecting if menu else 0.0
-        pane = Pane(self.desk, message.window, box, menu=menu, owner=self.panes.get(owner), expected=expected)
+        pane = Pane(
+            self.desk, message.window, box, menu=menu, owner=self.panes.get(owner), expected=expected, welcome=welcome
+        )  # fmt: skip
         self.panes[message.window] = pane
         self.frames[pane.top.id] = self.frames[pane.inner.id] = pane
         if self.cursor is not None:
@@ -201,23 +224,51 @@ class Painter:
         self.splash = None
 
     def _has_hands(self) -> bool:
-        """Return whether the user is at work in a window of the VM that he wanted."""
+        """Return whether the user is at work in a window of the VM that is his choice."""
         return self.focused is not None and self.focused.expected
 
-    def menu_pixels(self, but: Pane | None = None) -> int:
-        """Return how many pixels the menus of the VM have altogether."""
-        return sum(pane.width * pane.height for pane in self.panes.values() if pane.menu and pane is not but)
+    def menus(self, but: Pane | None = None) -> list[int]:
+        """Return how many pixels of the desktop each menu of the VM that is shown covers."""
+        menus = (pane for pane in self.panes.values() if pane.menu and pane.shown and pane is not but)
+        return [menu_pixels(pane.width, pane.height, pane.edges) for pane in menus]
+
+    def hide_menus(self) -> None:
+        """Take menus away that would cover a screen that has become smaller; the guest may ask for others."""
+        for pane in self.panes.values():
+            if pane.menu and pane.shown and not is_menu(0, smallest(self.desk.monitors), self.menus()):
+                pane.hide()
 
     def _gone(self, message: Message) -> None:
         pane = self.panes.get(message.window)
         if pane is None:
             return
         del self.panes[message.window], self.frames[pane.top.id], self.frames[pane.inner.id]
-        if self.focused is pane:
+        if self.before_grab is pane:
+            self.before_grab = None
+        if self.down and self.focused in (None, pane):
             # What is held down is let go of: the user types elsewhere now.
+            self.let_go()
+        if self.focused is pane:
+            # One that closed in his hands often makes room for the next.
+            self._hands_until = time.monotonic() + _HANDS_SECONDS if pane.expected else 0.0
             self.focused = None
-            self.wire.tell(Asked.FOCUS, 0)
+            self.let_go()
         pane.destroy()
+
+    def tell_key(self, pane: Pane, code: int, state: int, *, down: bool) -> None:
+        """Tell the guest of a key; of a release only where it was told of the press."""
+        if down:
+            self.down.add(code)
+        elif code in self.down:
+            self.down.discard(code)
+        else:
+            return
+        self.wire.tell(Asked.KEY, pane.number, code, int(down), state & LOCKS, state >> 13 & 3)
+
+    def let_go(self) -> None:
+        """Have the guest's display let go of every key: the user types elsewhere."""
+        self.down.clear()
+        self.wire.tell(Asked.FOCUS, 0)
 
     def _pixels(self, message: Message) -> None:
         """Draw a rectangle inside of its window's frame, whatever the reader says of it."""
@@ -247,17 +298,6 @@ class Painter:
             strip = bytes(view[4 * box.width * row : 4 * box.width * (row + high)])
             pane.inner.put_image(pane.gc, box.x, box.y + row, box.width, high, X.ZPixmap, 24, 0, strip)
 
-    def _cursor(self, numbers: tuple[int, ...]) -> None:
-        width, height, hot_x, hot_y, slot = numbers[:5]
-        if 0 < width <= cursor.LARGEST and 0 < height <= cursor.LARGEST:
-            pixels = bytes(self.slots.view(slot, 4 * width * height))
-            before, self.cursor = self.cursor, cursor.make(self.display, width, height, (hot_x, hot_y), pixels)
-            for pane in self.panes.values():
-                pane.inner.change_attributes(cursor=self.cursor)
-            if before is not None:
-                before.free()
-        self.wire.tell(Asked.DONE, 0, slot)
-
     def ask_manager(self, pane: Pane, name: str, *numbers: int) -> None:
         data = (32, [*numbers, *[0] * (5 - len(numbers))])
         told = xevent.ClientMessage(window=pane.top, client_type=self.desk.atoms[name], data=data)
@@ -273,9 +313,17 @@ class Painter:
         if isinstance(event, xevent.ConfigureNotify) and event.window == self.desk.root:
             # The screen has another size: what comes from now on is kept within that.
             self.desk.measure(event.width, event.height)
+            self.hide_menus()
             return
         if self.splash is not None and getattr(event, "window", None) == self.splash.top:
             self._splash_event(event)
+            return
+        if self.mark is not None and getattr(event, "window", None) == self.mark.top:
+            self.mark.event(event)
+            return
+        if isinstance(event, xevent.SelectionNotify):
+            with contextlib.suppress(error.BadWindow):
+                self.drops.selection(self, event)
             return
         pane = self.frames.get(event.window.id) if hasattr(event, "window") else None
         handler = HANDLERS.get(type(event).__name__)

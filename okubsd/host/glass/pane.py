@@ -19,6 +19,7 @@ from okubsd.display.frame import (
     size_hints,
     within,
 )
+from okubsd.host.glass import drops
 from okubsd.host.glass.desk import Desk
 
 # How long after it comes, or asks for another place, a window's label is seen to, in seconds.
@@ -30,8 +31,8 @@ _FRAME_EVENTS = (
     | X.PropertyChangeMask | X.ButtonPressMask | X.VisibilityChangeMask
 )  # fmt: skip
 _INNER_EVENTS = (
-    X.ButtonPressMask | X.ButtonReleaseMask | X.PointerMotionMask | X.EnterWindowMask | X.ExposureMask
-    | X.KeyPressMask | X.KeyReleaseMask
+    X.ButtonPressMask | X.ButtonReleaseMask | X.PointerMotionMask | X.EnterWindowMask | X.LeaveWindowMask
+    | X.ExposureMask | X.KeyPressMask | X.KeyReleaseMask
 )  # fmt: skip
 
 
@@ -39,26 +40,30 @@ class Pane:
     """One window of the guest on the desktop."""
 
     def __init__(
-        self, desk: Desk, number: int, box: Box, *, menu: bool, owner: Pane | None, expected: bool = True
-    ) -> None:
+        self, desk: Desk, number: int, box: Box, *, menu: bool, owner: Pane | None, expected: bool = True,
+        welcome: bool = False,
+    ) -> None:  # fmt: skip
         """Make and map it: a ``menu`` by itself where it wants to be, any other by the desktop's window manager.
 
-        One that is not ``expected`` by the user does not get the keyboard.
+        One that is neither ``expected`` by the user nor ``welcome``, as the next one after one of his own that has
+        closed, does not get the keyboard.
         """
         self.desk, self.number, self.menu, self.owner, self.expected = desk, number, menu, owner, expected
+        self.welcome = welcome
         self.title, self.app = "", ""
         self.edges: Edges = desk.menu if menu else desk.frame
         self.width, self.height = fit(box.width, box.height, self.edges, desk.size)
         self.x, self.y = box.x, box.y
         self.painted = self.hidden = self.focused = False
-        # Whether it fills the screen, and whether the user had it leave that; when it may have another state.
-        self.filled = self.left = False
+        # Whether it fills the screen, and whether the guest has asked to leave that; when it may have another state.
+        self.filled = self.leaves = False
         self.states_from = 0.0
         # What is said in the label instead of the title, until the painter takes it away.
-        self.notice = ""
+        self.notice = self.whispered = ""
         # Until when what is typed is taken for what was meant for another window, and the label is looked after.
-        self.came = time.monotonic()
-        self.deaf_until, self.minded_until = 0.0, self.came + _MIND_SECONDS
+        self.deaf_until, self.minded_until = 0.0, time.monotonic() + _MIND_SECONDS
+        # Whether it has waited for who types to stop, and whether it knows which modifiers are held.
+        self.waited = self.told_held = False
         self._hints: tuple[int, ...] = (0,) * 8
         outer = self.edges.around(Box(box.x, box.y, self.width, self.height))
         self.outer = self._placed(outer)
@@ -103,12 +108,13 @@ class Pane:
         self.top.set_wm_client_machine(socket.gethostname())
         self.top.change_property(atoms["_OKUBSD_VM"], atoms["UTF8_STRING"], 8, desk.look.vm.encode())
         self.top.change_property(atoms["_NET_WM_ICON"], Xatom.CARDINAL, 32, icon(desk.look.color))
+        self.top.change_property(atoms["XdndAware"], Xatom.ATOM, 32, [drops.VERSION])
         kind = "DIALOG" if self.owner is not None else "NORMAL"
         window_type = [atoms[f"_NET_WM_WINDOW_TYPE_{kind}"]]
         self.top.change_property(atoms["_NET_WM_WINDOW_TYPE"], Xatom.ATOM, 32, window_type)
         if self.owner is not None:
             self.top.set_wm_transient_for(self.owner.top)
-        if not self.expected:
+        if not self.expected and not self.welcome:
             # It comes by itself, while the user is at work elsewhere: the keyboard stays there (EWMH).
             self.top.change_property(atoms["_NET_WM_USER_TIME"], Xatom.CARDINAL, 32, [0])
         self.be_urgent(False)
@@ -166,6 +172,11 @@ class Pane:
             self.minded_until = time.monotonic() + _MIND_SECONDS
             self.top.configure(width=outer.width, height=outer.height)
 
+    def hide(self) -> None:
+        """Take a menu off the screen, until the guest asks for a place again."""
+        self.shown = False
+        self.top.unmap()
+
     # --- what the desktop does with it -------------------------------------------------------------
 
     def moved(self, width: int, height: int) -> bool:
@@ -197,9 +208,13 @@ class Pane:
         look, wide = self.desk.look, self.width + 2 * self.edges.side
         self.top.clear_area(0, 0, wide, self.edges.top)
         # What cannot be forged comes first: so it is there in a narrow window, and in one that is half off the screen.
-        words = f"{look.vm} ({look.network})  {self.notice or self.title or self.app}"
+        hearing = "MICROPHONE  " if self.desk.hearing else ""
+        words = f"{hearing}{look.vm} ({look.network})  {self.notice or self.whispered or self.title or self.app}"
         letters = max(0, (wide - 16) // self.desk.letter_width)
-        self.desk.text(self.top, 8, self.desk.baseline, words[:letters])
+        if self.notice or hearing:
+            # In the colors turned round, which no title has.
+            self.desk.mark(self.top, wide, self.edges.top)
+        self.desk.text(self.top, 8, self.desk.baseline, words[:letters], turned=bool(self.notice or hearing))
 
     def clip(self, box: Box) -> Box | None:
         """Return what of ``box`` lies inside of the frame."""

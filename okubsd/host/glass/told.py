@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from Xlib import X
 
-from okubsd.display.frame import clamp_box, is_menu, smallest
-from okubsd.display.words import Asked, Message, State, Told
+from okubsd.display.frame import clamp_box, is_menu, menu_pixels, smallest
+from okubsd.display.words import Message, State, Told
 from okubsd.host.glass.pane import Pane
 
 if TYPE_CHECKING:
@@ -21,7 +21,8 @@ _STATE_SECONDS = 0.25
 
 def place(painter: Painter, pane: Pane, message: Message) -> None:
     box = clamp_box(message.numbers)
-    if pane.menu and not is_menu(box.width, box.height, smallest(painter.desk.monitors), painter.menu_pixels(pane)):
+    pixels = menu_pixels(box.width, box.height, pane.edges)
+    if pane.menu and not is_menu(pixels, smallest(painter.desk.monitors), painter.menus(pane)):
         return
     pane.wish(box)
 
@@ -53,7 +54,7 @@ def drag(painter: Painter, pane: Pane, message: Message) -> None:
     where = painter.desk.root.query_pointer()
     if not where.mask & X.Button1Mask:
         return
-    painter.wire.tell(Asked.FOCUS, 0)
+    painter.let_go()
     painter.display.ungrab_pointer(X.CurrentTime)
     painter.ask_manager(pane, "_NET_WM_MOVERESIZE", where.root_x, where.root_y, message.numbers[0], 1, 1)
 
@@ -73,14 +74,18 @@ def state(painter: Painter, pane: Pane, message: Message) -> None:
         both = (painter.desk.atoms[name] for name in names)
         painter.ask_manager(pane, "_NET_WM_STATE", int(bool(wanted)), *both, 1)
     elif which == State.FULLSCREEN and (not wanted or _may_fill(painter, pane)):
+        pane.leaves = not wanted
         fill(painter, pane, int(bool(wanted)))
     elif which == State.FULLSCREEN:
         painter.tell(pane, f"it asks to fill the screen: {painter.desk.look.keys.fill}")
 
 
 def _may_fill(painter: Painter, pane: Pane) -> bool:
-    """Return whether a window may fill the screen by itself: not again once the user had it leave."""
-    return painter.desk.look.fullscreen and pane.focused and not pane.left
+    """Return whether a window may fill the screen by itself: one that the user chose, and none once he had one leave.
+
+    That holds until he points into a window of the VM.
+    """
+    return painter.desk.look.fullscreen and pane.focused and pane.expected and not painter.left
 
 
 def fill(painter: Painter, pane: Pane, how: int) -> None:
