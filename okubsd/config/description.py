@@ -32,7 +32,8 @@ from okubsd.config.names import (
 from okubsd.config.networks import PATH, beside, check_network, gateway_mistakes, parse_network
 from okubsd.config.tree import Mistakes, Value, read_tree
 from okubsd.errors import BadDescription
-from okubsd.model import NAT, NONE, Backend, Description, HostDescription, Keys, Network, Recipe, Vm, Zone
+from okubsd.model import NAT, NONE, Backend, Description, Guard, HostDescription, Keys, Network, Share, Vm, Zone
+from okubsd.recipe import Recipe
 from okubsd.rules import Bandwidth, Rule
 
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "grey", "black")
@@ -44,6 +45,10 @@ _HOME = fields.size_between(16 << 20, 1 << 40)
 _APPS = fields.list_of(fields.matching(APP_NAME, IMAGE_NAME_RULE), "a list of app names")
 
 
+# A shell of the guest splits them at blanks.
+_KEPT_PART = r"[A-Za-z0-9._][A-Za-z0-9._-]*"
+_KEPT = re.compile(rf"(?!.*(^|/)\.\.?(/|$))(?!\.(ssh|okubsd)(/|$)){_KEPT_PART}(/{_KEPT_PART})*")
+_KEPT_RULE = "a path below the home, of letters, digits, '.', '_' and '-'"
 _TAGS = fields.list_of(fields.matching(IMAGE_NAME, IMAGE_NAME_RULE), "a list of tags")
 
 
@@ -96,6 +101,18 @@ _RULE_FIELDS: Mapping[str, fields.Parser[Any]] = {
     "comment": fields.matching(re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,200}"), "a comment of one line"),
 }
 
+
+def _shares(value: Value) -> tuple[Share, ...] | None:
+    from okubsd.config import sharing
+
+    found = fields.list_of(sharing.parse_share, "a list of directories, such as [~/src/x]")(value)
+    place = sharing.doubled(found or ())
+    if place:
+        value.wrong("directories that have places of their own in the VM", f"; {place} is there twice")
+        return None
+    return found
+
+
 VM_FIELDS: Mapping[str, fields.Parser[Any]] = {
     "image": fields.matching(IMAGE_NAME, IMAGE_NAME_RULE),
     "memory": _MEMORY,
@@ -120,7 +137,16 @@ VM_FIELDS: Mapping[str, fields.Parser[Any]] = {
     "disposable": fields.yes_or_no,
     "keep": fields.yes_or_no,
     "protect": fields.yes_or_no,
+    "persist": fields.list_of(
+        fields.matching(_KEPT, "a path below the home, of letters, digits, '.', '_', '-'"), "paths"
+    ),
+    "publish": fields.list_of(fields.published, "a list of ports, such as [8080:80]"),
+    "guard": fields.member_of(Guard),
     "timezone": fields.member_of(Zone),
+    "locale": fields.locale,
+    "share": _shares,
+    "sound": fields.yes_or_no,
+    "hook": fields.yes_or_no,
     "boot_timeout": fields.whole_between(5, 3600),
     "backend": fields.member_of(Backend),
     "owner": fields.matching(USER_NAME, USER_NAME_RULE),

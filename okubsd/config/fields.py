@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Collection
 from typing import TypeVar
 
-from okubsd.config.chords import parse_chord
+from okubsd.config.chords import Chord, is_key, parse_chord
 from okubsd.config.names import did_you_mean
 from okubsd.config.sizes import parse_size, render_size
 from okubsd.config.tree import Value
@@ -104,6 +104,17 @@ def display(value: Value) -> tuple[Face | None, tuple[int, int] | None] | None:
 _SCALES = {"auto": 0.0, "1": 1.0, "1.5": 1.5, "2": 2.0}
 
 
+def published(value: Value) -> tuple[int, int] | None:
+    """Parse a port of the host's loopback and the guest's that it leads to, in the order of ssh -L; one is both."""
+    match = re.fullmatch(r"(?:([0-9]{1,5}):)?([0-9]{1,5})", value.scalar() or "")
+    host, guest = (int(match[1] or match[2]), int(match[2])) if match else (0, 0)
+    # ssh and the display of the guest are okubsd's own.
+    if 0 < host < 65536 and 0 < guest < 65536 and guest not in (22, 6010):
+        return host, guest
+    value.wrong("PORT or HOSTPORT:PORT, such as 8080:80")
+    return None
+
+
 def scale(value: Value) -> float | None:
     """Parse how large a VM's programs draw; 0 stands for as large as the desktop's."""
     found = _SCALES.get(value.scalar() or "")
@@ -116,7 +127,8 @@ def chord(value: Value) -> str | None:
     """Parse a key with at least one modifier that no letter is typed with."""
     text = value.scalar() or ""
     try:
-        held = parse_chord(text).held if re.fullmatch(r"[A-Za-z0-9_+]{1,60}", text) else ()
+        found = parse_chord(text) if re.fullmatch(r"[A-Za-z0-9_+]{1,60}", text) else Chord("")
+        held = found.held if is_key(found.key) else ()
     except ValueError:
         held = ()
     if {"Control_L", "Alt_L", "Super_L"} & set(held):
@@ -206,6 +218,20 @@ def bits_per_second(value: Value) -> int | None:
         value.wrong("bits per second from 16K to 4G, such as 5M")
         return None
     return rate
+
+
+_LOCALE = re.compile(r"[a-z]{2,3}_[A-Z]{2}|C")
+
+
+def locale(value: Value) -> str | None:
+    """Parse a language with its territory; auto, the host's, is "" (setlocale(3), ISO 639 and ISO 3166)."""
+    text = (value.scalar() or "").removesuffix(".UTF-8")
+    if text == "auto":
+        return ""
+    if _LOCALE.fullmatch(text):
+        return text
+    value.wrong("auto, C, or a language and a territory, such as pt_BR")
+    return None
 
 
 def moment(value: Value) -> int | None:

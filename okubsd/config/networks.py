@@ -17,7 +17,8 @@ from okubsd.config.names import (
     quoted,
 )
 from okubsd.config.tree import Value
-from okubsd.model import NAT, NONE, Network, NetworkKind, Recipe, Vm
+from okubsd.model import NAT, NONE, Network, NetworkKind, Vm
+from okubsd.recipe import Recipe
 
 PATH = re.compile(r"[^\x00-\x1f\x7f-\x9f\"]{1,255}")
 

@@ -51,8 +51,14 @@ class PolicyLine(msgspec.Struct, frozen=True):
         return sides and self.service in (service, ANYONE)
 
 
-# What holds where nobody has written anything: a clip crosses by the user's own command only.
-LAST = (PolicyLine("clip", ANYONE, ANYONE, ALLOW),)
+# What holds where nobody has written anything: what the user does by his own command, and what a desktop hears and
+# shows of a VM; one that asks for an address to be opened elsewhere has the user asked.
+LAST = (
+    *(PolicyLine(service, ANYONE, ANYONE, ALLOW) for service in ("clip", "files")),
+    *(PolicyLine(service, DESKTOP, ANYONE, ALLOW) for service in ("open", "mic")),
+    *(PolicyLine(service, ANY_VM, DESKTOP, ALLOW) for service in ("sound", "notify")),
+    PolicyLine("open", ANY_VM, ANY_VM, ASK),
+)
 
 
 def _is(side: str, name: str, tagged: tuple[str, ...]) -> bool:

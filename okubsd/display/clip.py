@@ -77,5 +77,5 @@ def parse_clip(data: bytes) -> Clip | None:
     """Return the clip that render_clip() wrote, or None where ``data`` is none."""
     try:
         return msgspec.msgpack.decode(data, type=Clip)
-    except msgspec.MsgspecError:
+    except ValueError:
         return None

@@ -5,6 +5,8 @@ The rules are those of Qubes' gui-daemon: what comes from a guest is clamped, an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from okubsd.config.names import CONTROL
@@ -18,8 +20,10 @@ MENU_LINE = 1
 # What is too large for an X server's coordinates is too large for anybody.
 LARGEST, SMALLEST = 16384, 1
 
-# The largest part of a screen that a VM's windows without a window manager may take, all of them together.
+# The largest part of a screen that a VM's windows without a window manager may take, all of them together with their
+# borders and lines, and how many there may be.
 LARGEST_MENU = 0.5
+MOST_MENUS = 40
 
 # How many windows a guest may have on the desktop.
 MOST_WINDOWS = 500
@@ -103,12 +107,18 @@ def fit(width: int, height: int, edges: Edges, screen: tuple[int, int]) -> tuple
     return max(SMALLEST, min(most[0], width)), max(SMALLEST, min(most[1], height))
 
 
-def is_menu(width: int, height: int, screen: tuple[int, int], others: int = 0) -> bool:
-    """Return whether a window that overrides redirection may, beside menus of ``others`` pixels altogether.
+def menu_pixels(width: int, height: int, edges: Edges) -> int:
+    """Return how many pixels of the desktop a menu covers, whose inside has this size: its border and line, too."""
+    outer = edges.around(Box(0, 0, width, height))
+    return (outer.width + 2 * MENU_LINE) * (outer.height + 2 * MENU_LINE)
 
-    What would cover the ``screen`` gets a frame.
+
+def is_menu(pixels: int, screen: tuple[int, int], others: Sequence[int] = ()) -> bool:
+    """Return whether a window that overrides redirection may, which covers so many ``pixels`` of the ``screen``.
+
+    ``others`` are what the other menus cover.  What would cover the screen with them gets a frame.
     """
-    return width * height + others <= LARGEST_MENU * screen[0] * screen[1]
+    return len(others) < MOST_MENUS and pixels + sum(others) <= LARGEST_MENU * screen[0] * screen[1]
 
 
 def within(box: Box, area: Box) -> Box:
@@ -157,6 +167,11 @@ def size_hints(numbers: tuple[int, ...], edges: Edges, screen: tuple[int, int]) 
     wide, high = 2 * edges.side, edges.top + edges.side
     least_w, least_h, most_w, most_h, step_w, step_h, base_w, base_h = (max(0, min(LARGEST, n)) for n in numbers)
     least_w, least_h = fit(least_w, least_h, edges, screen)
+    base_w, base_h = (fit(base_w, base_h, edges, screen)[at] if base else 0 for at, base in enumerate((base_w, base_h)))
+    most = edges.inside(*screen)
+    # A window manager rounds a least size up by whole steps: that has room, too.
+    step_w, step_h = (step if least + step <= room else 1 for step, least, room in
+                      zip((step_w, step_h), (least_w, least_h), most, strict=True))  # fmt: skip
     hints = {"min_width": max(least_w, 1) + wide, "min_height": max(least_h, 1) + high}
     if most_w and most_h:
         hints |= {"max_width": max(most_w, least_w) + wide, "max_height": max(most_h, least_h) + high}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from okubsd.decode import read_json
 from okubsd.model import Keys
 
 
@@ -37,8 +38,8 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parse_orders(text: str) -> Orders:
-    """Return the orders that ``text`` is.  Raises msgspec.DecodeError where it is none."""
-    return msgspec.json.decode(text.encode(), type=Orders)
+    """Return the orders that ``text`` is.  Raises ValueError where it is none."""
+    return read_json(text.encode(), Orders)
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,5 +57,22 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parse_asked(text: str) -> Asked:
-    """Return the question that ``text`` is.  Raises msgspec.DecodeError where it is none."""
-    return msgspec.json.decode(text.encode(), type=Asked)
+    """Return the question that ``text`` is.  Raises ValueError where it is none."""
+    return read_json(text.encode(), Asked)
+
+
+class Attending(msgspec.Struct, frozen=True, kw_only=True):
+    """What attends to a VM: the description that it is in, and whether the VM may be heard."""
+
+    vm: str
+    description: str = ""
+    heard: bool = False
+
+    def render(self) -> str:
+        """Return it as one word of a command line."""
+        return msgspec.json.encode(self).decode()
+
+
+def parse_attending(text: str) -> Attending:
+    """Return the orders that ``text`` is.  Raises ValueError where it is none."""
+    return read_json(text.encode(), Attending)
