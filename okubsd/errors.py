@@ -41,6 +41,18 @@ class Unknown(Problem):
     code = 4
 
 
+class BadState(Problem):
+    """A saved state called ``name`` that cannot be gone on from."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"the saved state {name} cannot be gone on from: {why}", "okubsd pool clear")
+        self.name = name
+
+
+class BadClock(Problem):
+    """The clock of a guest that booted does not run at the pace of this host's."""
+
+
 class TimedOut(Problem):
     """Something did not answer within its time."""
 

@@ -12,6 +12,15 @@ STATE_VMS, STATE_IMAGES, STATE_RUN = "vms", "images", "run"
 STATE_KEY, STATE_TRUSTED = "key", "trusted"
 # What was found out of the host, which images were verified, and locks.
 HOST_ANSWERS, VERIFIED = "host.json", "verified.json"
+# Where an update is tried before it is taken.
+TRIAL, TRIAL_LOCK = "trial", "trial.lock"
+# What came back from a copy in which a file was opened, until it is decided what becomes of it.
+OPENED = "opened"
+# Saved states of guests that are nobody yet: the memory of one, its machine, and what it is of.
+POOL, POOL_LOCK = "pool", "pool.lock"
+MEMORY, MACHINE, SAVED = "memory", "machine", "state.json"
+# What APT knows of the archives, and which indexes of images were seen.
+APT, PULLED = "apt", "pulled.json"
 DESCRIPTION_LOCK, GATEWAYS_LOCK = "description.lock", "gateways.lock"
 # What was taken from a clipboard, and every crossing from one VM to another.
 CLIP, CROSSINGS, OLD_CROSSINGS = "clip", "crossings.log", "crossings.log.old"
@@ -19,7 +28,7 @@ IN_STATE = frozenset(
     {
         *(STATE_VMS, STATE_IMAGES, STATE_RUN, STATE_KEY, STATE_TRUSTED),
         *(HOST_ANSWERS, VERIFIED, DESCRIPTION_LOCK, GATEWAYS_LOCK),
-        *(CLIP, CROSSINGS, OLD_CROSSINGS),
+        *(CLIP, CROSSINGS, OLD_CROSSINGS, TRIAL, TRIAL_LOCK, APT, PULLED, POOL, POOL_LOCK, OPENED),
     }
 )
 
@@ -29,12 +38,17 @@ HOME, HOME_NEW = "home.img", "home.new"
 CLIENT_KEY, HOST_SEED, KNOWN_HOSTS = "id_ed25519", "host_ed25519", "known_hosts"
 VM_LOCK, TIMINGS, TOLD = "lock", "starts.jsonl", "told"
 SELFTEST = "selftest.json"
+# How loud it is.
+SOUND = "sound.json"
 # What a copy is of: only a copy has it.
 COPY_OF = "copy-of"
+# In a copy that has started and waits to be taken.
+WAITING = "waiting.json"
 CONSOLE_LOG, OLD_CONSOLE_LOG = "console.log", "console.log.1"
-QEMU_LOG, DISPLAY_LOG, GLASS_LOG, FAREWELL_LOG, UPLINK_LOG, NAMES_LOG, KEEPER_LOG, WATCH_LOG = (
-    f"{name}.log" for name in ("qemu", "display", "glass", "farewell", "uplink", "names", "keeper", "watch")
+QEMU_LOG, DISPLAY_LOG, GLASS_LOG, FAREWELL_LOG, UPLINK_LOG, NAMES_LOG, KEEPER_LOG, WATCH_LOG, ATTENDED_LOG = (
+    f"{name}.log" for name in ("qemu", "display", "glass", "farewell", "uplink", "names", "keeper", "watch", "attended")
 )
+MIC_LOG = "mic.log"
 LOGS = (CONSOLE_LOG, QEMU_LOG, DISPLAY_LOG, GLASS_LOG, NAMES_LOG, KEEPER_LOG, UPLINK_LOG)
 
 # --- the run directory of a VM: what says that it lives, and dies with it ----------------------------------------
@@ -43,12 +57,18 @@ QMP, CONSOLE = "qmp", "console"
 QEMU_LIFE, DISPLAY_LIFE, NAMES_LIFE = "qemu.life", "display.life", "names.life"
 SSH_CONFIG, SSH_SOCKET = "ssh_config", "ssh-"
 INITRD, STARTED, STALL, CLOCK = "initrd", "started.json", "stall", "clock.json"
+# The drive that tells a guest who it is that goes on from a saved state.
+IDENTITY = "identity"
+# The builds that it was started with, by the names of their images.
+BUILDS = "builds.json"
 DISPLAY, NESTED, XAUTHORITY, COOKIE = "display", "nested", "Xauthority", "cookie"
 NAMES, NAMES_STATE = "names", "names.state"
 # Who shows the VM's windows, and the socket that he answers at.
 GLASS, GLASS_LIFE = "glass", "glass.life"
+# Who hears what the guest asks and plays, and who gives it a microphone.
+ATTENDED_LIFE, MIC_LIFE, MIC_LOCK = "attended.life", "mic.life", "mic.lock"
 CLIENTS, LINK = "clients.json", "link"
-PUBLISHED = "publish-"
+PUBLISHED, SHARE = "publish-", "share-"
 # A way to the VM's display through the guest, while a self-test runs.
 SELFTEST_SOCKET = "selftest"
 # What belongs to the display: it may outlive a boot.
@@ -58,7 +78,15 @@ OF_DISPLAY = frozenset({DISPLAY, DISPLAY_LIFE, NESTED, XAUTHORITY, COOKIE, GLASS
 
 CURRENT, MANIFEST = "current", "manifest.json"
 KERNEL, BOOT_INITRD, NETWORK_INITRD = "vmlinuz", "initrd", "network"
+# How that kernel was configured, where its package tells.
+KERNEL_CONFIG = "config"
 SQUASHFS, QCOW2 = "drive.squashfs", "drive.qcow2"
+# What of a base only the builds of apps need: a drive that no VM has.
+TOOLS, TOOLS_INDEX = "tools.squashfs", "tools.json"
+# What the user's key signed of a build, in the form that `signify -C` checks; what is in its tree, with digests.
+SIGNED, INDEX = "SHA256.sig", "index.json"
+# In a build that was never current: no VM was started with it yet but to try it.
+UNTRIED = "untried"
 
 # --- an OpenBSD host (okubsd(8), FILES) -------------------------------------------------------------------------
 

@@ -111,6 +111,15 @@ class Face(enum.StrEnum):
     XEPHYR = "xephyr"  # its whole screen in one window, which is Xephyr's
 
 
+class Guard(enum.StrEnum):
+    """What becomes of files of a home that programs run by themselves and that are not known (okubsd.yaml(5))."""
+
+    OFF = "off"
+    WARN = "warn"
+    LOCK = "lock"
+    QUARANTINE = "quarantine"
+
+
 class Zone(enum.StrEnum):
     """Which time zone a guest has: the host's but behind a tunnel, the host's, or none."""
 
@@ -127,17 +136,27 @@ class Keys(msgspec.Struct, frozen=True):
     fill: str = "Ctrl+Shift+F11"
 
 
+class Share(msgspec.Struct, frozen=True, kw_only=True):
+    """A directory of this host in a VM: its ``path`` here, ``at`` a place below the home there ("" for its name)."""
+
+    path: str
+    at: str = ""
+    writable: bool = False
+
+
 class Vm(msgspec.Struct, frozen=True, kw_only=True):
     """One virtual machine as the user wishes it (okubsd.yaml(5)).
 
-    ``memory`` and ``home`` are bytes, ``face`` is how it is shown, ``display`` (width, height) of a screen of
-    its own in pixels, ``display_memory`` what its X server
-    may hold in bytes (0: by its size), ``scale`` how large its programs draw (0: as the desktop's do), ``fullscreen``
-    whether they may fill the screen, ``protect`` keeps it from being removed, ``apps`` the
-    names that may be started here, first the default; an empty tuple allows all of the image's.
-    ``rules`` are its rules, ``tunnel`` is the wg-quick file of a gateway.
-    ``owner`` and ``number`` are for OpenBSD: "" and None leave them to the host.  ``copy_of`` is the VM that this is a
-    copy of for one use, "" for one that is described.
+    ``memory`` and ``home`` are bytes, ``face`` is how it is shown, ``display`` (width, height) of a screen of its own
+    in pixels, ``display_memory`` what its X server may hold in bytes (0: by its size), ``scale`` how large its
+    programs draw (0: as the desktop's do), ``fullscreen`` whether they may fill the screen, ``protect`` keeps it from
+    being removed, ``persist`` are the paths of the home that are kept (() for all), ``publish`` ports of this host's
+    loopback, each with that of the guest's, ``guard`` what becomes of what would run there by itself, ``rescue`` has
+    it boot without its home, ``apps`` the names that may be started, first the default; () allows all of the image's.
+    ``rules`` are its rules, ``tunnel`` is the wg-quick file of a gateway. ``owner`` and ``number`` are for OpenBSD:
+    "" and None leave them to the host. ``copy_of`` is the VM that this is a copy of for one use, "" for none.
+    ``share`` are directories of this host that it has, ``sound`` says that it may be heard, ``hook`` that the script
+    .rc.local of its home runs, ``locale`` is its language, such as pt_BR ("" for the host's, "C" for none).
     """
 
     name: str
@@ -162,7 +181,15 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True):
     disposable: bool = False
     keep: bool = False
     protect: bool = False
+    persist: tuple[str, ...] = ()
+    publish: tuple[tuple[int, int], ...] = ()
+    guard: Guard = Guard.WARN
+    rescue: bool = False
     timezone: Zone = Zone.AUTO
+    locale: str = ""
+    share: tuple[Share, ...] = ()
+    sound: bool = True
+    hook: bool = False
     boot_timeout: int = 180
     backend: Backend = Backend.AUTO
     owner: str = ""
@@ -173,10 +200,11 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True):
 class HostDescription(msgspec.Struct, frozen=True, kw_only=True):
     """What the user wishes of the host itself (okubsd.yaml(5), HOST).
 
-    ``owner`` is the user whose VMs they are ("" for whoever applies), ``group`` may open vmd's socket and call
-    the helper, ``resolver`` is where the DNS of `nat` goes, ``numbers`` the first and last that a VM may get,
+    ``owner`` is the user whose VMs they are ("" for whoever applies), ``group`` may open vmd's socket and call the
+    helper, ``resolver`` is where the DNS of `nat` goes, ``numbers`` the first and last that a VM may get,
     ``staggered`` how many VMs are started at once and the seconds between, ``uplink`` the interface to the world,
-    which only a limit of what is sent needs, ``clip_limit`` how many bytes cross from one clipboard to another at once.
+    which only a limit of what is sent needs, ``clip_limit`` how many bytes cross from one clipboard to another at
+    once.
     """
 
     backend: Backend = Backend.AUTO
@@ -202,40 +230,6 @@ class Description(msgspec.Struct, frozen=True):
         return next((vm for vm in self.vms if vm.name == name), None)
 
 
-class Proxy(msgspec.Struct, frozen=True, kw_only=True):
-    """A transparent proxy of a gateway: its ports for TCP and for DNS, and the user who alone may use the uplink."""
-
-    tcp: int
-    dns: int
-    user: str
-
-
-class Recipe(msgspec.Struct, frozen=True, kw_only=True):
-    """What an image is made from (okubsd-image(5)).
-
-    ``apps`` maps the name of an app to its command; ``setuid`` lists the paths that keep their
-    setuid bit; ``files`` is the directory laid over the tree, relative to the recipe, "" for none.
-    ``network_modules`` are those that only a gateway loads, ``gateway`` says that this image is one's, and
-    ``proxy`` what it has instead of a tunnel.
-    """
-
-    name: str
-    kind: Kind
-    base: str = ""
-    packages: tuple[str, ...] = ()
-    apps: dict[str, Argv] = {}
-    services: tuple[str, ...] = ()
-    modules: tuple[str, ...] = ()
-    network_modules: tuple[str, ...] = ()
-    gateway: bool = False
-    proxy: Proxy | None = None
-    setuid: tuple[str, ...] = ()
-    files: str = ""
-    suite: str = ""
-    mirror: str = ""
-    digest: str = ""
-
-
 class Part(msgspec.Struct, frozen=True):
     """One file of a built image: its name, SHA-256 in hex and size in bytes."""
 
@@ -247,10 +241,12 @@ class Part(msgspec.Struct, frozen=True):
 class Image(msgspec.Struct, frozen=True, kw_only=True):
     """A built image, as its manifest.json says.
 
-    ``build`` is the first twelve hex digits of the SHA-256 over its parts, ``recipe`` the digest
-    of the recipe and files it was made from, ``base`` the build it was made on ("" for none),
-    ``built`` seconds since the epoch.  ``built_here`` says that nobody else made it, ``signer`` is the fingerprint
-    of the key that an imported one was signed with.
+    ``build`` is the first twelve hex digits of the SHA-256 over its parts, ``recipe`` the digest of the recipe and
+    files it was made from, ``base`` the build it was made on ("" for none), ``built`` seconds since the epoch.
+    ``built_here`` says that nobody else made it, ``signer`` is the fingerprint of the key that an imported one was
+    signed with. ``archive`` is the date of the newest archive that its packages are of, in seconds since the epoch
+    (0: not known), ``needs`` what an app needs of its base: path to digest. ``made_of`` is the recipe that it was
+    made from, "" for that of its own name.
     """
 
     name: str
@@ -264,46 +260,15 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     packages: tuple[str, ...] = ()
     built_here: bool = False
     signer: str = ""
+    archive: int = 0
+    needs: dict[str, str] = {}
+    made_of: str = ""
+    locales: tuple[str, ...] = ()
     schema: int = 1
 
     @property
     def size(self) -> int:
-        """Return the bytes of all parts together."""
         return sum(part.size for part in self.parts)
-
-
-class Accelerator(msgspec.Struct, frozen=True):
-    """The answer of the accelerator probe: "kvm" or "tcg", and why, in words."""
-
-    name: str
-    why: str
-
-
-class FileState(msgspec.Struct, frozen=True):
-    """A file of the host's as it is or is to be: its text, its permissions, its owner and group by number."""
-
-    text: str
-    mode: int
-    uid: int = 0
-    gid: int = 0
-
-
-class How(enum.StrEnum):
-    """How a file of an OpenBSD host comes to hold what it should."""
-
-    WHOLE = "whole"  # the file is ours
-    BLOCK = "block"  # a marked block at its end
-    BEFORE_RULES = "before rules"  # a marked block before the first filter rule
-    RCCTL = "rcctl"  # lines that rcctl(8) keeps; it would not keep our marks
-
-
-class HostFile(msgspec.Struct, frozen=True, kw_only=True):
-    """One file to be: its path without the leading slash, its text (of the block where it has one), its permissions."""
-
-    path: str
-    text: str
-    how: How = How.WHOLE
-    mode: int = 0o644
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -314,16 +279,3 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     headless: bool = False
     another: bool = False
     windowless: bool = False
-
-
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that was looked at.
-
-    ``state`` is "ok", "lacks", "weak", "low", "slow" or "unknown"; ``command`` is what helps, "" for
-    nothing; ``vital`` says that no VM starts without it.
-    """
-
-    state: str
-    what: str
-    command: str = ""
-    vital: bool = False

@@ -16,7 +16,7 @@ from okubsd.host.reading import misnamed_files
 from okubsd.host.session import Session
 from okubsd.host.system import HostRoot
 from okubsd.host.tunnels import passed_over, read_secrets
-from okubsd.model import How
+from okubsd.hostfile import How
 from okubsd.plan.changes import wanted_files
 from okubsd.plan.judge import compiled_mistakes, unread_lines
 from okubsd.plan.limits import OPENBSD, QEMU, limits

@@ -18,7 +18,7 @@ from okubsd.host import apply as applying
 from okubsd.host.session import Session
 from okubsd.host.system import HostRoot
 from okubsd.host.tunnels import passed_over, read_secrets
-from okubsd.model import FileState, How
+from okubsd.hostfile import FileState, How
 from okubsd.plan.apply import plan_apply, plan_unapply
 from okubsd.plan.changes import Change, wanted_files
 from okubsd.plan.compile import Compiled, compile_host

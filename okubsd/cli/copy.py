@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import sys
+import time
 from pathlib import Path
 
 import click
@@ -13,13 +14,14 @@ import click
 from okubsd.cli.enter import reachable
 from okubsd.cli.session import pass_session
 from okubsd.config.names import VM_NAME, quoted
+from okubsd.display.clip import HOST
 from okubsd.errors import Misuse, Problem, Unreachable
-from okubsd.host import copying
+from okubsd.host import copying, policy
 from okubsd.host.guest import Guest
 from okubsd.host.session import Session
 
-# How many files of one name an inbox has.
-_MOST_NAMES = 100
+# How many files of one name an inbox has, and how long a guest may take to say what is there, in seconds.
+_MOST_NAMES, _INBOX_SECONDS = 100, 60.0
 _REMOTE = re.compile(rf"({VM_NAME.pattern}):(.*)", re.DOTALL)
 
 
@@ -51,6 +53,8 @@ def copy(session: Session, paths: tuple[str, ...], recursive: bool) -> None:
         raise Misuse("say what to copy, and where to", "okubsd cp page.html browser:")
     *sources, target = (parse_side(path) for path in paths)
     _check_sides(sources, target, paths)
+    for source in sources:
+        _need_leave(session, source, target)
     for vm, path in sources:
         if vm and target[0]:
             _between_guests(session, (vm, path), target, recursive=recursive)
@@ -76,33 +80,56 @@ def _check_sides(sources: list[_Side], target: _Side, paths: tuple[str, ...]) ->
 @click.argument("files", metavar="FILE... VM", nargs=-1, required=True)
 @pass_session
 def send_files(session: Session, files: tuple[str, ...]) -> None:
-    """Put files and directories of this host into the inbox of a VM, ~/inbox there; nothing is written over."""
+    """Put files and directories of this host, or VM:PATH, into the inbox of a VM, ~/inbox; nothing is written over."""
     *paths, name = files
     if not paths:
         raise Misuse("say what to send, and to which VM", "okubsd send report.pdf browser")
-    missing = [path for path in paths if not Path(path).exists()]
-    if missing:
-        raise Misuse(f"{quoted(missing[0])}: there is no such file")
+    sources = [parse_side(path) for path in paths]
+    for vm, path in sources:
+        if not vm and not Path(path).exists():
+            raise Misuse(f"{quoted(path)}: there is no such file")
+        if _name_of(vm, path) in ("", ".", ".."):
+            raise Misuse(f"{quoted(path)} has no name that it could have in an inbox", f"okubsd send {vm}:FILE {name}")
+    for source in sources:
+        _need_leave(session, source, (name, ""))
     guest = reachable(session, name)
     if guest.ask(("mkdir", "-p", "inbox"), timeout=30).code != 0:
         raise Problem(f"{name}: its guest has no inbox, and makes none", f"okubsd run {name} -- ls -ld inbox")
-    for path in paths:
-        target = _free_name(guest, Path(path).resolve().name)
-        _copy_one(session, ("", path), (name, f"inbox/{target}"), recursive=True)
-        session.report(f"{quoted(path)} is {quoted(f'~/inbox/{target}')} in {name}")
+    for written, (vm, path) in zip(paths, sources, strict=True):
+        target = _free_name(guest, _name_of(vm, path))
+        if vm:
+            _between_guests(session, (vm, path), (name, f"inbox/{target}"), recursive=True)
+        else:
+            _copy_one(session, ("", path), (name, f"inbox/{target}"), recursive=True)
+        session.report(f"{quoted(written)} is {quoted(f'~/inbox/{target}')} in {name}")
+
+
+def _name_of(vm: str, path: str) -> str:
+    """Return what a file is called, here or in a guest."""
+    return path.rstrip("/").rpartition("/")[2] if vm else Path(path).resolve().name
 
 
 def _free_name(guest: Guest, name: str) -> str:
     """Return ``name``, or with a number before its ending where the inbox has one of that name."""
     stem, suffix = Path(name).stem, Path(name).suffix
+    end = time.monotonic() + _INBOX_SECONDS
     for number in range(1, _MOST_NAMES):
         tried = name if number == 1 else f"{stem}-{number}{suffix}"
         code = guest.ask(("test", "-e", f"inbox/{tried}"), timeout=30).code
         if code == 1:
             return tried
-        if code != 0:
+        if code != 0 or time.monotonic() > end:
             raise Unreachable(f"{guest.vm.name}: its guest does not say what is in its inbox")
     raise Problem(f"the inbox has {_MOST_NAMES} files called {quoted(name)}")
+
+
+def _need_leave(session: Session, source: _Side, target: _Side) -> None:
+    """Raise Problem where a policy, or the user whom it asks, does not let a file cross."""
+    if not policy.policy_files():
+        return
+    sides = (HOST if not name else session.running_vm(name) for name, _ in (source, target))
+    there, here = (side if isinstance(side, str) else side.copy_of or side.name for side in sides)
+    policy.need_leave(session, "files", there, here, quoted(source[1], 200))
 
 
 def _copy_one(session: Session, source: _Side, target: _Side, *, recursive: bool) -> None:
@@ -186,8 +213,6 @@ class _Lines(copying.Progress):
         self._next = 0.0
 
     def __call__(self, done: int, total: int) -> None:
-        import time
-
         now = time.monotonic()
         if self._next == 0.0:
             self._next = now + 1

@@ -6,16 +6,19 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from okubsd import layout
 from okubsd.cli.look import changes, summary
 from okubsd.config.sizes import render_megabytes, render_size
 from okubsd.errors import Problem
-from okubsd.host import facts, gateway, lifecycle, rules
+from okubsd.host import facts, gateway, lifecycle, locks, performance, rules, shares, speaking, versions
 from okubsd.host.engine import engine
 from okubsd.host.publish import published
 from okubsd.host.session import Session
 from okubsd.model import Vm
 from okubsd.plan.facts import HostFacts, VmFacts
+from okubsd.plan.saved import state_of
 from okubsd.plan.seats import engine_for
+from okubsd.plan.seats.base import Boot, Seat
 
 # A guest that fell to another clock runs at a half or a fifth of the time; less than this is the measuring's.
 _CLOCK_TOLERANCE = 0.25
@@ -25,17 +28,34 @@ def details_of(session: Session, vm: Vm) -> dict[str, Any]:
     """Return what there is to say about one VM, in the order it is said."""
     state = facts.ask_vm(session.places, vm.name)
     host = facts.ask_host(session.places, vm)
-    timings = lifecycle.read_timings(session.places, vm.name)
+    timings = performance.read_timings(session.places, vm.name)
     described = session.known_description.find(vm.name) if session.known_description else None
     return {
         **summary(session, vm, state.running),
         "after_restart": changes(vm, described) if state.running and described else {},
+        "stale": versions.stale_builds(session.places, vm.name) if state.running else {},
         "display": f":{state.display}" if state.display is not None else None,
         **_network(session, vm, running=state.running),
+        **_given(session, vm, state),
         **_seat(session, vm, host, state),
         "selftest": _selftest(session, vm),
         "last_start_seconds": round(timings[-1].total, 2) if timings else None,
         "last_start_phases": {k: round(v, 2) for k, v in timings[-1].phases.items()} if timings else None,
+    }
+
+
+def _given(session: Session, vm: Vm, state: VmFacts) -> dict[str, Any]:
+    """Return what the VM has of this host's, and what of it is heard."""
+    recipe = session.known_recipes.get(vm.image)
+    sound = speaking.read_sound(state.directory)
+    loud = f"{sound.volume} of 100{', muted' if sound.muted else ''}"
+    shared = shares.shares(state.run) if state.running else []
+    return {
+        "sound": loud if recipe is not None and recipe.sound and vm.sound else None,
+        "microphone": locks.is_alive(state.run / layout.MIC_LIFE) or None,
+        "shares": [f"{one.path} -> {one.at} {'rw' if one.writable else 'ro'}" for one in shared],
+        "hook": vm.hook or None,
+        "language": vm.locale if vm.locale not in ("", "C") else None,
     }
 
 
@@ -60,7 +80,26 @@ def _seat(session: Session, vm: Vm, host: HostFacts, state: VmFacts) -> dict[str
     seat = state.seat or chosen
     walls = seat.weaker_walls(vm, host) if seat else []
     described = engine(seat.engine if seat else engine_for(vm, host.backends)).describe(session, vm, host, state)
-    return {"backend": backend, "weaker_walls": walls, **described}
+    return {"backend": backend, "begins": _begins(session, vm, host, state, seat), "weaker_walls": walls, **described}
+
+
+def _begins(session: Session, vm: Vm, host: HostFacts, state: VmFacts, seat: Seat | None) -> str:
+    """Return how a start of the VM begins, in words: from a saved state, or by a boot, and why."""
+    if seat is None:
+        return ""
+    if seat.engine != "qemu":
+        return "by a boot: vmd saves no guests"
+    recipes, description = session.known_recipes, session.known_description
+    if description is None or vm.image not in recipes:
+        return ""
+    try:
+        links = gateway.ask_links(session.places, vm, description, recipes)
+        name = state_of(Boot(vm=vm, recipes=recipes, host=host, state=state, links=links))
+    except Problem:
+        return ""
+    if not name:
+        return "by a boot: it has or is a gateway, or its images are not built"
+    return f"from the saved state {name}" if name in host.saved else f"by a boot: okubsd pool make {vm.name} saves one"
 
 
 def _network(session: Session, vm: Vm, *, running: bool) -> dict[str, Any]:
@@ -105,6 +144,7 @@ _WORDS = {
     "disposable": "disposable",
     "autostart": "autostart",
     "after_restart": "after a restart",
+    "stale": "older builds",
     "display": "display",
     "gateway": "gateway",
     "proxy": "proxy",
@@ -112,6 +152,11 @@ _WORDS = {
     "rules": "rules",
     "names": "names",
     "published": "published",
+    "shares": "shares",
+    "sound": "sound",
+    "microphone": "microphone",
+    "hook": "hook",
+    "language": "language",
     "pid": "process",
     "resident_bytes": "memory in use",
     "vmd_state": "state in vmd",
@@ -120,6 +165,7 @@ _WORDS = {
     "home": "home",
     "home_bytes": "home size",
     "home_bytes_used": "home in use",
+    "begins": "begins",
     "backend": "runs on",
     "interface": "interface",
     "address": "address",

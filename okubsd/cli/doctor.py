@@ -17,8 +17,8 @@ from okubsd.host import programs, walls
 from okubsd.host.session import Session
 from okubsd.host.system import HostRoot
 from okubsd.host.trust import is_root, user_name
-from okubsd.model import Finding
 from okubsd.needs import Need, install_command, needs_of, package_of
+from okubsd.plan.doctor import Finding
 
 _GIB = 1 << 30
 

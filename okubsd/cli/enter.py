@@ -12,13 +12,16 @@ import click
 from okubsd.cli.session import cleaners, pass_session
 from okubsd.config.names import quoted
 from okubsd.errors import HostLacks, Misuse, Partial, Problem, TimedOut
-from okubsd.guest.ssh import USER
+from okubsd.guest.ssh import USER, WALL
 from okubsd.host import door, facts, lifecycle, running
 from okubsd.host.engine import engine
 from okubsd.host.guest import ROOT, Guest
 from okubsd.host.session import Session
 from okubsd.model import Request
 
+unwalled = click.option(
+    "--no-sandbox", "unwalled", is_flag=True, help="With every system call, and privileges that can be gained."
+)
 as_root = click.option("-r", "--root", is_flag=True, help="As the guest's root.")
 
 
@@ -34,8 +37,10 @@ def reachable(session: Session, name: str) -> Guest:
 @click.argument("name", metavar="VM")
 @click.argument("command", metavar="-- COMMAND...", nargs=-1)
 @as_root
+@unwalled
+@click.option("--disposable", "--disp", is_flag=True, help="In a copy of the VM, of which nothing is left afterwards.")
 @pass_session
-def run(session: Session, name: str, command: tuple[str, ...], root: bool) -> int:
+def run(session: Session, name: str, command: tuple[str, ...], root: bool, unwalled: bool, disposable: bool) -> int:
     """Run COMMAND in the VM, booting it if need be; exit with the command's own code.
 
     Each word is passed as it is.  On a terminal, escape codes are taken out of what the guest prints.
@@ -45,7 +50,23 @@ def run(session: Session, name: str, command: tuple[str, ...], root: bool) -> in
     words = command[1:] if command[:1] == ("--",) else command
     if not words:
         raise Misuse("say what to run", f"okubsd run {name} -- ls")
+    words = words if root or unwalled else (*WALL, *words)
+    if disposable:
+        return _run_in_copy(session, name, words, _user(root=root))
     return reachable(session, name).stream(words, *cleaners(), user=_user(root=root))
+
+
+def _run_in_copy(session: Session, name: str, words: tuple[str, ...], user: str) -> int:
+    """Run ``words`` in a copy of the VM, which ends with the command, or with us."""
+    from okubsd.host import copies, opening
+
+    with (
+        lifecycle.interruptible(),
+        copies.making(session, session.vm(name)) as copy,
+        opening.ending_with_us(session, copy),
+    ):
+        lifecycle.start(session, copy, Request(windowless=True))
+        return Guest.find(session.places, copy).stream(words, *cleaners(), user=user)
 
 
 def _user(*, root: bool) -> str:
@@ -55,15 +76,17 @@ def _user(*, root: bool) -> str:
 @click.command()
 @click.argument("name", metavar="VM")
 @as_root
+@unwalled
 @pass_session
-def shell(session: Session, name: str, root: bool) -> int:
+def shell(session: Session, name: str, root: bool, unwalled: bool) -> int:
     """Open a shell in the VM, booting it if need be.
 
     The guest then writes to your terminal as any ssh session does.
     """
     guest = reachable(session, name)
     # The login shell is a small one, for the many commands that nobody sees.
-    return guest.interactive("exec bash -l", user=_user(root=root), terminal=sys.stdin.isatty())
+    wall = "" if root or unwalled else f"{shlex.join(WALL)} "
+    return guest.interactive(f"exec {wall}bash -l", user=_user(root=root), terminal=sys.stdin.isatty())
 
 
 @click.command()

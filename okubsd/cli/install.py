@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import click
 
-from okubsd.cli.image import bring_up_to_date, renew_menu
+from okubsd.cli.image import bring_up_to_date
+from okubsd.cli.menu import renew_menu
 from okubsd.cli.names import remove_one
 from okubsd.cli.session import as_json, pass_session, print_json, print_table
+from okubsd.config.sizes import render_megabytes, render_size
 from okubsd.errors import HostLacks, Misuse
 from okubsd.host import installing, programs, store
 from okubsd.host.locks import locked
@@ -72,20 +75,31 @@ def uninstall(session: Session, name: str, keep_home: bool, yes: bool) -> None:
 @as_json
 @pass_session
 def search(session: Session, word: str, json: bool) -> None:
-    """List the recipes of apps that have WORD in their name, packages or programs."""
+    """List the recipes of apps that are about WORD, and packages of this host's distribution that are."""
     where = session.places.of_system if programs.has_vmd() else session.places
-    found = []
+    rows: list[dict[str, object]] = []
     for name, recipe in sorted(session.recipes.items()):
-        words = (name, *recipe.packages, *recipe.apps)
+        words = (name, recipe.about, *recipe.packages, *recipe.apps)
         if recipe.apps and any(word.lower() in text.lower() for text in words):
             image = store.current_image(where, name)
-            found.append((name, tuple(recipe.apps), recipe.packages, image is not None))
+            size = None if image is None else image.size
+            rows.append({"name": name, "about": recipe.about, "apps": tuple(recipe.apps),
+                         "packages": recipe.packages, "memory_bytes": recipe.memory or None, "size_bytes": size,
+                         "built": image is not None})  # fmt: skip
+    packages = installing.find_packages(word) if word else []
     if json:
-        print_json(recipes=[dict(zip(("name", "apps", "packages", "built"), row, strict=True)) for row in found])
+        print_json(recipes=rows, packages=[{"name": name, "about": about} for name, about in packages])
         return
-    cells = [
-        (name, " ".join(apps), " ".join(packages), "yes" if built else "no") for name, apps, packages, built in found
-    ]
-    print_table(("RECIPE", "APPS", "PACKAGES", "BUILT"), cells)
-    if not found:
+    if rows or not packages:
+        print_table(("RECIPE", "WHAT IT IS", "APPS", "MEMORY", "SIZE"), [_found(row) for row in rows])
+    if packages:
+        print_table(("PACKAGE", "WHAT IT IS"), packages)
+        session.report("a package is had by: okubsd install NAME --package PACKAGE")
+    if not rows:
         session.report(f"no recipe has '{word}'; any package will do: okubsd install {word} --package {word}")
+
+
+def _found(row: dict[str, Any]) -> tuple[str, ...]:
+    memory = render_size(row["memory_bytes"]) if row["memory_bytes"] else "-"
+    size = render_megabytes(row["size_bytes"]) if row["built"] else "not built"
+    return row["name"], row["about"] or "-", " ".join(row["apps"]), memory, size

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
+import msgspec
 
-from okubsd.cli.session import dry_run, pass_session
+from okubsd.cli.session import dry_run, pass_session, print_json
 from okubsd.errors import Misuse, Partial, Problem
 from okubsd.host import facts, lifecycle, running
 from okubsd.host.gateway import find_gateway
@@ -31,6 +33,7 @@ timing_option = click.option("--timing", is_flag=True, help="Print the seconds o
 @click.option("--disposable", "--disp", "disposable", is_flag=True, help="Start a copy of which nothing is left.")
 @timing_option
 @dry_run
+@click.option("-j", "--json", "as_values", is_flag=True, help="With -n: print the steps as JSON.")
 @pass_session
 def start(
     session: Session,
@@ -44,8 +47,11 @@ def start(
     disposable: bool,
     timing: bool,
     dry: bool,
+    as_values: bool,
 ) -> None:
     """Boot the VM if it does not run, and show the window of APP (or of its first app)."""
+    if as_values and not (dry and name):
+        raise Misuse("--json tells the steps of a start that is only shown", "okubsd start -n -j VM")
     if autostart == bool(name):
         raise Misuse("name the VM to start, or say --autostart", "okubsd list")
     if autostart and (disposable or headless or another or windowless):
@@ -54,12 +60,30 @@ def start(
         _autostart(session, timing=timing, dry=dry)
         return
     request = Request(app=app, arguments=arguments, headless=headless, another=another, windowless=windowless)
+    if as_values:
+        _print_steps(session, session.vm(name), request)
+        return
     if windowless and (app or another or headless):
         raise Misuse("--no-app shows nothing; leave out APP, --new and --headless", "okubsd start --help")
     if disposable:
         _start_copy(session, session.vm(name), request, timing=timing, dry=dry)
         return
     _start(session, _vm_or_copy(session, name), request, timing=timing, dry=dry)
+
+
+@click.command()
+@click.argument("name", metavar="VM")
+@pass_session
+def rescue(session: Session, name: str) -> None:
+    """Boot the VM with its home not mounted, to look after it as the guest's root; show nothing."""
+    vm = session.vm(name)
+    if vm.disposable:
+        raise Misuse(f"VM '{name}' has no home", f"okubsd start {name}")
+    if running.is_running(session.places, name):
+        raise Problem(f"VM '{name}' is running with its home", f"okubsd stop {name}; okubsd rescue {name}")
+    lifecycle.start(session, msgspec.structs.replace(vm, rescue=True, keep=True), Request(windowless=True))
+    session.report(f"{name}: its home is not mounted; okubsd shell -r {name}")
+    session.report("there: busybox mount $(cat /run/okubsd/home-drive) /mnt")
 
 
 def _vm_or_copy(session: Session, name: str) -> Vm:
@@ -79,9 +103,28 @@ def _start_copy(session: Session, vm: Vm, request: Request, *, timing: bool, dry
     if dry:
         _start(session, copies.copy_of(vm, f"{vm.name}-1"), request, timing=timing, dry=True)
         return
+    # One that waits has its app already, and shows no other.
+    if not (request.arguments or request.windowless) and _take_copy(session, vm, request, timing=timing):
+        return
     with copies.making(session, vm) as copy:
         _start(session, copy, request, timing=timing, dry=False)
         session.report(f"{copy.name}: a copy of {vm.name}; nothing of it is left when it ends")
+
+
+def _take_copy(session: Session, vm: Vm, request: Request, *, timing: bool) -> bool:
+    """Show a copy of ``vm`` that waits; return whether there was one."""
+    from okubsd.host import ready
+
+    if not request.headless:
+        lifecycle.check_desktop(os.environ.get("DISPLAY", ""))
+    with lifecycle.interruptible(), ready.taking(session, vm, request.app) as taken:
+        if taken is None:
+            return False
+        shown = lifecycle.start(session, taken, request)
+    if timing:
+        sys.stdout.write(render_timing(shown.timing))
+    session.report(f"{taken.name}: a copy of {vm.name} that waited; nothing of it is left when it ends")
+    return True
 
 
 def _autostart(session: Session, *, timing: bool, dry: bool) -> None:
@@ -108,16 +151,45 @@ def _start(session: Session, vm: Vm, request: Request, *, timing: bool, dry: boo
     started = lifecycle.start(session, vm, request)
     if started.app_was_running:
         session.report(f"{vm.name}: the app is shown already; --new starts another")
-    elif request.windowless and started.vm_was_running:
+    elif (request.windowless or not vm_shows(session, vm)) and started.vm_was_running:
         session.report(f"{vm.name} is running already")
+    if vm.publish:
+        _tell_published(session, vm)
     if timing:
         sys.stdout.write(render_timing(started.timing))
+
+
+def _tell_published(session: Session, vm: Vm) -> None:
+    """Tell where the ports of a VM are that it is to publish, and which are not, since somebody took them back."""
+    from okubsd.host.publish import published
+
+    found = published(session.places.vm_run(vm.name))
+    for host, port in vm.publish:
+        if found.get(host) == port:
+            session.report(f"{vm.name}: its port {port} is 127.0.0.1:{host} here")
+        else:
+            session.report(f"{vm.name}: its port {port} is not published now; okubsd publish {vm.name} {host}:{port}")
+
+
+def vm_shows(session: Session, vm: Vm) -> bool:
+    """Return whether a VM has an app to show."""
+    recipe = session.recipes.get(vm.image)
+    return bool(vm.apps or (recipe and recipe.apps))
 
 
 def _show_plan(session: Session, vm: Vm, request: Request, *, stopped: bool = False) -> None:
     """Print the plan of a start; ``stopped`` takes the VM for one that does not run."""
     decided = lifecycle.decide_start(session, vm, request, stopped=stopped, shown=True)
     sys.stdout.write(render_plan(decided.plan))
+
+
+def _print_steps(session: Session, vm: Vm, request: Request) -> None:
+    """Print the steps of a start as JSON: what each is, and the command that does it, where one does."""
+    plan = lifecycle.decide_start(session, vm, request, shown=True).plan
+    steps = [
+        {"step": type(step).__name__, "phase": step.phase, "argv": step.argv, "shown": step.show()} for step in plan
+    ]
+    print_json(vm=vm.name, steps=steps)
 
 
 def render_timing(timing: Timing) -> str:
@@ -156,6 +228,11 @@ def stop(
         try:
             if not lifecycle.stop(session, vm, force=force, patience=timeout) and not every:
                 session.report(f"{vm.name} is not running")
+            if vm.copy_of or vm.name.rpartition("-")[2].isdigit():
+                from okubsd.host import copies
+
+                # What ends with a copy may have been quicker than we: then our lock alone is left.
+                copies.forget(session, vm.name)
         except Problem as problem:
             if len(vms) == 1:
                 raise

@@ -15,6 +15,7 @@ from okubsd.cli.session import as_json, cleaners, harmless, pass_session, print_
 from okubsd.config.sizes import render_size
 from okubsd.errors import Misuse, Problem
 from okubsd.host import running
+from okubsd.host.running import PAUSED
 from okubsd.host.session import Session
 from okubsd.model import Vm
 
@@ -73,6 +74,9 @@ def changes(started: Vm, described: Vm) -> dict[str, str]:
 def state_in_words(session: Session, name: str, running_now: bool) -> str:
     """Return "stopped", "running", or that a running VM stands still, and why."""
     why = running.why_it_stands_still(session.places.vm_run(name)) if running_now else ""
+    if why == PAUSED:
+        # Nothing is wrong: somebody had it stop, or it waits to be taken.
+        return "waits" if (session.places.vm(name) / layout.WAITING).exists() else "paused"
     return f"paused: {why}" if why else "running" if running_now else "stopped"
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
 
 import click
 
 from okubsd.cli.session import Verbs, as_json, pass_session, print_json, print_table
+from okubsd.errors import Problem
 from okubsd.host.session import Session
 
 
@@ -65,3 +67,18 @@ def menu_rm(session: Session) -> None:
     from okubsd.host.menus import places_of, remove
 
     session.report(f"{remove(places_of(os.environ))} entries removed")
+
+
+def renew_menu(session: Session, *, begin: bool = False) -> None:
+    """Have the entries of the desktop's menus follow, where the user has any of ours, or with these ``begin``."""
+    from okubsd.host.menus import ours, places_of, sync
+
+    if session.given:
+        # The entries are those of the user's usual description.
+        return
+    try:
+        there = places_of(os.environ)
+        if begin or ours(there):
+            sync(session, there, language())
+    except (Problem, OSError, subprocess.TimeoutExpired) as error:
+        session.report(f"the menus of the desktop are as they were: {error}; okubsd menu sync")

@@ -22,8 +22,9 @@ from okubsd.host import door, programs, report, running
 from okubsd.host.session import Session
 from okubsd.host.system import HostRoot
 from okubsd.host.trust import is_root
-from okubsd.model import Description, Finding
+from okubsd.model import Description
 from okubsd.plan.changes import changes_to, is_secret, wanted_files
+from okubsd.plan.doctor import Finding
 from okubsd.plan.report import Part, Scrubber, render_report
 
 

@@ -7,16 +7,16 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-import msgspec
-
 from okubsd import layout
+from okubsd.decode import read_json
 from okubsd.errors import HostLacks, Problem
 from okubsd.host import door, locks, perform, programs, records
 from okubsd.host.performance import Performance
 from okubsd.host.session import Session
 from okubsd.host.system import HostRoot
 from okubsd.host.trust import is_root
-from okubsd.model import DRIVERS, FileState, HostFile
+from okubsd.hostfile import FileState, HostFile
+from okubsd.model import DRIVERS
 from okubsd.netif.ifconfig import Tap, parse_all
 from okubsd.netif.numbers import parse_numbers
 from okubsd.plan.apply import ApplyFacts, plan_restore, plan_rules
@@ -179,10 +179,10 @@ def restore(session: Session) -> bool:
 def read_journal(system: HostRoot) -> dict[str, FileState | None] | None:
     """Return the kept files, or None where no apply was cut short."""
     try:
-        return msgspec.json.decode(system.path(layout.JOURNAL).read_bytes(), type=dict[str, FileState | None])
+        return read_json(system.path(layout.JOURNAL).read_bytes(), dict[str, FileState | None])
     except FileNotFoundError:
         return None
-    except msgspec.DecodeError:
+    except ValueError:
         raise Problem(f"{system.path(layout.JOURNAL)} is damaged", "remove it, then: doas okubsd apply") from None
 
 

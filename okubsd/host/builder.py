@@ -4,62 +4,90 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import platform
+import lzma
 import re
+import shlex
 import shutil
+import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
 
+from okubsd import layout
 from okubsd.config.names import quoted
-from okubsd.errors import HostLacks, Problem
-from okubsd.host import bootdrive, door, locks, packer, programs, store
+from okubsd.errors import Problem
+from okubsd.host import bootdrive, door, locks, packer, release, store
 from okubsd.host.places import Places
-from okubsd.host.reading import read_text, recipe_directories
-from okubsd.host.trust import is_root
+from okubsd.host.reading import recipe_directories
+from okubsd.host.workshop import HERE, Workshop
 from okubsd.images import commands
-from okubsd.images.sources import (
-    of_mirror,
-    of_release,
-    parse_deb822,
-    parse_list,
-    parse_proxies,
-    render_apt_conf,
-    render_sources,
-)
-from okubsd.model import Argv, Image, Kind, Part, Recipe
+from okubsd.images.fitting import needs_of
+from okubsd.images.tree import Index
+from okubsd.model import Argv, Image, Kind, Part
+from okubsd.plan.images import has_locales, stale_images
+from okubsd.recipe import Recipe
 
 Report = Callable[[str], None]
 
-DRIVE = "drive.squashfs"
-INDEX = "index.json"
+DRIVE, INDEX = layout.SQUASHFS, layout.INDEX
 
 
-def build(places: Places, recipe: Recipe, report: Report, *, force: bool = False) -> Image:
+def build(places: Places, recipe: Recipe, report: Report, *, force: bool = False, workshop: Workshop = HERE) -> Image:
     """Build ``recipe`` unless its image is up to date (or by ``force``); return what is then the current one.
 
-    ``report`` gets a line for each thing that is done.  Whatever stops this leaves the current image as it was.
+    ``report`` gets a line for each thing that is done, ``workshop`` is where programs run.  Whatever stops this leaves
+    the current image as it was.
     Raises HostLacks or Problem.
     """
     door.make_private(places.state)
     places.images.mkdir(exist_ok=True)
     with locks.locked(places.images / ".lock", lambda: report("waiting for another build to end")):
-        ready = store.current_image(places, recipe.name)
-        if ready is not None and ready.recipe == recipe.digest and not force:
+        ready = store.current_image(places, recipe.makes)
+        if ready is not None and ready.recipe == recipe.digest and has_locales(ready, recipe) and not force:
             return ready
-        with _workshop(places.images) as made:
-            image = _build_in(made, places, recipe, report)
-            for name in ("apt.sources", "apt.conf", "tree.tar", "drive.tar"):
-                (made / name).unlink(missing_ok=True)
-            store.publish(places, image, made)
+        base = store.need_image(places, recipe.base) if recipe.base else None
+        image = _build_and_keep(places, recipe, report, base, workshop)
+        store.make_current(places, image)
+    return image
+
+
+def make_ready(places: Places, recipes: Mapping[str, Recipe], names: Iterable[str], report: Report) -> None:
+    """Build those of the images ``names`` that are missing or older than their recipe, in this order."""
+    built = {image.name: image for image in store.all_images(places)}
+    stale = stale_images(tuple(names), recipes, built)
+    for name in stale:
+        build(places, recipes[name], report)
+
+
+def build_beside(places: Places, recipe: Recipe, report: Report, base: Image | None) -> Image:
+    """Build ``recipe`` on ``base`` (None: the current one) and keep it beside what is current.  Return it.
+
+    Raises HostLacks or Problem.
+    """
+    with locks.locked(places.images / ".lock", lambda: report("waiting for another build to end")):
+        if recipe.base and base is None:
+            base = store.need_image(places, recipe.base)
+        return _build_and_keep(places, recipe, report, base, HERE)
+
+
+def _build_and_keep(places: Places, recipe: Recipe, report: Report, base: Image | None, workshop: Workshop) -> Image:
+    ready = store.current_image(places, recipe.makes)
+    if ready is not None and not recipe.container:
+        # Whoever asked for another language, at another time, still has it.
+        recipe = msgspec.structs.replace(recipe, locales=tuple(sorted({*recipe.locales, *ready.locales})))
+    with _making(places.images) as made:
+        image = _build_in(made, places, recipe, report, base, workshop)
+        for name in ("apt.sources", "apt.conf", "tree.tar", "drive.tar", "tools.tar"):
+            (made / name).unlink(missing_ok=True)
+        store.keep(places, image, made)
     return image
 
 
 @contextlib.contextmanager
-def _workshop(images: Path) -> Iterator[Path]:
+def _making(images: Path) -> Iterator[Path]:
     """Yield an empty directory that is gone afterwards; also remove what a killed build left behind."""
     for left in [*images.glob(".making-*"), *images.glob("*/.gone-*")]:
         _remove_tree(left)
@@ -72,13 +100,15 @@ def _workshop(images: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _scratch(images: Path, made: Path, base: Path | None) -> Iterator[tuple[Path, Path | None]]:
-    """Yield a directory for mmdebstrap's tree, and where it finds ``base``.
+def _scratch(
+    images: Path, made: Path, base: tuple[Path, ...], workshop: Workshop
+) -> Iterator[tuple[Path, tuple[Path, ...]]]:
+    """Yield a directory for mmdebstrap's tree, and where it finds the drives of its ``base``.
 
     Without root the tree belongs to a subordinate user, who gets neither into our state nor into our home:
     the tree is then made below /tmp, beside a copy of the base.
     """
-    if is_root():
+    if workshop.root:
         yield made, base
         return
     prefix = f"okubsd-build-{hashlib.sha256(bytes(images)).hexdigest()[:8]}-"
@@ -87,7 +117,7 @@ def _scratch(images: Path, made: Path, base: Path | None) -> Iterator[tuple[Path
     scratch = Path(tempfile.mkdtemp(prefix=prefix))
     try:
         scratch.chmod(0o755)
-        yield scratch, base and Path(shutil.copy(base, scratch / "base.squashfs"))
+        yield scratch, tuple(Path(shutil.copy(drive, scratch)) for drive in base)
     finally:
         _remove_tree(scratch)
 
@@ -114,66 +144,141 @@ def _has_mounts(path: Path) -> bool:
         return False
 
 
-def _build_in(made: Path, places: Places, recipe: Recipe, report: Report) -> Image:
+def _build_in(
+    made: Path, places: Places, recipe: Recipe, report: Report, base: Image | None, workshop: Workshop
+) -> Image:
     directory = recipe_directories(places)[recipe.name]
-    base = _own_base(places, recipe) if recipe.base else None
+    if recipe.container:
+        return _build_container(made, directory / recipe.container, recipe, base, report, workshop)
+    _refuse_foreign(recipe, base)
     report(f"{recipe.name}: fetching and unpacking {len(recipe.packages)} packages and what they need")
-    tar = _bootstrap(made, places, recipe, base, report)
+    tar = _bootstrap(made, places, recipe, base, report, workshop)
     report(f"{recipe.name}: packing")
+    try:
+        return _pack_tree(made, places, recipe, base, tar, workshop)
+    except (tarfile.TarError, lzma.LZMAError, KeyError, UnicodeDecodeError, RecursionError) as error:
+        sentence = f"image '{recipe.name}' was not built: what its programs made is no tree: {quoted(error, 100)}"
+        raise Problem(sentence) from None
+
+
+def _pack_tree(made: Path, places: Places, recipe: Recipe, base: Image | None, tar: Path, workshop: Workshop) -> Image:
+    """Make the drives of an image of the tree in ``tar``."""
+    directory = recipe_directories(places)[recipe.name]
+    index: Index = {}
+    whole: Index = {}
     if recipe.kind is Kind.BOOT:
-        packer.pack_boot(tar, recipe, directory, made)
-        bootdrive.make_boot_drive(made)
+        packer.pack_boot(tar, recipe, _init_of(places, recipe), made)
+        bootdrive.make_boot_drive(made, workshop)
         names: Argv = ("vmlinuz", "initrd", packer.NETWORK, bootdrive.DRIVE)
+        names += (layout.KERNEL_CONFIG,) if (made / layout.KERNEL_CONFIG).exists() else ()
     else:
-        index = packer.read_index(store.part_path(places, base, INDEX)) if base else {}
-        whole = packer.pack_tree(tar, recipe, directory, index, made / "drive.tar")
-        _pack(made / "drive.tar", made / DRIVE, recipe.kind)
-        names = (DRIVE,)
-        if recipe.kind is Kind.BASE:
-            (made / INDEX).write_bytes(msgspec.json.encode(whole, order="sorted"))
-            names = (DRIVE, INDEX)
-    return _describe(made, recipe, base, names, packer.read_packages(tar, recipe.kind))
+        index = store.read_index(places, base) if base else {}
+        tools = store.read_index(places, base, layout.TOOLS_INDEX) if base else {}
+        packed = packer.pack_tree(tar, recipe, directory, index, made / "drive.tar", tools)
+        whole, names = packed.whole, _pack_drives(made, recipe.kind, packed, workshop)
+    image = _describe(made, recipe, base, names, packer.read_packages(tar, recipe.kind))
+    needs = needs_of(whole, index) if base else {}
+    return msgspec.structs.replace(image, needs=needs, archive=packer.read_date(tar))
 
 
-def _own_base(places: Places, recipe: Recipe) -> Image:
-    """Return the base of ``recipe``, whose programs a build runs on this host: only one that was built here.
+def _pack_drives(made: Path, kind: Kind, packed: packer.Packed, workshop: Workshop) -> Argv:
+    """Pack the drive of an image, and that of a base's tools; return the names of the parts."""
+    _pack(made / "drive.tar", made / DRIVE, kind, workshop)
+    (made / INDEX).write_bytes(msgspec.json.encode(packed.drive, order="sorted"))
+    if not packed.tools:
+        return (DRIVE, INDEX)
+    _pack(made / "tools.tar", made / layout.TOOLS, kind, workshop)
+    (made / layout.TOOLS_INDEX).write_bytes(msgspec.json.encode(packed.tools, order="sorted"))
+    return (DRIVE, INDEX, layout.TOOLS, layout.TOOLS_INDEX)
 
-    Raises Problem for one that came from elsewhere.
-    """
-    base = store.need_image(places, recipe.base)
-    if not base.built_here:
+
+def _init_of(places: Places, recipe: Recipe) -> Path:
+    """Return the first program of guests: the boot recipe's own, or that of the one whose image it makes."""
+    return recipe_directories(places)[recipe.makes] / "init"
+
+
+def _build_container(
+    made: Path, source: Path, recipe: Recipe, base: Image | None, report: Report, workshop: Workshop
+) -> Image:
+    """Make an image of a container: nothing of it, and nothing of the base, is run here."""
+    from okubsd.host import container
+
+    report(f"{recipe.name}: reading {source}")
+    scratch = made / "layers"
+    scratch.mkdir()
+    index = container.pack(source, made / "drive.tar", scratch)
+    shutil.rmtree(scratch)
+    report(f"{recipe.name}: packing")
+    _pack(made / "drive.tar", made / DRIVE, recipe.kind, workshop)
+    (made / INDEX).write_bytes(msgspec.json.encode(index, order="sorted"))
+    return _describe(made, recipe, base, (DRIVE, INDEX), ())
+
+
+def _refuse_foreign(recipe: Recipe, base: Image | None) -> None:
+    """Raise Problem for a ``base`` that came from elsewhere: a build runs programs of it on this host."""
+    if base is not None and not base.built_here:
         sentence = f"image '{recipe.name}' is not built: its base '{base.name}' was imported, and a build would run"
         hint = f"okubsd image build --force {base.name} {recipe.name}"
         raise Problem(f"{sentence} programs of it on this host", hint)
-    return base
 
 
-def _bootstrap(made: Path, places: Places, recipe: Recipe, base: Image | None, report: Report) -> Path:
-    suite, text = sources_of(recipe)
+def _bootstrap(
+    made: Path, places: Places, recipe: Recipe, base: Image | None, report: Report, workshop: Workshop
+) -> Path:
+    suite, text = release.sources_of(recipe)
     sources, tar = made / "apt.sources", made / "tree.tar"
     sources.write_text(text)
-    apt_conf = _write_proxies(made / "apt.conf")
-    drive = store.part_path(places, base, DRIVE) if base else None
-    with _scratch(places.images, made, drive) as (scratch, reachable):
-        root = is_root()
-        argv = commands.bootstrap_argv(recipe, suite, sources, reachable, tar, root=root, apt_conf=apt_conf)
-        _mmdebstrap(argv, scratch, recipe, report)
+    apt_conf = release.write_proxies(made / "apt.conf")
+    parts = {part.name for part in base.parts} & {DRIVE, layout.TOOLS} if base else set()
+    drives = tuple(store.part_path(places, base, name) for name in sorted(parts)) if base else ()
+    with _scratch(places.images, made, drives, workshop) as (scratch, reachable):
+        root, kernel, debs = workshop.root, _stage_kernel(places, recipe, scratch), _stage_debs(recipe, scratch)
+        argv = commands.bootstrap_argv(
+            recipe, suite, sources, reachable, tar, root=root, apt_conf=apt_conf, kernel=kernel, debs=debs
+        )
+        workshop.put(sources, *reachable, *(path for path in (apt_conf, kernel, debs) if path))
+        _mmdebstrap(argv, scratch, recipe, report, workshop)
+        workshop.get(tar)
     return tar
 
 
-def _write_proxies(path: Path) -> Path | None:
-    """Write the proxies that the host's apt goes through to ``path``, and return it; None where there are none."""
-    if programs.find_program("apt-config") is None:
+def _stage_kernel(places: Places, recipe: Recipe, scratch: Path) -> Path | None:
+    """Put what a kernel is compiled by where a build finds it, and return that directory; None for no kernel."""
+    if not recipe.kernel:
         return None
-    proxies = parse_proxies(door.run(("apt-config", "dump"), timeout=20).out.decode(errors="replace"))
-    if not proxies:
-        return None
-    # A proxy may want a password, which is nobody else's to read.
-    door.write(path, render_apt_conf(proxies).encode(), lasting=False)
-    return path
+    staged = scratch / "kernel"
+    staged.mkdir(mode=0o755)
+    for name, target in ((recipe.kernel, "config"), (commands.COMPILE, commands.COMPILE)):
+        path = staged / target
+        path.write_bytes(packer.read_own(recipe_directories(places)[recipe.name] / name))
+        path.chmod(0o644)
+    return staged
 
 
-def _mmdebstrap(argv: Argv, scratch: Path, recipe: Recipe, report: Report) -> None:
+def _stage_debs(recipe: Recipe, scratch: Path) -> Path | None:
+    """Put the user's own packages where a build finds them, and return that directory; None for none.
+
+    Raises Problem for one that is not there, or is another than the recipe means.
+    """
+    if not recipe.debs:
+        return None
+    staged = scratch / "debs"
+    staged.mkdir(mode=0o755)
+    for number, deb in enumerate(recipe.debs):
+        path, source = staged / f"{number}.deb", Path(deb.path).expanduser()
+        try:
+            shutil.copyfile(source, path)
+        except OSError as error:
+            raise Problem(f"{quoted(source, 200)}: {error.strerror}", "see 'debs' of the recipe") from None
+        if store.hash_file(path) != deb.sha256:
+            raise Problem(
+                f"{quoted(source, 200)} is not what the recipe means", f"sha256sum {shlex.quote(str(source))}"
+            )
+        path.chmod(0o644)
+    return staged
+
+
+def _mmdebstrap(argv: Argv, scratch: Path, recipe: Recipe, report: Report, workshop: Workshop) -> None:
     env = {**commands.ENVIRONMENT, "TMPDIR": str(scratch)}
     errors: list[str] = []
 
@@ -182,7 +287,7 @@ def _mmdebstrap(argv: Argv, scratch: Path, recipe: Recipe, report: Report) -> No
             errors.append(line)
         _pass_on(recipe.name, line, report)
 
-    done = door.run(_with_us(_mounting_apart(argv)), env=env, on_line=hear, apart=True)
+    done = workshop.run(argv, env=env, on_line=hear, mounts=True)
     if done.code != 0:
         raise Problem(
             f"image '{recipe.name}' was not built: {first_reason(errors) or door.reason(done)}", _build_hint(done)
@@ -200,20 +305,6 @@ def first_reason(errors: list[str]) -> str:
         if not re.match(r"E: (mmdebstrap failed|run_chroot|setup failed|apt-get .* failed)", line)
     ]
     return quoted("; ".join(dict.fromkeys(own[:3])), 400)[1:-1] if own else ""
-
-
-def _mounting_apart(argv: Argv) -> Argv:
-    """Return ``argv`` with mounts of its own: what mmdebstrap mounts as root is gone with it, however it ends."""
-    if not is_root():
-        return argv
-    # In a chroot the root directory is no mount, so its propagation cannot be set.
-    private = door.run(("unshare", "--mount", "--", "true"), timeout=10).code == 0
-    return ("unshare", "--mount", "--propagation", "private" if private else "unchanged", "--", *argv)
-
-
-def _with_us(argv: Argv) -> Argv:
-    """Return ``argv`` so that it ends when we are killed (setpriv(1))."""
-    return ("setpriv", "--pdeathsig", "TERM", "--", *argv)
 
 
 def _pass_on(name: str, line: str, report: Report) -> None:
@@ -234,40 +325,12 @@ def _build_hint(done: door.Done) -> str:
     return "see that the network and the APT sources work, then build again"
 
 
-def sources_of(recipe: Recipe) -> tuple[str, str]:
-    """Return the release and the sources.list for ``recipe``: its own mirror, or the host's sources."""
-    suite = recipe.suite or _host_codename()
-    if recipe.mirror:
-        return suite, render_sources(of_mirror(recipe.mirror, suite))
-    found = []
-    for path in (Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*.list"))):
-        if path.is_file():
-            found += list(parse_list(read_text(path)))
-    for path in sorted(Path("/etc/apt/sources.list.d").glob("*.sources")):
-        found += list(parse_deb822(read_text(path)))
-    chosen = of_release(found, suite)
-    if not chosen:
-        raise HostLacks(
-            f"image '{recipe.name}': this host has no APT source for '{suite}'",
-            "write 'suite' and 'mirror' into the recipe",
-        )
-    return suite, render_sources(chosen)
-
-
-def _host_codename() -> str:
-    try:
-        release = platform.freedesktop_os_release()
-    except OSError:
-        release = {}
-    codename = release.get("DEBIAN_CODENAME") or release.get("VERSION_CODENAME", "")
-    if not re.fullmatch(r"[a-z]+", codename):
-        raise HostLacks("this host is no Debian, so images need a mirror", "write 'suite' and 'mirror' into the recipe")
-    return codename
-
-
-def _pack(tar: Path, drive: Path, kind: Kind) -> None:
-    with tar.open("rb") as stream:
-        door.must(_with_us(commands.pack_argv(drive, kind, tar.stat().st_size)), "packing the drive", stdin=stream)
+def _pack(tar: Path, drive: Path, kind: Kind, workshop: Workshop) -> None:
+    workshop.put(tar)
+    done = workshop.run(commands.pack_argv(drive, kind, tar.stat().st_size), stdin=tar)
+    if done.code != 0:
+        raise Problem(f"packing the drive failed: {door.reason(done)}")
+    workshop.get(drive)
 
 
 def _describe(made: Path, recipe: Recipe, base: Image | None, names: Argv, packages: tuple[str, ...]) -> Image:
@@ -276,7 +339,8 @@ def _describe(made: Path, recipe: Recipe, base: Image | None, names: Argv, packa
         (made / name).chmod(0o444)
     build = hashlib.sha256("".join(f"{part.name} {part.sha256}\n" for part in parts).encode()).hexdigest()[:12]
     return Image(
-        name=recipe.name,
+        name=recipe.makes,
+        made_of=recipe.name if recipe.image else "",
         kind=recipe.kind,
         build=build,
         recipe=recipe.digest,
@@ -286,4 +350,5 @@ def _describe(made: Path, recipe: Recipe, base: Image | None, names: Argv, packa
         apps=tuple(recipe.apps),
         packages=packages,
         built_here=True,
+        locales=recipe.locales,
     )

@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO
 
 import msgspec
@@ -93,6 +95,18 @@ def _take(places: Places, name: str, origin: str) -> IO[str] | None:
     return stream
 
 
+def copies_of(session: Session, origin: str) -> list[str]:
+    """Return the copies of the VM ``origin`` that run or are being started."""
+    marks = (session.places.state / layout.STATE_VMS).glob(f"{origin}-*/{layout.COPY_OF}")
+    found = []
+    for mark in marks:
+        # One may end while we look.
+        with contextlib.suppress(FileNotFoundError):
+            if mark.read_text().strip() == origin:
+                found.append(mark.parent.name)
+    return found
+
+
 def can_copy(vm: Vm) -> bool:
     """Return whether copies of a VM can run: the links to a gateway are those of the VMs that are described."""
     return not programs.has_vmd() and vm.network.kind in (NetworkKind.NAT, NetworkKind.NONE)
@@ -100,7 +114,9 @@ def can_copy(vm: Vm) -> bool:
 
 def copy_of(vm: Vm, name: str) -> Vm:
     """Return a copy of ``vm`` that is called ``name``."""
-    return msgspec.structs.replace(vm, name=name, disposable=True, keep=False, autostart=False, copy_of=vm.name)
+    return msgspec.structs.replace(
+        vm, name=name, disposable=True, keep=False, autostart=False, publish=(), share=(), copy_of=vm.name
+    )
 
 
 def is_copy(places: Places, name: str) -> bool:
@@ -119,6 +135,10 @@ def forget(session: Session, name: str) -> bool:
     places = session.places
     described = session.known_description
     if not is_copy(places, name) or described is None or described.find(name) is not None:
+        if re.search(r"-[0-9]+$", name):
+            with contextlib.suppress(OSError):
+                _drop_lock(session, places.vm(name))
+                places.vm(name).rmdir()
         return False
     with contextlib.suppress(locks.Busy, FileNotFoundError):
         # Who is starting it holds the first, who starts or stops any VM the second.
@@ -151,4 +171,15 @@ def forget_ended(session: Session) -> None:
     for path in directory.glob("*-[0-9]*"):
         # A name that was taken and not yet marked: whoever takes it just now takes the next.
         with contextlib.suppress(OSError):
+            _drop_lock(session, path)
             path.rmdir()
+
+
+def _drop_lock(session: Session, path: Path) -> None:
+    """Remove the lock of a copy of which nothing else is left: who ended one that was forgotten meanwhile leaves it."""
+    described = session.known_description
+    if described is None or described.find(path.name) is not None:
+        return
+    if [entry.name for entry in path.iterdir()] == [layout.VM_LOCK]:
+        with contextlib.suppress(locks.Busy), locks.locked(path / layout.VM_LOCK, seconds=0):
+            (path / layout.VM_LOCK).unlink()

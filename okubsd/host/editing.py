@@ -14,7 +14,7 @@ from okubsd.config.rule import render_rule
 from okubsd.errors import Problem
 from okubsd.host import door, locks
 from okubsd.host.places import Places
-from okubsd.host.reading import drop_ins_of, read_trusted
+from okubsd.host.reading import drop_ins_of, read_trusted, understood
 from okubsd.host.session import Session
 from okubsd.host.trust import is_root
 from okubsd.model import Description, Vm
@@ -110,9 +110,8 @@ def _parse(session: Session, path: Path, text: str | None, called: Path | None =
         for drop_in in drop_ins_of(main)
     ]
     there = [(drop_in, own) for drop_in, own in texts if own is not None]
-    return parse_description(
-        main, text if path == main and text is not None else read_trusted(main), there, session.recipes
-    )
+    main_text = text if path == main and text is not None else read_trusted(main)
+    return understood(parse_description(main, main_text, there, session.recipes))
 
 
 def _compare(before: Description, after: Description, vm: Vm) -> None:

@@ -14,6 +14,7 @@ import shutil
 import stat
 import tarfile
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
@@ -21,6 +22,7 @@ from typing import IO
 import msgspec
 
 from okubsd.config.names import APP_NAME, PACKAGE_NAME, quoted
+from okubsd.decode import read_json
 from okubsd.errors import Problem
 from okubsd.host import bootdrive, door, locks, records, signing, store
 from okubsd.host.builder import DRIVE
@@ -40,6 +42,8 @@ VMD_DRIVE = "drive.qcow2"
 
 _CHUNK = 1 << 20
 _BUILD = re.compile(r"[0-9a-f]{12}")
+_SHA256, _DAY = re.compile(r"[0-9a-f]{64}"), 86400
+_DIGEST = re.compile(r"([0-9a-f]{64})?")
 _VERSION = re.compile(r"[A-Za-z0-9.+~:-]{1,200}")
 
 
@@ -48,13 +52,13 @@ def export_images(places: Places, images: list[Image], target: Path) -> str:
 
     Return the key's fingerprint.  Raises Problem where a part is not what its manifest says.
     """
-    manifests = {image.name: _manifest_of(image) for image in images}
+    manifests = {image.name: manifest_of(image) for image in images}
     digests = {
         f"{image.name}/{name}": digest
         for image in images
         for name, digest in (
             (MANIFEST, hashlib.sha256(manifests[image.name]).hexdigest()),
-            *((part.name, part.sha256) for part in _carried(image)),
+            *((part.name, part.sha256) for part in carried(image)),
         )
     }
     key, signed = signing.sign(places, render_digests(digests))
@@ -63,19 +67,20 @@ def export_images(places: Places, images: list[Image], target: Path) -> str:
         _add(archive, DIGESTS, signed)
         for image in images:
             _add(archive, f"{image.name}/{MANIFEST}", manifests[image.name])
-            for part in _carried(image):
+            for part in carried(image):
                 _add_part(archive, store.part_path(places, image, part.name), f"{image.name}/{part.name}", part)
     return key.fingerprint
 
 
-def _carried(image: Image) -> tuple[Part, ...]:
+def carried(image: Image) -> tuple[Part, ...]:
     """Return the parts that mean something on another host."""
     return tuple(part for part in image.parts if part.name != VMD_DRIVE)
 
 
-def _manifest_of(image: Image) -> bytes:
-    carried = msgspec.structs.replace(image, parts=_carried(image), built_here=False, signer="")
-    return msgspec.json.encode(carried) + b"\n"
+def manifest_of(image: Image) -> bytes:
+    """Return the manifest of ``image`` as another host gets it."""
+    given = msgspec.structs.replace(image, parts=carried(image), built_here=False, signer="")
+    return msgspec.json.encode(given) + b"\n"
 
 
 @contextlib.contextmanager
@@ -131,29 +136,29 @@ def import_images(
     taken: list[Image] = []
     waiting = "waiting for another import to end"
     with locks.locked(places.images / ".lock", lambda: report(waiting)), _opened(source) as stream:
-        _need_room(places.images, os.fstat(stream.fileno()).st_size * (2 if for_vmd else 1))
+        need_room(places.images, os.fstat(stream.fileno()).st_size * (2 if for_vmd else 1))
         members = read_members(stream)
         key, digests = _read_digests(keys or places, source, stream, members)
         member = next(members, None)
         while member is not None:
             image = _read_manifest(stream, member, digests)
             if not older:
-                _refuse_older(places, image)
-            with _workshop(places.images) as made:
+                refuse_older(places, image)
+            with workshop(places.images) as made:
                 member = _take_parts(stream, members, image, digests, made)
-                own = _is_own_build(places, image)
+                own = is_own_build(places, image)
                 image = msgspec.structs.replace(image, built_here=own, signer="" if own else key.fingerprint)
-                _publish(places, image, made, report, for_vmd=for_vmd)
+                publish_taken(places, image, made, report, for_vmd=for_vmd, keys=keys)
             taken.append(image)
         if digests:
             raise Problem(f"{source} is not whole: {', '.join(sorted(digests)[:4])} is missing", "export it again")
     return taken
 
 
-def _is_own_build(places: Places, image: Image) -> bool:
+def is_own_build(places: Places, image: Image) -> bool:
     """Return whether ``image`` is, byte for byte, what was built here and is current."""
     current = store.current_image(places, image.name)
-    return current is not None and current.built_here and _carried(current) == image.parts
+    return current is not None and current.built_here and carried(current) == image.parts
 
 
 @contextlib.contextmanager
@@ -165,7 +170,8 @@ def _opened(source: Path) -> Iterator[IO[bytes]]:
         raise Problem(f"{source} {error}", "okubsd image export FILE  # writes a whole one") from None
 
 
-def _need_room(directory: Path, size: int) -> None:
+def need_room(directory: Path, size: int) -> None:
+    """Raise Problem where ``directory`` has no room for ``size`` bytes."""
     free = shutil.disk_usage(directory).free
     if free < size:
         raise Problem(f"{directory} has room for {free >> 20} MB, and the images may take {size >> 20}")
@@ -201,7 +207,8 @@ def _read_digests(
 
 
 @contextlib.contextmanager
-def _workshop(images: Path) -> Iterator[Path]:
+def workshop(images: Path) -> Iterator[Path]:
+    """Yield an empty directory beside the images that is gone afterwards; also remove what a killed import has left."""
     for left in images.glob(".import-*"):
         store.discard(left)
     made = Path(tempfile.mkdtemp(prefix=".import-", dir=images))
@@ -219,16 +226,16 @@ def _read_manifest(stream: IO[bytes], member: Member, digests: dict[str, str]) -
     if hashlib.sha256(data).hexdigest() != digests.pop(member.name, ""):
         raise Problem(f"the archive has {quoted(member.name)}, which was not signed")
     try:
-        image = msgspec.json.decode(data, type=Image)
-    except msgspec.DecodeError as error:
+        image = read_json(data, Image)
+    except ValueError as error:
         raise Problem(f"the manifest of image '{member.image}' is damaged: {quoted(error, 100)}") from None
-    mistake = _manifest_mistake(image, member.image)
+    mistake = manifest_mistake(image, member.image)
     if mistake:
         raise Problem(f"the manifest of image '{member.image}' {mistake}")
     return image
 
 
-def _manifest_mistake(image: Image, name: str) -> str:
+def manifest_mistake(image: Image, name: str) -> str:
     """Return what is wrong with a manifest, "" for nothing: its words end in paths, tables and plans."""
     if image.name != name or not _BUILD.fullmatch(image.build):
         return "is of another image"
@@ -238,8 +245,14 @@ def _manifest_mistake(image: Image, name: str) -> str:
     names = [part.name for part in image.parts]
     if not names or len(set(names)) < len(names) or not set(names) <= set(known):
         return f"does not have the parts of a {image.kind} image"
+    if not all(_SHA256.fullmatch(part.sha256) for part in image.parts):
+        return "has a part without a SHA-256"
+    if image.built > time.time() + _DAY:
+        return "is of a day that has not come"
     if any(not 0 <= part.size <= LARGEST[part.name] for part in image.parts):
         return "has a part that is too large"
+    if not all(path.isprintable() and _DIGEST.fullmatch(digest) for path, digest in image.needs.items()):
+        return "needs files that are none"
     packages = [word for line in image.packages for word in [line.partition(" ")]]
     if any(not PACKAGE_NAME.fullmatch(name) or not _VERSION.fullmatch(version) for name, _, version in packages):
         return "has packages that are none"
@@ -281,7 +294,7 @@ def _take_part(stream: IO[bytes], part: Part, image: Image, target: Path) -> Non
     target.chmod(0o444)
 
 
-def _refuse_older(places: Places, image: Image) -> None:
+def refuse_older(places: Places, image: Image) -> None:
     """Raise Problem where a newer build is here: whoever has an old archive could bring old holes back."""
     current = store.current_image(places, image.name)
     if current is not None and current.built > image.built:
@@ -289,7 +302,10 @@ def _refuse_older(places: Places, image: Image) -> None:
         raise Problem(sentence, "okubsd image import --older FILE  # takes it all the same")
 
 
-def _publish(places: Places, image: Image, made: Path, report: Report, *, for_vmd: bool) -> None:
+def publish_taken(
+    places: Places, image: Image, made: Path, report: Report, *, for_vmd: bool, keys: Places | None
+) -> None:
+    """Make what was taken to the directory ``made`` the current build of ``image``."""
     if for_vmd:
         make_vmd_drive(image, made)
         made.chmod(0o755)
@@ -297,7 +313,7 @@ def _publish(places: Places, image: Image, made: Path, report: Report, *, for_vm
         # What vmd opens is verified before a boot like all the rest.
         part = Part(VMD_DRIVE, store.hash_file(drive), drive.stat().st_size)
         image = msgspec.structs.replace(image, parts=(*image.parts, part))
-    store.publish(places, image, made)
+    store.publish(places, image, made, keys)
     if for_vmd:
         protect(places.images / image.name / image.build / VMD_DRIVE)
     report(f"{image.name}: {image.build}")
@@ -306,8 +322,7 @@ def _publish(places: Places, image: Image, made: Path, report: Report, *, for_vm
 def make_vmd_drive(image: Image, made: Path) -> None:
     """Make the qcow2 that vmd opens overlays of, in the directory ``made`` of ``image``'s parts.
 
-    The boot drive gets this host's kernel command line first.  Raises Problem where vmctl fails, or where
-    what it made is not what vmd takes.
+    The boot drive gets this host's kernel command line first.  Raises Problem where vmctl, or vmd, does not take it.
     """
     target, source = made / VMD_DRIVE, made / DRIVE
     if image.kind is Kind.BOOT:

@@ -9,6 +9,7 @@ import time
 import msgspec
 
 from okubsd import layout
+from okubsd.errors import Problem
 from okubsd.host import keys, locks, programs, store
 from okubsd.host.engine import engine
 from okubsd.host.homes import home_sizes
@@ -16,9 +17,9 @@ from okubsd.host.places import Places
 from okubsd.host.running import live_display, why_it_stands_still
 from okubsd.host.sockets import listener_pid
 from okubsd.host.trust import is_root
-from okubsd.model import Accelerator, Backend, Vm
+from okubsd.model import Backend, Image, Kind, Vm
 from okubsd.needs import package_hint
-from okubsd.plan.facts import HostFacts, VmFacts
+from okubsd.plan.facts import Accelerator, HostFacts, VmFacts
 from okubsd.plan.seats import engine_for
 from okubsd.plan.seats.base import Seat
 from okubsd.qemu.argv import QEMU
@@ -57,6 +58,7 @@ def ask_vm(places: Places, name: str) -> VmFacts:
         display=live_display(run),
         nested=(run / layout.NESTED).exists(),
         glass=locks.is_alive(run / layout.GLASS_LIFE),
+        attended=locks.is_alive(run / layout.ATTENDED_LIFE),
         connected=seat is not None and socket.exists() and listener_pid(socket) is not None,
         has_keys=keys.have_keys(directory),
         has_home=(directory / layout.HOME).exists(),
@@ -80,9 +82,23 @@ def ask_host(places: Places, vm: Vm | None = None) -> HostFacts:
         now=time.time(),
         okubsd=programs.okubsd_argv(),
         glass=programs.glass_argv(),
+        attending=programs.attending_argv(),
         names_program=places.share / _NAMES,
         missing={name: package_hint(name, sys.platform) for name in _NEEDED if programs.find_program(name) is None},
     )
     if vm is None:
         return facts
-    return msgspec.structs.replace(facts, **engine(engine_for(vm, there)).host_facts(places))
+    images = _that_fit(places, facts.images, vm)
+    return msgspec.structs.replace(facts, images=images, **engine(engine_for(vm, there)).host_facts(places))
+
+
+def _that_fit(places: Places, images: dict[str, Image], vm: Vm) -> dict[str, Image]:
+    """Return ``images`` without that of ``vm`` where it was built here and does not fit the base: it is to be anew."""
+    app, bases = images.get(vm.image), [image for image in images.values() if image.kind is Kind.BASE]
+    if app is None or not app.built_here or len(bases) != 1:
+        return images
+    try:
+        store.check_fit(places, (app, bases[0]))
+    except Problem:
+        return {name: image for name, image in images.items() if name != vm.image}
+    return images

@@ -7,15 +7,14 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-import msgspec
-
 from okubsd import layout
+from okubsd.decode import read_json
 from okubsd.errors import Problem
 from okubsd.host import door, programs
 from okubsd.host.guest import ROOT, Guest
 from okubsd.host.places import Places
 from okubsd.host.running import live_qemu
-from okubsd.model import Description, NetworkKind, Recipe, Vm
+from okubsd.model import Description, NetworkKind, Vm
 from okubsd.plan.gateway import (
     Clients,
     Links,
@@ -27,6 +26,7 @@ from okubsd.plan.gateway import (
     implied_gateways,
     need_tunnel,
 )
+from okubsd.recipe import Recipe
 from okubsd.vpn.wg_quick import Tunnel
 
 
@@ -68,8 +68,8 @@ def read_clients(places: Places, gateway: Vm, description: Description) -> Clien
     if live_qemu(run) is None:
         return None
     try:
-        return msgspec.json.decode((run / layout.CLIENTS).read_bytes(), type=Clients)
-    except (OSError, msgspec.DecodeError):
+        return read_json((run / layout.CLIENTS).read_bytes(), Clients)
+    except (OSError, ValueError):
         return None
 
 

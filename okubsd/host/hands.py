@@ -5,9 +5,10 @@ A child does it, as it is with all that speaks to a display of a guest's: bounde
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from okubsd.config.chords import Chord, keysym_of
@@ -86,14 +87,38 @@ def _have_done(name: str, number: int, cookie: bytes, deed: Callable[[Any], None
 # --- in the child -------------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def _untouched(opened: Any) -> Iterator[None]:
+    """Have nothing held and nothing locked for the block, neither Caps Lock nor another layout, and then all as before.
+
+    What the user of the VM's windows holds or has locked would make other letters of what is typed.
+    """
+    from okubsd.host.glass.xkb import Keyboard, State
+
+    keyboard = Keyboard(opened)
+    before, down = keyboard.state(), opened.query_keymap()
+    held = [code for code in range(8, 256) if down[code // 8] >> code % 8 & 1]
+    for code in held:
+        _fake(opened, code, down=False)
+    keyboard.put(State())
+    try:
+        yield
+    finally:
+        for code in held:
+            _fake(opened, code, down=True)
+        keyboard.put(before)
+        opened.sync()
+
+
 def _type(opened: Any, letters: list[int]) -> None:
     spare = _Spare(opened)
     while letters:
         count = spare.lend(letters)
         if count == 0:
             raise ValueError("no key is left")
-        for keysym in letters[:count]:
-            _tap(opened, *_where(opened, keysym, spare))
+        with _untouched(opened):
+            for keysym in letters[:count]:
+                _tap(opened, *_where(opened, keysym, spare))
         spare.give_back()
         letters = letters[count:]
 
@@ -101,15 +126,23 @@ def _type(opened: Any, letters: list[int]) -> None:
 def _press(opened: Any, chords: list[list[int]]) -> None:
     spare = _Spare(opened)
     spare.lend([chord[-1] for chord in chords])
-    for *held, keysym in chords:
-        code, shifted = _where(opened, keysym, spare)
-        codes = [opened.keysym_to_keycode(modifier) for modifier in held]
-        for modifier in codes:
-            _fake(opened, modifier, down=True)
-        _tap(opened, code, shifted=shifted and not held)
-        for modifier in reversed(codes):
-            _fake(opened, modifier, down=False)
+    with _untouched(opened):
+        for *held, keysym in chords:
+            code, shifted = _where(opened, keysym, spare)
+            codes = [opened.keysym_to_keycode(modifier) for modifier in held]
+            for modifier in codes:
+                _fake(opened, modifier, down=True)
+            # With a modifier a letter means its key, and a sign that has Shift is that sign.
+            _tap(opened, code, shifted=shifted and not (held and _is_letter(keysym)))
+            for modifier in reversed(codes):
+                _fake(opened, modifier, down=False)
     spare.give_back()
+
+
+def _is_letter(keysym: int) -> bool:
+    """Return whether a keysym is of a letter (X protocol, appendix A)."""
+    code = keysym - 0x1000000 if keysym >= 0x1000000 else keysym
+    return code < 0x110000 and chr(code).isalpha()
 
 
 def _click(opened: Any, x: int, y: int, button: int) -> None:

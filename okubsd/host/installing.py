@@ -8,13 +8,15 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
 from okubsd.config.names import IMAGE_NAME, IMAGE_NAME_RULE, PACKAGE_NAME, VM_NAME, VM_NAME_RULE, did_you_mean, quoted
 from okubsd.config.sizes import render_size
 from okubsd.errors import BadDescription, Misuse, Problem, Unknown
-from okubsd.host import door
+from okubsd.host import door, programs
 from okubsd.host.places import xdg_directory
 from okubsd.host.session import Session
 from okubsd.model import Vm
@@ -49,6 +51,38 @@ def add_recipe(session: Session, name: str, package: str, command: str) -> Path:
     path.parent.mkdir(mode=0o755, parents=True)
     door.write(path, _recipe(name, package, command or package).encode(), 0o644)
     return path
+
+
+def add_container(session: Session, name: str, source: Path) -> Path:
+    """Write a recipe of the user's for an image ``name`` of the container in ``source``, which is copied beside it.
+
+    Raises Misuse for a name that is none or is taken, Problem where ``source`` is no container.
+    """
+    import tempfile
+
+    from okubsd.host import container
+
+    path = own_config(os.environ) / "images" / name / "recipe.yaml"
+    if not IMAGE_NAME.fullmatch(name):
+        raise Misuse(f"{quoted(name)} is no name for an image: {IMAGE_NAME_RULE}")
+    if name in session.recipes or os.path.lexists(path.parent):
+        raise Misuse(f"there is a recipe '{name}' already", "choose another name, or remove it first")
+    door.make_private(session.places.state)
+    with tempfile.TemporaryDirectory(dir=session.places.state, prefix=".container-") as scratch:
+        # Whatever it is, it is looked through before anything of it is kept.
+        container.pack(source, Path(scratch) / "drive.tar", Path(scratch))
+    path.parent.mkdir(mode=0o755, parents=True)
+    try:
+        shutil.copyfile(source, path.with_name(_CONTAINER))
+        path.with_name(_CONTAINER).chmod(0o644)
+        door.write(path, f"{MADE}\nfrom: base\ncontainer: {_CONTAINER}\n".encode(), 0o644)
+    except BaseException:
+        shutil.rmtree(path.parent)
+        raise
+    return path
+
+
+_CONTAINER = "container.tar"
 
 
 def _recipe(name: str, package: str, command: str) -> str:
@@ -107,7 +141,9 @@ def _own_description(session: Session) -> Path:
 def _described(session: Session, image: str, network: str) -> str:
     """Return the text of a VM: as large as the first that has the same image."""
     like = next((vm for vm in session.description.vms if vm.image == image), None)
-    memory, home = (render_size(like.memory), render_size(like.home)) if like else (_MEMORY, _HOME)
+    measured = session.recipes[image].memory
+    usual = render_size(measured) if measured else _MEMORY
+    memory, home = (render_size(like.memory), render_size(like.home)) if like else (usual, _HOME)
     lines = [MADE, f"image: {image}", f"memory: {memory}", f"home: {home}"]
     lines += [f"cpus: {like.cpus}"] if like and like.cpus > 1 else []
     lines += [f"network: {network}"] if network else []
@@ -134,3 +170,30 @@ def forget_recipe(name: str) -> bool:
 def users_of(session: Session, image: str, but: Vm) -> list[str]:
     """Return the other VMs that have an image."""
     return [vm.name for vm in session.description.vms if vm.image == image and vm.name != but.name]
+
+
+# How many packages of a distribution are told, how long its own search may take in seconds, and what a word may be.
+_MOST_PACKAGES, _SEARCH_SECONDS = 20, 20.0
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9+. -]{1,60}")
+
+
+def find_packages(word: str) -> list[tuple[str, str]]:
+    """Return packages of this host's distribution that are about ``word``, each with what it is (apt-cache(8)).
+
+    Those come first that are called so.  There are none where this host has no APT.
+    """
+    if not _WORD.fullmatch(word) or programs.find_program("apt-cache") is None:
+        return []
+    try:
+        done = door.run(("apt-cache", "search", "--", re.escape(word)), timeout=_SEARCH_SECONDS)
+    except subprocess.TimeoutExpired:
+        return []
+    found = [line.partition(" - ")[::2] for line in done.out.decode(errors="replace").splitlines()]
+    good = [(name, about) for name, about in found if PACKAGE_NAME.fullmatch(name) and not _NO_APP.search(name)]
+    return sorted(good, key=lambda row: word.lower() not in row[0])[:_MOST_PACKAGES]
+
+
+# What no window comes of, as far as a name tells.
+_NO_APP = re.compile(
+    r"^(lib|fonts-|golang-|node-|python3?-|ruby-|r-|elpa-|texlive|gir1)|-(dev|doc(-.*)?|data|common|dbg|dbgsym|l10n.*)$"
+)

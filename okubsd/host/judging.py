@@ -11,7 +11,8 @@ from okubsd import layout
 from okubsd.host import door, programs
 from okubsd.host.system import HostRoot
 from okubsd.host.trust import is_root
-from okubsd.model import Argv, FileState
+from okubsd.hostfile import FileState
+from okubsd.model import Argv
 from okubsd.plan.judge import VMD_JUDGE, judge_argv
 
 

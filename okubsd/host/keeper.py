@@ -1,13 +1,14 @@
 """A program beside each QEMU that notices what only the host can: a drive without room, and new addresses.
 
-    keeper.py RUN HOME [WORD ...]
+    keeper.py RUN HOME [WORD ... --] [WORD ...]
 
 It listens to QEMU's events at RUN/events and ends with QEMU.  While QEMU stands still because the file system of HOME
-is full, RUN/stall says so; when there is room again the guest goes on.  When an address of the host changes, the
-command WORD ... is called.  And it keeps the log of the console, HOME/console.log, from filling the disk.  It imports
-nothing of ours, so that it stays small; whatever becomes of it, the VM goes on.
+is full, RUN/stall says so; when there is room again the guest goes on.  When the host has slept, the first command is
+called, which sets the guest's clock, and when an address of the host changes, the second.  And it keeps the log of the
+console, HOME/console.log, from filling the disk.  It imports nothing of ours, so that it stays small; whatever becomes
+of it, the VM goes on.
 
-Source: qemu-qmp-ref(7), BLOCK_IO_ERROR, STOP, RESUME; rtnetlink(7), RTMGRP_IPV4_IFADDR.
+Source: qemu-qmp-ref(7), BLOCK_IO_ERROR, STOP, RESUME; rtnetlink(7), RTMGRP_IPV4_IFADDR; clock_gettime(2).
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ _LARGEST_LINE = 1 << 20
 
 # What a guest prints goes to console.log beside its home, which may not fill the disk.
 _LARGEST_LOG, _LOG_SECONDS = 64 << 20, 20
+# A clock that is behind by less is no other day.
+_SLEPT_SECONDS = 2.0
 _BEGINS_ANEW = b"okubsd: the log was longer than 64 MB, and begins anew\n"
 _RTMGRP_IPV4_IFADDR = 0x10
 
@@ -41,10 +44,11 @@ _RTMGRP_IPV4_IFADDR = 0x10
 class Keeper:
     """What is known of one QEMU."""
 
-    def __init__(self, run: str, home: str, on_address: list[str]) -> None:
+    def __init__(self, run: str, home: str, on_wake: list[str], on_address: list[str]) -> None:
         self.stall = os.path.join(run, "stall")  # noqa: PTH118  # pathlib is not worth its import here
         self.home = home
-        self.on_address = on_address
+        self.on_wake, self.on_address = on_wake, on_address
+        self.slept = asleep()
         self.qmp = _connect(os.path.join(run, "events"))  # noqa: PTH118
         self.pending = b""
         self.stalled = False
@@ -91,10 +95,24 @@ class Keeper:
                 stream.write(text.ljust(_LONGEST_WORDS))
             os.replace(f"{self.stall}.new", self.stall)  # noqa: PTH105
 
+    def wake(self) -> None:
+        """Have the guest's clock set where the host has slept since the last look."""
+        before, self.slept = self.slept, asleep()
+        if self.slept > before + _SLEPT_SECONDS and self.on_wake:
+            with contextlib.suppress(OSError, subprocess.SubprocessError):
+                subprocess.run(self.on_wake, stdin=subprocess.DEVNULL, timeout=60, check=False)
+
     def go_on(self) -> None:
         """Let the guest go on if there is room now."""
         if self.stalled and free(self.home) >= ROOM:
             self.send("cont")
+
+
+def asleep() -> float:
+    """Return how many seconds this host has slept since it booted, 0 where it does not tell."""
+    if not hasattr(time, "CLOCK_BOOTTIME"):
+        return 0.0
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
 
 
 def free(path: str) -> int:
@@ -142,14 +160,16 @@ def _listen_for_addresses() -> socket.socket | None:
     return made
 
 
-def main(run: str, home: str, *on_address: str) -> None:
+def main(run: str, home: str, *words: str) -> None:
     """Keep watch until QEMU ends."""
-    keeper = Keeper(run, home, list(on_address))
-    addresses = _listen_for_addresses() if on_address else None
+    parted = words.index("--") if "--" in words else 0
+    keeper = Keeper(run, home, list(words[:parted]), list(words[parted + 1 :] if "--" in words else words))
+    addresses = _listen_for_addresses() if keeper.on_address else None
     watched = [keeper.qmp, *([addresses] if addresses is not None else [])]
     while True:
         ready, _, _ = select.select(watched, [], [], 2 if keeper.stalled else _LOG_SECONDS)
         bound_log(home)
+        keeper.wake()
         if keeper.qmp in ready:
             data = keeper.qmp.recv(65536)
             if not data or len(keeper.pending) > _LARGEST_LINE:

@@ -13,11 +13,11 @@ import msgspec
 
 from okubsd import layout
 from okubsd.display.server import display_socket
-from okubsd.errors import BadDescription, DisplayGone, HostLacks, Problem, TimedOut
+from okubsd.errors import BadClock, BadDescription, BadState, DisplayGone, HostLacks, Problem, TimedOut
 from okubsd.host import door, facts, gateway, locks, programs
 from okubsd.host.perform import perform
 from okubsd.host.perform.display import show_failure, when_it_ends
-from okubsd.host.performance import Performance, Timing
+from okubsd.host.performance import Performance, Timing, record_timing
 from okubsd.host.places import Places
 from okubsd.host.session import Report, Session
 from okubsd.model import Request, Vm
@@ -31,8 +31,6 @@ from okubsd.plan.stop import PATIENCE, plan_stop
 
 # How long a forced stop waits to clean up, in seconds; what runs was ended before.
 _LOCK_SECONDS = 15.0
-
-_KEPT_TIMINGS = 100
 
 
 class Started(msgspec.Struct, frozen=True):
@@ -114,7 +112,8 @@ def decide_start(session: Session, vm: Vm, request: Request, *, stopped: bool = 
     if not state.running:
         _check_limits(session, vm)
     host = facts.ask_host(session.places, None if state.running else vm)
-    host = msgspec.structs.replace(host, okubsd=(*host.okubsd, "-f", str(session.description.path)))
+    described = str(session.description.path)
+    host = msgspec.structs.replace(host, okubsd=(*host.okubsd, "-f", described), description=described)
     if shown and not host.display:
         host = msgspec.structs.replace(host, display=":0")
     seat = seat_of(session.places, vm, host, state)
@@ -175,6 +174,15 @@ def _start_alone(session: Session, vm: Vm, request: Request) -> Started:
         end_half_started(session, vm.name)
         try:
             return _start(session, vm, request)
+        except BadState as problem:
+            from okubsd.host import saved
+
+            session.report(f"{vm.name}: {problem.sentence}; it is removed, and the VM boots")
+            saved.discard(session.places, problem.name)
+            return _start(session, vm, request)
+        except BadClock as problem:
+            session.report(f"{vm.name}: {problem.sentence}; it boots anew")
+            return _start(session, vm, request)
         except DisplayGone:
             # Whoever looked at the VM's display last was killed, and the display with him.
             if not facts.ask_vm(session.places, vm.name).running:
@@ -201,7 +209,7 @@ def _start(session: Session, vm: Vm, request: Request) -> Started:
         if isinstance(error, Problem) and performance.shown_at is not None:
             _show_failure(session, decided, error)
         raise
-    _record(session.places, vm.name, timing)
+    record_timing(session.places, vm.name, timing)
     return Started(timing, state.running, performance.app_was_running)
 
 
@@ -286,23 +294,6 @@ def _undo(decided: Decided, performance: Performance) -> None:
             process.wait()
 
 
-def _record(places: Places, name: str, timing: Timing) -> None:
-    """Keep the phases of the last starts, a JSON object a line."""
-    path = places.vm(name) / layout.TIMINGS
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-    lines.append(msgspec.json.encode(timing) + b"\n")
-    door.write(path, b"".join(lines[-_KEPT_TIMINGS:]))
-
-
-def read_timings(places: Places, name: str) -> list[Timing]:
-    """Return the recorded starts of the VM, oldest first."""
-    try:
-        text = (places.vm(name) / layout.TIMINGS).read_bytes()
-        return msgspec.json.Decoder(Timing).decode_lines(text)
-    except (OSError, msgspec.DecodeError):
-        return []
-
-
 # --- stopping -----------------------------------------------------------------------------------
 
 
@@ -324,7 +315,8 @@ def stop(session: Session, vm: Vm, *, force: bool = False, patience: int = PATIE
     ``force`` leaves the first out, and waits for nobody; ``patience`` is how many seconds the guest gets.  Returns
     whether the VM ran.  Raises Problem where it stands still, TimedOut where even force does not end it.
     """
-    if force:
+    if force or (session.places.vm(vm.name) / layout.WAITING).exists():
+        # One that waits to be taken holds nothing of anybody's.
         return _stop_now(session, vm)
     with holding(session.places, vm.name, session.report):
         state = facts.ask_vm(session.places, vm.name)

@@ -21,7 +21,7 @@ from okubsd.host import door, programs, store
 from okubsd.host.copies import can_copy
 from okubsd.host.places import xdg_directory
 from okubsd.host.session import Session
-from okubsd.menu.entries import MADE, PREFIX, Entry, render_entry
+from okubsd.menu.entries import MADE, OPENER, PREFIX, Entry, render_entry, render_opener, stem_of
 from okubsd.menu.foreign import Foreign, find_foreign, in_language, parse_foreign
 from okubsd.model import Argv, Image, Vm
 
@@ -66,8 +66,7 @@ class _Said(msgspec.Struct, frozen=True):
 
 def entries_of(session: Session, there: Places, language: str) -> dict[Entry, bytes]:
     """Return an entry for each app of each described VM whose image is there, and its picture, in their order."""
-    # One that the user named is named again.
-    command = programs.okubsd_argv(*(("-f", str(session.description.path.absolute())) if session.given else ()))
+    command = _command(session)
     known: dict[str, _Said] = {}
     found: dict[Entry, bytes] = {}
     for vm in session.description.vms:
@@ -93,7 +92,7 @@ def _entry(vm: Vm, app: str, foreign: Foreign | None, there: Places, language: s
     return Entry(
         vm=vm.name, app=app, name=name or app.replace("-", " ").title(),
         comment=f"In the VM {vm.name}, network {vm.network.name}{': ' + said if said else ''}",
-        command=command, icon=there.icons / f"{PREFIX}{vm.name}-{app}.png",
+        command=command, icon=there.icons / f"{stem_of(vm.name, app)}.png",
         categories=foreign.categories if foreign else (), copies=can_copy(vm),
     )  # fmt: skip
 
@@ -115,9 +114,24 @@ def sync(session: Session, there: Places, language: str) -> Synced:
         if (there.entries / entry.file).exists() and there.entries / entry.file not in mine:
             session.report(f"{there.entries / entry.file} is not ours, and stays")
             continue
-        changed = _put(there.icons / f"{PREFIX}{entry.vm}-{entry.app}.png", picture)
+        changed = _put(there.icons / f"{stem_of(entry.vm, entry.app)}.png", picture)
         written += _put(there.entries / entry.file, os.fsencode(render_entry(entry))) or changed
-    return Synced(written, remove(there, but={entry.file for entry in wanted}))
+    opener = there.entries / OPENER
+    if wanted and (opener in mine or not opener.exists()):
+        _put(opener, os.fsencode(render_opener(_command(session))))
+    kept = {entry.file for entry in wanted} | ({OPENER} if wanted else set())
+    return Synced(written, remove(there, but=kept))
+
+
+def _command(session: Session) -> Argv:
+    """Return how okubsd is called by an entry: with the description and the state that the user named, if he did.
+
+    Who clicks on an entry may have another environment.
+    """
+    named = session.given or os.environ.get("OKUBSD_CONFIG")
+    state = os.environ.get("OKUBSD_STATE")
+    kept = ("env", f"OKUBSD_STATE={Path(state).expanduser()}") if state else ()
+    return (*kept, *programs.okubsd_argv(*(("-f", str(session.description.path.absolute())) if named else ())))
 
 
 def _put(path: Path, data: bytes) -> bool:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
-
-import msgspec
 
 from okubsd.errors import Problem
 from okubsd.qemu.qmp import LARGEST_LINE, parse_answer, parse_usernet, render_command
@@ -29,17 +27,26 @@ class Monitor:
             raise Problem("QEMU closed its monitor")
         try:
             return parse_answer(line)
-        except msgspec.DecodeError:
+        except ValueError:
             raise Problem("QEMU's monitor said something that is not QMP") from None
 
     def execute(self, name: str, **arguments: object) -> Any:
         """Execute ``name`` and return its result.  Raises Problem with QEMU's own words where it fails."""
         self._connection.sendall(render_command(name, **arguments))
+        return self._answer(name)
+
+    def _answer(self, name: str) -> Any:
         while not (answer := self._read()).is_reply:
             pass
         if answer.error is not None:
             raise Problem(f"QEMU refused '{name}': {answer.error.get('desc', 'no reason given')}")
         return answer.result
+
+    def pass_file(self, name: str, descriptor: int) -> None:
+        """Give QEMU an open file, which it calls ``name`` from then on."""
+        command = render_command("getfd", fdname=name)
+        socket.send_fds(self._connection, [command], [descriptor])
+        self._answer("getfd")
 
     def human(self, line: str) -> str:
         """Return what the human monitor answers to ``line``: for what QMP has no command for."""
@@ -53,25 +60,30 @@ class Monitor:
         return port
 
 
-def _connect(connection: socket.socket, path: Path, timeout: float) -> None:
-    """Connect, again and again while QEMU's queue of one is full (connect(2), EAGAIN)."""
+def _connect(connection: socket.socket, path: Path, timeout: float, begins: Callable[[], None] | None) -> None:
+    """Connect, again and again while QEMU's queue of one is full (connect(2), EAGAIN), or while it still begins."""
     end = time.monotonic() + timeout
     while True:
         try:
             return connection.connect(str(path))
-        except BlockingIOError:
-            if time.monotonic() > end:
+        except (BlockingIOError, ConnectionRefusedError, FileNotFoundError) as error:
+            if time.monotonic() > end or (begins is None and not isinstance(error, BlockingIOError)):
                 raise
-            time.sleep(0.01)
+            if begins is not None:
+                begins()
+            time.sleep(0.003)
 
 
 @contextlib.contextmanager
-def monitor(path: Path, timeout: float = 10.0) -> Iterator[Monitor]:
-    """Open the QMP socket at ``path``.  Raises Problem where nothing answers within ``timeout`` seconds."""
+def monitor(path: Path, timeout: float = 10.0, begins: Callable[[], None] | None = None) -> Iterator[Monitor]:
+    """Open the QMP socket at ``path``.  Raises Problem where nothing answers within ``timeout`` seconds.
+
+    A QEMU that ``begins`` has no socket yet; that is called between tries, and may raise.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout)
         try:
-            _connect(connection, path, timeout)
+            _connect(connection, path, timeout, begins)
             # QEMU answers one at a time: what reads must be closed too, or the connection is not.
             with connection.makefile("rb") as stream:
                 yield Monitor(connection, stream)

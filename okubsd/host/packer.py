@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import email.utils
 import hashlib
 import io
 import lzma
 import stat
 import tarfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 
+from okubsd.config.names import quoted
 from okubsd.errors import Problem
 from okubsd.images import tree
-from okubsd.images.commands import EPOCH
+from okubsd.images.apt import parse_debs
+from okubsd.images.commands import DATES, DEBS, EPOCH
 from okubsd.images.initrd import module_name, needed_modules, render_initrd, render_network, with_dependencies
-from okubsd.model import Kind, Recipe
+from okubsd.layout import KERNEL_CONFIG
+from okubsd.model import Kind
+from okubsd.recipe import Recipe
 
 # The modules of a gateway, beside the initramfs of every guest.
 NETWORK = "network"
 
+# In bytes; no file of a package is larger, and no image that is of use.
+_LARGEST_FILE, _LARGEST_TREE = 2 << 30, 24 << 30
 _TYPES = {tarfile.DIRTYPE: stat.S_IFDIR, tarfile.SYMTYPE: stat.S_IFLNK}
 
 
@@ -31,9 +39,15 @@ class Tree:
         self.nodes: dict[str, tree.Node] = {}
         self.members: dict[str, tarfile.TarInfo] = {}
         self.laid_over: dict[str, bytes] = {}
+        size = 0
         for member in archive:
+            # The tree may come from a guest: what it says of sizes is bounded before any of it is read.
+            size += member.size
+            if member.issparse() or member.size > _LARGEST_FILE or size > _LARGEST_TREE:
+                raise Problem(f"{quoted(member.name, 200)} of the tree is too large, or has holes")
             path = member.name.removeprefix("./").rstrip("/")
-            if path in ("", ".") or not tree.is_kept(path, recipe.kind) or member.ischr() or member.isblk():
+            kept = tree.is_kept(path, recipe.kind) or (member.isdir() and tree.is_kept_directory(path))
+            if path in ("", ".") or not kept or member.ischr() or member.isblk():
                 continue
             self.members[path] = member
             self.nodes[path] = self._node(path, member, recipe)
@@ -95,38 +109,103 @@ class Tree:
 
     def write(self, path: str, target: tarfile.TarFile) -> None:
         """Add one member to ``target``: dated, owned by number, free of anything that varies."""
-        node = self.nodes[path]
-        member = tarfile.TarInfo(path)
-        member.mode, member.uid, member.gid = stat.S_IMODE(node.mode), node.uid, node.gid
-        member.mtime = EPOCH
-        if stat.S_ISDIR(node.mode):
-            member.type = tarfile.DIRTYPE
-            target.addfile(member)
-        elif stat.S_ISLNK(node.mode):
-            member.type, member.linkname = tarfile.SYMTYPE, node.content
-            target.addfile(member)
-        else:
-            data = self.read(path)
-            member.size = len(data)
-            target.addfile(member, io.BytesIO(data))
+        member = member_of(path, self.nodes[path])
+        data = self.read(path) if member.isreg() else b""
+        member.size = len(data)
+        target.addfile(member, io.BytesIO(data))
 
 
-def pack_tree(source: Path, recipe: Recipe, directory: Path, base: tree.Index, drive: Path) -> tree.Index:
-    """Write the tar ``drive`` of what ``recipe``'s tree adds to ``base``; return the index of the whole tree.
+def member_of(path: str, node: tree.Node) -> tarfile.TarInfo:
+    """Return what a drive's tar says of ``node``, but for the size of a file: its kind, mode and owner, and no date."""
+    member = tarfile.TarInfo(path)
+    member.mode, member.uid, member.gid, member.mtime = stat.S_IMODE(node.mode), node.uid, node.gid, EPOCH
+    if stat.S_ISDIR(node.mode):
+        member.type = tarfile.DIRTYPE
+    elif stat.S_ISLNK(node.mode):
+        member.type, member.linkname = tarfile.SYMTYPE, node.content
+    return member
 
-    ``source`` is mmdebstrap's tar, ``directory`` that of the recipe.
+
+class Packed(msgspec.Struct, frozen=True):
+    """What a tree has: all of it, what is on the drive, and what on the drive of tools."""
+
+    whole: tree.Index
+    drive: tree.Index
+    tools: tree.Index
+
+
+def pack_tree(
+    source: Path, recipe: Recipe, directory: Path, base: tree.Index, drive: Path, tools: tree.Index | None = None
+) -> Packed:
+    """Write the tar ``drive`` of what ``recipe``'s tree adds to ``base``, and return what is in it.
+
+    ``source`` is mmdebstrap's tar, ``directory`` that of the recipe.  ``tools`` is what the base has besides for
+    builds: of it goes into the drive what a package of the app needs.  The tools of a base are written beside it, to
+    tools.tar.
     """
-    with tarfile.open(source) as archive, tarfile.open(drive, "w", format=tarfile.PAX_FORMAT) as target:
+    with tarfile.open(source) as archive:
         made = Tree(archive, recipe)
         if recipe.files:
             made.lay_files(directory / recipe.files)
-        for path in tree.added_paths(made.nodes, base):
+        apart = _paths_of(made, recipe.tools) if recipe.tools and recipe.kind is Kind.BASE else set()
+        known = dict(base) | _without(tools or {}, _needed_tools(made, recipe, tools or {}))
+        added = tree.added_paths(made.nodes, known)
+        here = [path for path in added if path not in apart]
+        there = tree.with_parents([path for path in added if path in apart], made.nodes)
+        _write_tar(made, here, drive)
+        if there:
+            _write_tar(made, there, drive.with_name("tools.tar"))
+        return Packed(made.nodes, {path: made.nodes[path] for path in here}, {path: made.nodes[path] for path in there})
+
+
+def _write_tar(made: Tree, paths: list[str], drive: Path) -> None:
+    with tarfile.open(drive, "w", format=tarfile.PAX_FORMAT) as target:
+        for path in paths:
             made.write(path, target)
-        return made.nodes
 
 
-def pack_boot(source: Path, recipe: Recipe, directory: Path, made: Path) -> None:
-    """Write ``vmlinuz``, ``initrd`` and ``network`` of a boot recipe into the directory ``made``."""
+def _without(index: tree.Index, paths: set[str]) -> dict[str, tree.Node]:
+    return {path: node for path, node in index.items() if path not in paths}
+
+
+def _paths_of(made: Tree, packages: Iterable[str]) -> set[str]:
+    """Return the files that ``packages`` have in a tree, and what is known of packages."""
+    found = {path for path in made.nodes if path.startswith(tree.PACKAGES)}
+    found |= {path for package in packages for path in _files_of(made, package)}
+    return {path for path in found if path in made.nodes and not tree.is_directory(path, made.nodes)}
+
+
+def _files_of(made: Tree, package: str) -> set[str]:
+    """Return the paths of one package, as they are in the tree (dpkg-query(1), -L)."""
+    lines = [
+        line
+        for name in (package, f"{package}:amd64")
+        for line in read_member(made.archive, f"{tree.PACKAGES}info/{name}.list").splitlines()
+    ]
+    return {tree.follow_links(line.lstrip("/"), made.nodes) for line in lines if line.strip("/.")}
+
+
+def _needed_tools(made: Tree, recipe: Recipe, tools: tree.Index) -> set[str]:
+    """Return the paths among ``tools`` of packages that those of the app need when they run, or its recipe names."""
+    known = {match[1] for path in tools if (match := tree.LIST.fullmatch(path))}
+    needed = tree.needed_beside(read_member(made.archive, f"{tree.PACKAGES}status"), known) if known else set()
+    return {path for package in {*needed, *recipe.tools} for path in _files_of(made, package)} & tools.keys()
+
+
+def read_member(archive: tarfile.TarFile, path: str) -> str:
+    """Return the text of a file in mmdebstrap's tar, "" where it has none."""
+    try:
+        stream = archive.extractfile(f"./{path}")
+    except KeyError:
+        return ""
+    return stream.read().decode() if stream is not None else ""
+
+
+def pack_boot(source: Path, recipe: Recipe, init: Path, made: Path) -> None:
+    """Write ``vmlinuz``, ``initrd`` and ``network`` of a boot recipe into the directory ``made``.
+
+    ``init`` is the first program of its guests.
+    """
     with tarfile.open(source) as archive:
         members = {member.name.removeprefix("./"): member for member in archive}
 
@@ -150,39 +229,55 @@ def pack_boot(source: Path, recipe: Recipe, directory: Path, made: Path) -> None
         here = {name for name, _ in needed}
         network = [pair for pair in needed_modules(names, files, built_in) if pair[0] not in here]
         initrd = render_initrd(
-            _read_own(directory / "init"),
+            read_own(init),
             read(busybox),
             {name: read(path) for name, path in needed},
             release,
             (name for name, _ in network),
         )
         (made / "vmlinuz").write_bytes(read(kernels[-1]))
+        if f"boot/config-{release}" in members:
+            (made / KERNEL_CONFIG).write_bytes(read(f"boot/config-{release}"))
         (made / "initrd").write_bytes(initrd)
         (made / NETWORK).write_bytes(render_network({name: read(path) for name, path in network}, release))
 
 
-def _read_own(path: Path) -> bytes:
+def read_own(path: Path) -> bytes:
     """Return the contents of a recipe's own file.  Raises Problem where it is a link."""
     if path.is_symlink():
         raise Problem(f"{path} is a link, and a recipe's files are its own")
     return path.read_bytes()
 
 
-def read_index(path: Path) -> tree.Index:
-    """Return the index that was written beside a base image."""
-    return msgspec.json.decode(path.read_bytes(), type=dict[str, tree.Node])
-
-
 def read_packages(source: Path, kind: Kind) -> tuple[str, ...]:
-    """Return "name version" of every package in mmdebstrap's tar, sorted; nothing for a boot image's."""
-    if kind is Kind.BOOT:
-        return ()
+    """Return "name version" of every package in mmdebstrap's tar, sorted.
+
+    Those of a boot image are not installed; a hook of its build has told which were fetched.
+    """
     with tarfile.open(source) as archive:
-        stream = archive.extractfile("./var/lib/dpkg/status")
-        text = stream.read().decode() if stream is not None else ""
+        text = read_member(archive, f"{tree.PACKAGES}status")
+        if kind is Kind.BOOT and not text:
+            return parse_debs(_read_note(archive, DEBS).split("\n"))
     found = []
     for stanza in text.split("\n\n"):
         fields = dict(line.split(": ", 1) for line in stanza.splitlines() if ": " in line and line[0] != " ")
         if "Package" in fields and "Version" in fields:
             found.append(f"{fields['Package']} {fields['Version']}")
     return tuple(sorted(found))
+
+
+def read_date(source: Path) -> int:
+    """Return the date of the newest archive that a build took packages of, as its hook left it in mmdebstrap's tar."""
+    with tarfile.open(source) as archive:
+        text = _read_note(archive, DATES)
+    dates = [parsed for line in text.splitlines() if (parsed := email.utils.parsedate_tz(line)) is not None]
+    return max((int(email.utils.mktime_tz(date)) for date in dates), default=0)
+
+
+def _read_note(archive: tarfile.TarFile, name: str) -> str:
+    """Return what a hook of the build has left in the tree, "" for nothing."""
+    try:
+        stream = archive.extractfile(f"./{name}")
+    except KeyError:
+        return ""
+    return stream.read(1 << 20).decode(errors="replace") if stream is not None else ""

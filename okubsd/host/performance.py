@@ -14,6 +14,8 @@ import msgspec
 from okubsd import layout
 from okubsd.config.names import quoted
 from okubsd.errors import Problem
+from okubsd.host import door
+from okubsd.host.places import Places
 from okubsd.host.session import Session
 from okubsd.model import Argv
 from okubsd.plan.steps import Phase, Slot, StartDisplay
@@ -40,6 +42,7 @@ class Performance:
         self.report = session.report
         self.slots: dict[Slot, str] = {}
         self.qemu: subprocess.Popen[bytes] | None = None
+        self.booted_at = 0.0
         self.server: subprocess.Popen[bytes] | None = None
         self.glass: subprocess.Popen[bytes] | None = None
         self.shown_at: Path | None = None
@@ -100,3 +103,23 @@ def last_lines(log: Path, count: int = 3) -> str:
     except OSError:
         return ""
     return ": " + quoted("; ".join(lines[-count:]), 400)[1:-1] if lines else ""
+
+
+_KEPT_TIMINGS = 100
+
+
+def record_timing(places: Places, name: str, timing: Timing) -> None:
+    """Keep the phases of the last starts, a JSON object a line."""
+    path = places.vm(name) / layout.TIMINGS
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    lines.append(msgspec.json.encode(timing) + b"\n")
+    door.write(path, b"".join(lines[-_KEPT_TIMINGS:]))
+
+
+def read_timings(places: Places, name: str) -> list[Timing]:
+    """Return the recorded starts of the VM, oldest first."""
+    try:
+        text = (places.vm(name) / layout.TIMINGS).read_bytes()
+        return msgspec.json.Decoder(Timing).decode_lines(text)
+    except (OSError, ValueError, msgspec.MsgspecError):
+        return []

@@ -41,6 +41,11 @@ class Places(msgspec.Struct, frozen=True):
         return self.state / layout.STATE_RUN
 
     @property
+    def pool(self) -> Path:
+        """Return the directory of the saved states."""
+        return self.state / layout.POOL
+
+    @property
     def of_system(self) -> Places:
         """Return the places of what vmd runs: its images belong to root and are the same for all users."""
         return msgspec.structs.replace(self, state=self.system / "var/okubsd")

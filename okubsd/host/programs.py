@@ -34,6 +34,16 @@ def glass_argv() -> Argv:
     return (sys.executable, "-P", "-m", "okubsd.host.glass")
 
 
+def attending_argv() -> Argv:
+    """Return the program that hears a guest; it gets one argument (display/orders.py)."""
+    return (sys.executable, "-P", "-m", "okubsd.host.attending")
+
+
+def microphone_argv(vm: str) -> Argv:
+    """Return the program that gives a VM a microphone."""
+    return (sys.executable, "-P", "-m", "okubsd.host.microphone", vm)
+
+
 def farewell_argv(orders: str) -> Argv:
     """Return the program that shows on the desktop why a start failed."""
     return (sys.executable, "-P", "-m", "okubsd.host.glass.splash", orders)

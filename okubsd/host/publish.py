@@ -54,6 +54,11 @@ def publish(guest: Guest, port: int, host_port: int) -> None:
         raise Problem(f"{vm.name}: port {host_port} of this host was not published: {door.reason(done)}")
 
 
+def is_open(guest: Guest, port: int) -> bool:
+    """Return whether somebody in the guest listens on ``port`` of its loopback."""
+    return guest.ask(("bash", "-c", f": </dev/tcp/127.0.0.1/{port}"), timeout=_CALL).code == 0
+
+
 def unpublish(vm: Vm, run: Path, host_port: int) -> bool:
     """Take a port back; return whether it was published."""
     port = published(run).get(host_port)

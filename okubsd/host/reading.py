@@ -9,16 +9,20 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO
 
+import msgspec
+
 from okubsd.config.description import parse_description
+from okubsd.config.locales import host_locale
 from okubsd.config.names import quoted
 from okubsd.config.recipe import parse_recipe
 from okubsd.errors import BadDescription, Problem
 from okubsd.host.places import Places, description_candidates, xdg_directory
 from okubsd.host.trust import entry_mistake, opened_mistake, place_mistake
-from okubsd.model import Description, Recipe
+from okubsd.model import Description
+from okubsd.recipe import Recipe
 
 # Part of every recipe's digest: raise it when a change of the builder changes what comes out.
-_BUILDER = b"okubsd image 6\n"
+_BUILDER = b"okubsd image 7\n"
 
 
 # Of a text that somebody writes; a description of 500 VMs is a hundredth of it.
@@ -99,7 +103,14 @@ def read_description(places: Places, given: str, recipes: dict[str, Recipe]) -> 
     """Return the description this user means; ``given`` is what -f named, ``recipes`` what VMs can be made of."""
     path = find_description(places, given)
     texts = [(drop_in, read_trusted(drop_in)) for drop_in in drop_ins_of(path)]
-    return parse_description(path, read_trusted(path), texts, recipes)
+    return understood(parse_description(path, read_trusted(path), texts, recipes))
+
+
+def understood(description: Description) -> Description:
+    """Return ``description`` with the language of the user in the VMs that are to have that."""
+    locale = host_locale(os.environ)
+    vms = (msgspec.structs.replace(vm, locale=vm.locale or locale) for vm in description.vms)
+    return msgspec.structs.replace(description, vms=tuple(vms))
 
 
 def drop_ins_of(path: Path) -> list[Path]:
@@ -144,7 +155,17 @@ def read_recipes(places: Places) -> dict[str, Recipe]:
             mistakes += error.mistakes
     if mistakes:
         raise BadDescription(mistakes)
-    return recipes
+    return {name: _with_other(places, recipe) for name, recipe in recipes.items()}
+
+
+def _with_other(places: Places, recipe: Recipe) -> Recipe:
+    """Return a recipe that makes the image of another, with the other's own files in its digest, as it has them."""
+    other = recipe_directories(places).get(recipe.image)
+    if other is None:
+        return recipe
+    return msgspec.structs.replace(
+        recipe, digest=hashlib.sha256(f"{recipe.digest} {digest_of(other)}".encode()).hexdigest()
+    )
 
 
 def _read_recipe(places: Places, path: Path) -> str:

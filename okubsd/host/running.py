@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from okubsd import layout
+from okubsd.decode import read_json
 from okubsd.host import locks, programs
 from okubsd.host.places import Places
 from okubsd.model import Vm
@@ -93,13 +94,30 @@ def start_anew(run: Path, vm: Vm) -> None:
     write_started(run, vm)
 
 
-def read_started(places: Places, name: str) -> Vm | None:
-    """Return what the VM ``name`` was started with last, or None where nobody wrote it down."""
+def write_builds(run: Path, builds: dict[str, str]) -> None:
+    """Write down which builds a VM is started with, by the names of their images."""
     import msgspec
 
+    from okubsd.host import door
+
+    door.write(run / layout.BUILDS, msgspec.json.encode(builds), lasting=False)
+
+
+def read_builds(places: Places, name: str) -> dict[str, str]:
+    """Return what builds the VM ``name`` was started with, {} where nobody wrote it down."""
+
     try:
-        vm = msgspec.json.decode((places.vm_run(name) / layout.STARTED).read_bytes(), type=Vm)
-    except (OSError, msgspec.DecodeError):
+        return read_json((places.vm_run(name) / layout.BUILDS).read_bytes(), dict[str, str])
+    except (OSError, ValueError):
+        return {}
+
+
+def read_started(places: Places, name: str) -> Vm | None:
+    """Return what the VM ``name`` was started with last, or None where nobody wrote it down."""
+
+    try:
+        vm = read_json((places.vm_run(name) / layout.STARTED).read_bytes(), Vm)
+    except (OSError, ValueError):
         return None
     return vm if vm.name == name else None
 
@@ -107,6 +125,10 @@ def read_started(places: Places, name: str) -> Vm | None:
 def started_or_bare(places: Places, name: str) -> Vm:
     """Return what the VM ``name`` was started with, or no more than its name."""
     return read_started(places, name) or Vm(name=name, image="")
+
+
+# What a keeper writes of a guest that somebody had stop (host/keeper.py).
+PAUSED = "paused"
 
 
 def why_it_stands_still(run: Path) -> str:

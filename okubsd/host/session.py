@@ -11,7 +11,8 @@ from okubsd.errors import BadDescription, Unknown
 
 if TYPE_CHECKING:
     from okubsd.host.places import Places
-    from okubsd.model import Description, Recipe, Vm
+    from okubsd.model import Description, Vm
+    from okubsd.recipe import Recipe
 
 Report = Callable[[str], None]
 
@@ -58,7 +59,12 @@ class Session:
         """Return the description.  Raises BadDescription for its mistakes."""
         from okubsd.host.reading import read_description
 
-        return read_description(self.places, self.given, self.recipes)
+        found = read_description(self.places, self.given, self.recipes)
+        if any(vm.locale != "C" for vm in found.vms):
+            from okubsd.config.locales import with_locales
+
+            self.recipes.update(with_locales(self.recipes, found.vms))
+        return found
 
     @functools.cached_property
     def known_description(self) -> Description | None:

@@ -19,6 +19,7 @@ from okubsd.host.places import Places
 from okubsd.host.trust import place_mistake
 from okubsd.images.signify import (
     LARGEST_KEY,
+    LARGEST_LIST,
     PublicKey,
     Signature,
     parse_public_key,
@@ -118,12 +119,12 @@ def sign(places: Places, message: bytes) -> tuple[PublicKey, bytes]:
     return public, render_signed(signature, message, f"{OWN}.pub")
 
 
-def check_signed(key: PublicKey, text: bytes) -> bytes:
+def check_signed(key: PublicKey, text: bytes, largest: int = LARGEST_LIST) -> bytes:
     """Return what is signed in ``text``, which ``key`` has to have signed.  Raises ValueError, in words, otherwise."""
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-    signature, message = parse_signed(text)
+    signature, message = parse_signed(text, largest)
     if signature.number != key.number:
         raise ValueError("was signed by another key than the one that it names")
     try:
@@ -131,6 +132,15 @@ def check_signed(key: PublicKey, text: bytes) -> bytes:
     except InvalidSignature:
         raise ValueError("does not have the signature of its key: it was changed") from None
     return message
+
+
+def check_by_known(places: Places, text: bytes, largest: int = LARGEST_LIST) -> tuple[Known, bytes]:
+    """Return the trusted key that has signed ``text``, and what is signed.  Raises ValueError, in words, for none."""
+    signature, _ = parse_signed(text, largest)
+    found = [known for known in known_keys(places) if known.key.number == signature.number]
+    if not found:
+        raise ValueError("is signed by a key that is not trusted here; see okubsd key ls")
+    return found[0], check_signed(found[0].key, text, largest)
 
 
 def trusted_key(places: Places, offered: PublicKey) -> Known | None:

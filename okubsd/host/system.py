@@ -11,7 +11,8 @@ import msgspec
 from okubsd.errors import Problem
 from okubsd.host import door
 from okubsd.host.trust import is_root
-from okubsd.model import Argv, FileState
+from okubsd.hostfile import FileState
+from okubsd.model import Argv
 
 # Nothing that okubsd edits is larger; what is, is not what its name says.
 _LARGEST = 4 << 20

@@ -16,7 +16,8 @@ from okubsd.host import door, gateway, programs
 from okubsd.host.guest import ROOT, Guest
 from okubsd.host.session import Session
 from okubsd.host.trust import is_root
-from okubsd.model import Argv, Network, NetworkKind, Proxy, Vm
+from okubsd.model import Argv, Network, NetworkKind, Vm
+from okubsd.recipe import Proxy
 from okubsd.vpn.status import WgState, parse_ifconfig_wg, parse_wg_show
 
 _PATIENCE = 12

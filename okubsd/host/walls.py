@@ -13,10 +13,11 @@ from pathlib import Path
 import msgspec
 
 from okubsd import layout
+from okubsd.decode import read_json
 from okubsd.host import door, programs
 from okubsd.host.places import Places
 from okubsd.host.trust import is_root
-from okubsd.model import Accelerator
+from okubsd.plan.facts import Accelerator
 from okubsd.qemu.argv import QEMU
 from okubsd.qemu.rom import SIGN, probe_argv, render_rom
 
@@ -50,8 +51,8 @@ def _remembered(places: Places) -> _Remembered:
     probe = hashlib.sha256(render_rom()).hexdigest()[:8]
     key = f"{boot_id()} {stamp} {readable} {probe}"
     try:
-        answers = msgspec.json.decode((places.state / layout.HOST_ANSWERS).read_bytes(), type=_Remembered)
-    except (OSError, msgspec.DecodeError):
+        answers = read_json((places.state / layout.HOST_ANSWERS).read_bytes(), _Remembered)
+    except (OSError, ValueError):
         return _Remembered(key)
     return answers if answers.key == key else _Remembered(key)
 
@@ -59,6 +60,18 @@ def _remembered(places: Places) -> _Remembered:
 def _remember(places: Places, answers: _Remembered) -> None:
     door.make_private(places.state)
     door.write(places.state / layout.HOST_ANSWERS, msgspec.json.encode(answers))
+
+
+def ask_machine() -> str:
+    """Return what stands for this QEMU on this CPU: a state that another one saved does not go on here."""
+    program = programs.find_program(QEMU)
+    status = Path(program).stat() if program else None
+    try:
+        cpu = re.findall(r"(?m)^(?:model name|flags|microcode)\s.*", Path("/proc/cpuinfo").read_text())[:3]
+    except OSError:
+        cpu = []
+    words = [*cpu, *((str(status.st_size), str(status.st_mtime_ns)) if status else ())]
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
 
 
 def ask_accelerator(places: Places, *, anew: bool = False) -> Accelerator:

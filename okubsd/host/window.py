@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from okubsd.display.frame import plain
 from okubsd.display.png import render_png
 from okubsd.errors import DisplayGone, HostLacks, TimedOut
 from okubsd.guest.identity import FAMILY_LOCAL, FAMILY_WILD, render_xauthority
@@ -33,7 +34,7 @@ _ANSWER_SECONDS = 20.0
 
 # What the looking child may hold: our own modules, and a few pictures of a large screen.  In bytes.
 _CHILD_MEMORY = 768 << 20
-_LARGEST_PICTURE = 256 << 20
+_LARGEST_PICTURE, _LONGEST_TITLES = 256 << 20, 64 << 10
 
 # A window that was painted looks the same twice in this time, while its VM is at rest.
 _STILL_SECONDS = 0.5
@@ -177,6 +178,13 @@ class Watcher:
             raise DisplayGone(f"{self._name}: its display :{self._number} gave no picture")
         return data
 
+    def titles(self) -> list[str]:
+        """Return what the windows of apps are called, as far as one may read it."""
+        answer = self._ask(b"titles", _ANSWER_SECONDS)
+        size = int(answer) if re.fullmatch(rb"[0-9]{1,6}", answer) else 0
+        data = self._child.read_rest(size, _ANSWER_SECONDS) if 0 < size <= _LONGEST_TITLES else b""
+        return [plain(line) for line in (data or b"").decode(errors="replace").split("\n") if plain(line)]
+
     def end(self) -> None:
         """End the child."""
         self._child.end()
@@ -199,6 +207,12 @@ def take_picture(name: str, number: int, cookie: bytes) -> bytes:
         return watcher.picture()
 
 
+def titles(name: str, number: int, cookie: bytes) -> list[str]:
+    """Return what the windows on display ``number`` of the VM ``name`` are called.  Raises as take_picture()."""
+    with watching(name, number, cookie) as watcher:
+        return watcher.titles()
+
+
 # --- in the child -------------------------------------------------------------------------------
 
 
@@ -217,6 +231,9 @@ def _look(end: socket.socket, number: int, pid: int | None) -> None:
         elif word == b"painted":
             _wait_for_paint(opened, known, pid)
             end.sendall(b"painted\n")
+        elif word == b"titles":
+            said = "\n".join(_titles(opened)).encode()[:_LONGEST_TITLES]
+            end.sendall(b"%d\n" % len(said) + said)
         elif word == b"picture":
             data = _picture(opened)
             end.sendall(b"%d\n" % len(data))
@@ -227,6 +244,20 @@ def app_windows(opened: Any) -> set[int]:
     """Return the ids of the mapped top-level windows of apps (ICCCM: they have a WM_CLASS)."""
     found: set[int] = set()
     _collect(opened.screen().root, found, depth=3)
+    return found
+
+
+def _titles(opened: Any) -> list[str]:
+    from Xlib import X, error
+
+    found = []
+    for window in app_windows(opened):
+        with contextlib.suppress(error.BadWindow):
+            named = opened.create_resource_object("window", window)
+            title = named.get_property(opened.intern_atom("_NET_WM_NAME"), X.AnyPropertyType, 0, 64)
+            title = title or named.get_property(opened.intern_atom("WM_NAME"), X.AnyPropertyType, 0, 64)
+            if title is not None and title.format == 8:
+                found.append(bytes(title.value).decode(errors="replace"))
     return found
 
 

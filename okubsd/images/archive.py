@@ -23,9 +23,20 @@ _BLOCK = tarfile.BLOCKSIZE
 # The parts of each kind of image, and how large one may be at most, in bytes.
 _MIB = 1 << 20
 PARTS: dict[Kind, dict[str, int]] = {
-    Kind.BOOT: {"vmlinuz": 64 * _MIB, "initrd": 128 * _MIB, "network": 128 * _MIB, "boot.img": 128 * _MIB},
-    Kind.BASE: {"drive.squashfs": 8192 * _MIB, "index.json": 128 * _MIB},
-    Kind.APP: {"drive.squashfs": 8192 * _MIB},
+    Kind.BOOT: {
+        "vmlinuz": 64 * _MIB,
+        "initrd": 128 * _MIB,
+        "network": 128 * _MIB,
+        "boot.img": 128 * _MIB,
+        "config": _MIB,
+    },
+    Kind.BASE: {
+        "drive.squashfs": 8192 * _MIB,
+        "index.json": 128 * _MIB,
+        "tools.squashfs": 8192 * _MIB,
+        "tools.json": 128 * _MIB,
+    },
+    Kind.APP: {"drive.squashfs": 8192 * _MIB, "index.json": 128 * _MIB},
 }
 LARGEST_MANIFEST = _MIB
 LARGEST = {KEY: 4 << 10, DIGESTS: _MIB, MANIFEST: LARGEST_MANIFEST} | {
@@ -81,7 +92,7 @@ def magic_mistake(part: str, head: bytes) -> str:
     Programs of the host probe what they are given: a drive that is really an image with a backing file would have
     vmctl(8) or QEMU open any file of the host's.
     """
-    if part == "drive.squashfs" and head[:4] != b"hsqs":
+    if part.endswith(".squashfs") and head[:4] != b"hsqs":
         return "a squashfs"
     if part == "boot.img" and (head[510:512] != b"\x55\xaa" or head[:4] == b"QFI\xfb"):
         return "a drive with a partition table"

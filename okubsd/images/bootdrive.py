@@ -35,15 +35,15 @@ _KERNEL = (
 ENVIRONMENT = {"MTOOLSRC": "/dev/null", "MTOOLS_SKIP_CHECK": "1", "TZ": "UTC0", "SOURCE_DATE_EPOCH": "1767225600"}
 
 
-def render_config(tsc_khz: int | None = None) -> bytes:
-    """Return syslinux.cfg, padded to its slot.
+def render_config(tsc_khz: int | None = None, kernel: str = _KERNEL) -> bytes:
+    """Return syslinux.cfg, padded to its slot, with the command line ``kernel``.
 
     ``tsc_khz`` is the rate of the host's time stamp counter: without it a guest of vmd's falls to a clock that
     runs at a half or a fifth of the time.  None leaves the kernel to find out.
     """
     clock = f" tsc=reliable tsc_early_khz={tsc_khz}" if tsc_khz else ""
     lines = ("PROMPT 0", "NOESCAPE 1", "DEFAULT l", "LABEL l", " LINUX vmlinuz", " INITRD initrd,network")
-    text = _MARK + "".join(f"{line}\n" for line in (*lines, f" APPEND {_KERNEL}{clock}")).encode()
+    text = _MARK + "".join(f"{line}\n" for line in (*lines, f" APPEND {kernel}{clock}")).encode()
     assert len(text) <= _SLOT
     return text.ljust(_SLOT, b"\n")
 

@@ -81,9 +81,12 @@ def render_secret_key(public: PublicKey, secret: bytes) -> bytes:
     )
 
 
-def parse_signed(text: bytes) -> tuple[Signature, bytes]:
-    """Return the signature of a signed list, and the list.  Raises ValueError, in words, where it is none."""
-    _, raw, message = _parse(text, LARGEST_LIST)
+def parse_signed(text: bytes, largest: int = LARGEST_LIST) -> tuple[Signature, bytes]:
+    """Return the signature of a signed list, and the list.
+
+    Raises ValueError, in words, where it is none, or has more than ``largest`` bytes.
+    """
+    _, raw, message = _parse(text, largest)
     if len(raw) != 2 + _NUMBER + 64:
         raise ValueError("is no signature of signify(1)")
     return Signature(raw[2 : 2 + _NUMBER], raw[2 + _NUMBER :]), message
@@ -117,6 +120,9 @@ def _parse(text: bytes, largest: int) -> tuple[str, bytes, bytes]:
         raise ValueError("is not in the form of signify(1)")
     try:
         raw = base64.b64decode(lines[1], validate=True)
+        if base64.b64encode(raw) != lines[1]:
+            # As b64_pton(3) of OpenBSD has it: bits beyond the last byte are 0.
+            raise ValueError
     except (binascii.Error, ValueError):
         raise ValueError("has no base64 where it should be") from None
     if raw[:2] != _ALGORITHM:

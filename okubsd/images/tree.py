@@ -15,7 +15,11 @@ import msgspec
 
 from okubsd.config.names import quoted
 from okubsd.errors import Problem
-from okubsd.model import Argv, Kind, Recipe
+from okubsd.guest import sandbox
+from okubsd.guest.reseed import render_program
+from okubsd.images.commands import DATES, DEBS
+from okubsd.model import Argv, Kind
+from okubsd.recipe import Recipe, Sandbox
 
 
 class Node(msgspec.Struct, frozen=True):
@@ -38,7 +42,15 @@ _DROPPED = re.compile(
     r"|etc/(apt|cron\..*|init\.d|rc.\.d|systemd|logrotate\.d)/.*"
     r"|var/lib/(dbus/machine-id|systemd/.*|dpkg/.*-old|dpkg/lock.*|dpkg/triggers/Lock)"
     r"|usr/lib/systemd/.*|lib/systemd/.*"
+    r"|usr/share/i18n/.*|etc/locale\.(gen|alias)"
     r"|.*/__pycache__(/.*)?"
+    rf"|{DATES}|{DEBS}"
+)
+# What is known of packages, and the list of one's files (dpkg(1)); what serves their installing only, and no program.
+PACKAGES = "var/lib/dpkg/"
+LIST = re.compile(PACKAGES + r"info/([a-z0-9][a-z0-9+.-]*)(?::amd64)?\.list")
+_INSTALLING = frozenset(
+    {"adduser", "base-passwd", "debconf", "dpkg", "init-system-helpers", "libpam-runtime", "passwd", "usr-is-merged"}
 )
 # Directories under /dev, /var/cache and the like are made by init or by tmpfs; these must exist.
 _KEPT = re.compile(r"var/cache/fontconfig(/.*)?")
@@ -53,6 +65,16 @@ def is_kept(path: str, kind: Kind) -> bool:
     if kind is Kind.APP and _DROPPED_FROM_APPS.fullmatch(path):
         return False
     return _KEPT.fullmatch(path) is not None or _DROPPED.fullmatch(path) is None
+
+
+# Where daemons expect their directories: these stay, empty.
+_STATE = re.compile(r"var/(log|lib|spool)/[^/]+(/[^/]+)?")
+_NOT_STATE = re.compile(r"var/lib/(apt|dpkg|systemd|dbus|ucf)(/|$)|var/log/apt")
+
+
+def is_kept_directory(path: str) -> bool:
+    """Return whether the directory ``path`` stays though nothing in it does."""
+    return _STATE.fullmatch(path) is not None and _NOT_STATE.match(path) is None
 
 
 def mode_in_drive(path: str, mode: int, allowed: Iterable[str]) -> int:
@@ -70,8 +92,36 @@ def added_paths(tree: Index, base: Index) -> list[str]:
     stand in, sorted."""
     added = {path for path, node in tree.items() if base.get(path) != node and not stat.S_ISDIR(node.mode)}
     added |= {path for path, node in tree.items() if stat.S_ISDIR(node.mode) and path not in base}
-    parents = {"/".join(path.split("/")[:depth]) for path in added for depth in range(1, path.count("/") + 1)}
-    return sorted(added | (parents & tree.keys()))
+    return with_parents(added, tree)
+
+
+def with_parents(paths: Iterable[str], tree: Index) -> list[str]:
+    """Return ``paths`` with the directories they stand in, sorted."""
+    wanted = set(paths)
+    parents = {"/".join(path.split("/")[:depth]) for path in wanted for depth in range(1, path.count("/") + 1)}
+    return sorted(wanted | (parents & tree.keys()))
+
+
+def needed_beside(status: str, known: set[str]) -> set[str]:
+    """Return which of the packages ``known`` others need to run, by a dpkg database's ``status``.
+
+    Those that only serve installing are needed by none.
+    """
+    found = set[str]()
+    for stanza in status.split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in stanza.splitlines() if ": " in line and line[0] != " ")
+        if fields.get("Package", "") not in known:
+            for line in (fields.get("Depends", ""), fields.get("Pre-Depends", "")):
+                found |= {word.strip().split(" ")[0].split(":")[0] for word in re.split("[,|]", line)}
+    return (found & known) - _INSTALLING
+
+
+def is_directory(path: str, nodes: Index) -> bool:
+    """Return whether ``path`` is a directory or a link to one, as /bin is: packages have it together."""
+    node = nodes[path]
+    target = posixpath.normpath(posixpath.join("/", posixpath.dirname(path), node.content)).lstrip("/")
+    there = nodes.get(target) if stat.S_ISLNK(node.mode) else node
+    return there is not None and stat.S_ISDIR(there.mode)
 
 
 def follow_links(path: str, nodes: Index) -> str:
@@ -135,4 +185,34 @@ def made_files(recipe: Recipe) -> dict[str, tuple[int, bytes]]:
         f"etc/okubsd/services/{i:02}-{words.split('/')[-1].split()[0]}": (0o755, f"#!/bin/sh\nexec {words}\n".encode())
         for i, words in enumerate(recipe.services)
     }
-    return apps | services
+    return apps | services | _wall_files(recipe)
+
+
+# Programs of busybox that people look for in a shell, and that no other package of the base has (busybox(1)).
+APPLETS = (
+    "bc", "dc", "free", "ifconfig", "ip", "killall", "less", "nc", "netstat", "nslookup", "pidof", "ping", "ps",
+    "route", "telnet", "top", "traceroute", "unzip", "uptime", "vi", "w", "watch", "wget", "xxd",
+)  # fmt: skip
+
+
+def _applets() -> dict[str, tuple[int, bytes]]:
+    return {f"usr/bin/{name}": (0o755, f'#!/bin/sh\nexec busybox {name} "$@"\n'.encode()) for name in APPLETS}
+
+
+def _wall_files(recipe: Recipe) -> dict[str, tuple[int, bytes]]:
+    """Return what the second wall reads: in the base its filter and its defaults, else what an image says otherwise."""
+    if recipe.kind is Kind.BASE:
+        return _applets() | {
+            "usr/lib/okubsd/reseed": (0o755, render_program()),
+            "usr/lib/okubsd/refused.bpf": (0o644, sandbox.seccomp_filter()),
+            "usr/lib/okubsd/sandbox": (0o644, sandbox.render_args(Sandbox())),
+        }
+    if not recipe.sandbox.on:
+        return {"etc/okubsd/no-sandbox": (0o644, b"")}
+    if recipe.sandbox == Sandbox():
+        return {}
+    home = "".join(f"{path}\n" for path in recipe.sandbox.home)
+    return {
+        "etc/okubsd/sandbox": (0o644, sandbox.render_args(recipe.sandbox)),
+        "etc/okubsd/sandbox.home": (0o644, home.encode()),
+    }

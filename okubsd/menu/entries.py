@@ -20,6 +20,11 @@ _SPECIAL = re.compile(r"[^A-Za-z0-9_./:=+,@%-]")
 _ESCAPED = re.compile(r'["`$\\]')
 
 
+def stem_of(vm: str, app: str) -> str:
+    """Return what the files of an entry are called: no two are called alike, whatever hyphens are in the two names."""
+    return f"{PREFIX}{vm}{'--' if '-' in vm + app else '-'}{app}"
+
+
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """One app of one VM: what it is called, by which command it starts, and where its picture lies."""
 
@@ -35,7 +40,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def file(self) -> str:
         """The name of its file."""
-        return f"{PREFIX}{self.vm}-{self.app}.desktop"
+        return f"{stem_of(self.vm, self.app)}.desktop"
 
     @property
     def title(self) -> str:
@@ -59,6 +64,30 @@ def render_entry(entry: Entry) -> str:
     if entry.copies:
         lines += ["Actions=copy;", "", "[Desktop Action copy]", "Name=In a copy of which nothing is left",
                   f"Exec={render_exec(entry.start('--disposable'))}"]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+# What hands addresses and files to `okubsd open`, and what it can be chosen for (shared-mime-info; RFC 6838).
+OPENER = f"{PREFIX}open.desktop"
+_OPENED = (
+    *("x-scheme-handler/http", "x-scheme-handler/https", "text/html", "text/plain", "application/pdf"),
+    *("image/png", "image/jpeg", "image/gif", "image/webp", "image/tiff", "audio/mpeg", "audio/ogg", "video/mp4"),
+    *("video/webm", "video/x-matroska", "application/msword", "application/rtf", "application/epub+zip"),
+    *(f"application/vnd.oasis.opendocument.{kind}" for kind in ("text", "spreadsheet", "presentation")),
+    *(
+        f"application/vnd.openxmlformats-officedocument.{kind}"
+        for kind in ("wordprocessingml.document", "spreadsheetml.sheet", "presentationml.presentation")
+    ),
+)
+
+
+def render_opener(command: Argv) -> str:
+    """Return the desktop file of what opens addresses and files; the desktop asks for it where the user chose it."""
+    lines = [
+        "[Desktop Entry]", MADE, "Type=Application", "Name=Open in a VM",
+        "Comment=In the VM that open.rules names", f"Exec={render_exec((*command, 'open'))} %u", "Terminal=false",
+        "NoDisplay=true", f"MimeType={''.join(f'{kind};' for kind in _OPENED)}",
+    ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from okubsd.model import Proxy
+from okubsd.recipe import Proxy
 from okubsd.rules import Bandwidth, NamedSet, Rule, asks_names, effective_rules, is_name, named_sets
 
 TABLE = "okubsd"
@@ -149,7 +149,8 @@ def _input(clients: tuple[Client, ...], ways: tuple[str, str], proxy: Proxy | No
 def _output(
     endpoints: Iterable[tuple[str, int]], links: str, uplink: str, proxy: Proxy | None, asked: Iterable[str]
 ) -> list[str]:
-    lines = ['oifname "lo" accept', 'oifname "eth0" tcp sport 22 ct state established accept']
+    # What answers ssh, also over a connection that is older than these rules: it opens none.
+    lines = ['oifname "lo" accept', 'oifname "eth0" tcp sport 22 tcp flags & (syn | ack) != syn accept']
     lines += [f'oifname "{uplink}" ip daddr {address} udp dport {port} accept' for address, port in endpoints]
     if proxy:
         lines.append(f'oifname "{uplink}" meta skuid "{proxy.user}" accept')

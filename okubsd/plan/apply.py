@@ -15,7 +15,7 @@ import msgspec
 from okubsd import layout
 from okubsd.config.marked import without_block
 from okubsd.errors import Problem
-from okubsd.model import FileState, HostFile
+from okubsd.hostfile import FileState, HostFile
 from okubsd.plan.changes import INTERFACE, Change, changes_to, is_ours, wanted_files
 from okubsd.plan.compile import Compiled, CompiledVm
 from okubsd.plan.interfaces import destroy_interfaces, interface_steps, port_of, remade_switches

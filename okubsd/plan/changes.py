@@ -10,7 +10,8 @@ import msgspec
 
 from okubsd import layout
 from okubsd.config.marked import with_block, without_block
-from okubsd.model import DRIVERS, FileState, HostFile, How
+from okubsd.hostfile import FileState, HostFile, How
+from okubsd.model import DRIVERS
 from okubsd.plan.compile import Compiled
 from okubsd.vpn.wg import without_keys
 

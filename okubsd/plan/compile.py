@@ -8,7 +8,8 @@ import msgspec
 
 from okubsd import layout
 from okubsd.errors import BadDescription
-from okubsd.model import Backend, Description, HostFile, How, Network, NetworkKind, Recipe, Vm
+from okubsd.hostfile import HostFile, How
+from okubsd.model import Backend, Description, Network, NetworkKind, Vm
 from okubsd.netif.hostname import dhcpd_conf, loopback_file, tap_file, veb_file, vport_file
 from okubsd.netif.numbers import render_numbers
 from okubsd.pf.render import (
@@ -33,6 +34,7 @@ from okubsd.plan.exits import (
 from okubsd.plan.images import BOOT_IMAGE, images_of
 from okubsd.plan.limits import OPENBSD, limits
 from okubsd.plan.seats import engine_for
+from okubsd.recipe import Recipe
 from okubsd.vmd.conf import Disk
 from okubsd.vmd.helper import DRIVES, doas_line, render_record
 from okubsd.vmd.render import Nic, SwitchBlock, VmBlock, lladdr, render_conf

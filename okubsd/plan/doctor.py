@@ -11,7 +11,6 @@ from okubsd import layout
 from okubsd.config.marked import BEGIN
 from okubsd.config.parse_y import ConfError
 from okubsd.config.sizes import render_size
-from okubsd.model import Finding
 from okubsd.pf.rules import Ruleset
 from okubsd.pf.site import defeats
 
@@ -21,6 +20,19 @@ _RDOMAINS = range(1, 256)
 _AS_ROOT = "doas okubsd doctor"
 _APPLY = "doas okubsd apply"
 _EDIT = "doas vi /etc/pf.conf"
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that was looked at.
+
+    ``state`` is "ok", "lacks", "weak", "low", "slow" or "unknown"; ``command`` is what helps, "" for
+    nothing; ``vital`` says that no VM starts without it.
+    """
+
+    state: str
+    what: str
+    command: str = ""
+    vital: bool = False
 
 
 class OpenBsdFacts(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,8 +6,15 @@ from pathlib import Path
 
 import msgspec
 
-from okubsd.model import Accelerator, Argv, Backend, Image, Network, NetworkKind
+from okubsd.model import Argv, Backend, Image, Network, NetworkKind
 from okubsd.plan.seats.base import Seat
+
+
+class Accelerator(msgspec.Struct, frozen=True):
+    """The answer of the accelerator probe: "kvm" or "tcg", and why, in words."""
+
+    name: str
+    why: str
 
 
 class VmFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -15,8 +22,9 @@ class VmFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     ``seat`` is where it runs, None where it does not, ``pid`` what the host has for it; ``display`` the number of its
     live X server, ``nested`` whether that has no connection to the desktop, ``glass`` whether its windows are shown
-    there; ``connected`` whether the shared ssh connection is open; ``home_size`` is that of its home drive in
-    bytes, ``stall`` why a running guest stands still, "" where it does not.
+    there, ``attended`` whether somebody hears what it asks and plays; ``connected`` whether the shared ssh connection
+    is open; ``home_size`` is that of its home drive in bytes, ``stall`` why a running guest stands still, "" where it
+    does not.
     """
 
     name: str
@@ -27,6 +35,7 @@ class VmFacts(msgspec.Struct, frozen=True, kw_only=True):
     display: int | None = None
     nested: bool = False
     glass: bool = False
+    attended: bool = False
     connected: bool = False
     has_keys: bool = False
     has_home: bool = False
@@ -47,8 +56,9 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     out of them.  ``seccomp`` says whether QEMU can filter its system calls, ``usable_memory`` how many bytes there are
     for programs (0: not known), ``taken_memory`` how many of them the VMs of vmd that run may take.
     ``missing`` maps a program that is not there to the command that installs it, ``now`` is seconds since the epoch,
-    ``okubsd`` how we are called again, ``glass`` what shows windows, and ``names_program`` what keeps the addresses of
-    names.
+    ``machine`` stands for the QEMU and the CPU that saved states are of, ``saved`` are the names of those that there
+    are, in the directory ``pool``.  ``okubsd`` is how we are called again, about a ``description``, ``glass`` what
+    shows windows, ``attending`` what hears guests, and ``names_program`` what keeps the addresses of names.
     """
 
     root: bool
@@ -66,8 +76,13 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     missing: dict[str, str] = {}
     now: float = 0.0
     okubsd: Argv = ("okubsd",)
+    description: str = ""
     glass: Argv = ("okubsd-glass",)
+    attending: Argv = ("okubsd-attending",)
     names_program: Path = Path("names")
+    machine: str = ""
+    saved: frozenset[str] = frozenset()
+    pool: Path = Path("pool")
 
     def weakness(self, network: Network) -> str:
         """Return "" where a VM of ``network`` has a network namespace as its wall, otherwise why not."""

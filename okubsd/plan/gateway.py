@@ -14,9 +14,10 @@ from okubsd.config.names import GATEWAY_SUFFIX
 from okubsd.errors import HostLacks, Problem
 from okubsd.guest.cpio import Entry, directory, file
 from okubsd.guest.identity import Link
-from okubsd.model import NAT, Description, Network, NetworkKind, Proxy, Recipe, Vm
+from okubsd.model import NAT, Description, Network, NetworkKind, Vm
 from okubsd.nft.render import Client, render_gateway, render_names
 from okubsd.qemu.argv import Wire
+from okubsd.recipe import Proxy, Recipe
 from okubsd.rules import Rule, named_sets
 from okubsd.vpn.wg_quick import Tunnel, render_setconf
 

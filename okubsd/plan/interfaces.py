@@ -6,7 +6,8 @@ import re
 from collections.abc import Container, Iterable
 
 from okubsd import layout
-from okubsd.model import NETWORK_DRIVERS, TUNNEL_DRIVERS, FileState
+from okubsd.hostfile import FileState
+from okubsd.model import NETWORK_DRIVERS, TUNNEL_DRIVERS
 from okubsd.plan.changes import INTERFACE, Change
 from okubsd.plan.steps import Call, Step
 from okubsd.vmd.helper import parse_record

@@ -10,7 +10,8 @@ from pathlib import PurePosixPath
 
 from okubsd import layout
 from okubsd.config.parse_y import ConfError
-from okubsd.model import Argv, FileState
+from okubsd.hostfile import FileState
+from okubsd.model import Argv
 from okubsd.pf.grammar import parse_pf
 from okubsd.pf.render import anchor_path
 from okubsd.pf.rule_ends import PfHost

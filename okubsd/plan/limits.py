@@ -38,10 +38,24 @@ def limits(
     memory that the host has (0: not known), ``of`` the one VM that is asked about (None: all).
     """
     vms = description.vms if of is None else (of,)
-    found = _homes(description, vms, sizes or {})
+    found = _homes(description, vms, sizes or {}) + _published(description, vms)
     if host == QEMU:
         return found + _qemu(description, vms)
     return found + _switches(description, vms) + _bandwidths(description, vms) + _memory(description, usable)
+
+
+def _published(description: Description, vms: Iterable[Vm]) -> list[str]:
+    """Return which ports of this host are published twice, a sentence each."""
+    owners: dict[int, list[str]] = {}
+    for vm in description.vms:
+        for host, _ in vm.publish:
+            owners.setdefault(host, []).append(vm.name)
+    return [
+        f"{description.path}: vms.{vm.name}.publish: port {host} of this host is published by {', '.join(owners[host])}"
+        for vm in vms
+        for host in dict.fromkeys(host for host, _ in vm.publish)
+        if len(owners.get(host, ())) > 1
+    ]
 
 
 def _qemu(description: Description, vms: Iterable[Vm]) -> list[str]:

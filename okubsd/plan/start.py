@@ -7,18 +7,21 @@ from pathlib import Path
 from okubsd import layout
 from okubsd.config.names import did_you_mean, quoted
 from okubsd.display.frame import COLORS
-from okubsd.display.orders import Orders
+from okubsd.display.orders import Attending, Orders
 from okubsd.display.server import keyboard_argv, server_argv
 from okubsd.errors import HostLacks, Unknown
-from okubsd.guest.ssh import connect_argv, disconnect_argv, show_app_argv
-from okubsd.model import Argv, Face, Recipe, Request, Vm
+from okubsd.guest.ssh import connect_argv, disconnect_argv, publish_argv, show_app_argv
+from okubsd.model import Argv, Face, Request, Vm
 from okubsd.plan.facts import HostFacts
 from okubsd.plan.seats.base import Boot, Seat
 from okubsd.plan.steps import (
+    Attend,
+    BeginShare,
     Connect,
     Disconnect,
     Phase,
     Plan,
+    Publish,
     ShowApp,
     Slot,
     StartDisplay,
@@ -26,10 +29,11 @@ from okubsd.plan.steps import (
     Step,
     WaitDisplay,
 )
+from okubsd.recipe import Recipe
 
 
 def choose_app(vm: Vm, recipe: Recipe, asked: str) -> str:
-    """Return the app that ``start`` shows: the one asked for, or the VM's first; "" of a gateway, which has none.
+    """Return the app that ``start`` shows: the one asked for, or the VM's first; "" where it has none.
 
     Raises Unknown where the VM may not run it.
     """
@@ -37,7 +41,8 @@ def choose_app(vm: Vm, recipe: Recipe, asked: str) -> str:
     if not allowed and not asked:
         return ""
     if not allowed:
-        raise Unknown(f"VM '{vm.name}' is a gateway and shows nothing", f"okubsd start {vm.name}")
+        what = "is a gateway" if recipe.gateway else "has services only"
+        raise Unknown(f"VM '{vm.name}' {what} and shows nothing", f"okubsd start {vm.name}")
     app = asked or allowed[0]
     if app not in allowed:
         hint = did_you_mean(app, allowed)
@@ -70,7 +75,34 @@ def plan_start(boot: Boot, seat: Seat, request: Request) -> Plan:
     if seamless and (needs_display or not state.glass):
         display.append(_glass(boot))
     shown = _show(boot, seat, app, request, needs_display=needs_display, seamless=seamless) if windowed else []
-    return (*begin, *display, *waits, *shown, *(seat.shown(vm, state.run) if waits else ()))
+    after = (*_published(boot), *_shared(boot), *seat.shown(vm, state.run)) if waits else ()
+    attended = (_attend(boot),) if seamless and not (state.attended and state.running) else ()
+    return (*begin, *display, *waits, *shown, *attended, *after)
+
+
+def _attend(boot: Boot) -> Step:
+    vm, host = boot.vm, boot.host
+    orders = Attending(
+        vm=vm.name, description=host.description, heard=vm.sound and boot.recipes[vm.image].sound
+    )  # fmt: skip
+    log = boot.state.directory / layout.ATTENDED_LOG
+    return Attend(vm=vm, argv=host.attending, orders=orders, log=log, run=boot.state.run, phase=Phase.APP)
+
+
+def _published(boot: Boot) -> list[Step]:
+    """Return the steps that give ports of the guest to this host's loopback."""
+    vm, run = boot.vm, boot.state.run
+    return [
+        Publish(
+            vm=vm, host_port=host, port=port, phase=Phase.APP,
+            argv=publish_argv(vm, run, run / f"{layout.PUBLISHED}{host}-{port}", port, host),
+        )
+        for host, port in vm.publish
+    ]  # fmt: skip
+
+
+def _shared(boot: Boot) -> list[Step]:
+    return [BeginShare(vm=boot.vm, share=share, phase=Phase.APP) for share in boot.vm.share]
 
 
 def _is_nested(boot: Boot, request: Request, *, needs_display: bool) -> bool:
@@ -129,6 +161,7 @@ def _show(boot: Boot, seat: Seat, app: str, request: Request, *, needs_display: 
     steps.append(
         ShowApp(
             vm=vm, app=app, argv=show, run=state.run, pace=vm.boot_timeout, keyboard=keyboard, seamless=seamless,
+            another=request.another,
             phase=Phase.APP,
         )
     )  # fmt: skip

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 
 import msgspec
 
-from okubsd.model import Description, NetworkKind, Recipe, Vm
+from okubsd.model import Description, NetworkKind, Vm
 from okubsd.pf.evaluate import Packet, Verdict, evaluate
 from okubsd.pf.render import GROUP, UPLINK, comment
 from okubsd.pf.rules import PfRule, Ruleset
 from okubsd.plan.compile import CompiledVm
+from okubsd.recipe import Recipe
 from okubsd.rules import Rule, asks_names, effective_rules
 
 

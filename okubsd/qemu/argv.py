@@ -43,6 +43,20 @@ class Wire(msgspec.Struct, frozen=True, kw_only=True):
     mac: str
 
 
+# The size of the drive that says who a guest is that goes on from a saved state.
+IDENTITY_BYTES = 1 << 20
+
+
+class Saved(msgspec.Struct, frozen=True, kw_only=True):
+    """A machine whose state is saved, or that goes on from it: its ``memory`` is a file, and the drive ``identity``
+    tells the guest who it is.  What such a guest writes to its memory is its own, but for the ``template``.
+    """
+
+    memory: Path
+    identity: Path
+    template: bool = False
+
+
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """The files and choices that turn a Vm into a running QEMU.
 
@@ -61,6 +75,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     netdev: str
     sandbox: bool = True
     wires: tuple[Wire, ...] = ()
+    saved: Saved | None = None
 
 
 def render_argv(vm: Vm, machine: Machine) -> Argv:
@@ -68,18 +83,17 @@ def render_argv(vm: Vm, machine: Machine) -> Argv:
     return (
         QEMU,
         *("-name", f"guest={vm.name}"),
-        *("-M", _MACHINE, "-bios", _FIRMWARE),
+        *("-M", f"{_MACHINE},memory-backend=ram" if machine.saved else _MACHINE, "-bios", _FIRMWARE),
         *_accelerator(vm, machine.accelerator),
         *("-m", f"{vm.memory >> 20}M"),
         *("-smp", str(vm.cpus)),
         *("-nodefaults", "-no-user-config", "-display", "none", "-vga", "none", "-no-reboot"),
         *(_SANDBOX if machine.sandbox else ()),
-        *("-kernel", str(machine.kernel)),
-        *("-initrd", str(machine.initrd)),
-        *("-append", _command_line(vm, machine.accelerator)),
+        *(() if machine.saved and not machine.saved.template else _kernel(vm, machine)),
         *_drive("base", machine.base, read_only=True),
         *_drive("app", machine.app, read_only=True),
         *(_drive("home", machine.home, read_only=False) if machine.home else ()),
+        *(_saved(vm, machine.saved) if machine.saved else ()),
         *("-netdev", machine.netdev),
         *("-device", "virtio-net-pci,netdev=net0,romfile="),
         *(word for number, wire in enumerate(machine.wires, 1) for word in _wire(wire, f"link{number}")),
@@ -91,7 +105,26 @@ def render_argv(vm: Vm, machine: Machine) -> Argv:
     )
 
 
-def _command_line(vm: Vm, accelerator: str) -> str:
+def _kernel(vm: Vm, machine: Machine) -> Argv:
+    """Return what a guest boots; one that goes on has it in its memory, and QEMU's copy would be its own."""
+    words = ("-kernel", str(machine.kernel), "-initrd", str(machine.initrd))
+    return (*words, "-append", _command_line(vm, machine))
+
+
+def _saved(vm: Vm, saved: Saved) -> Argv:
+    share = "on" if saved.template else "off"
+    memory = f"memory-backend-file,id=ram,size={vm.memory >> 20}M,mem-path={_comma(saved.memory)},share={share}"
+    incoming = () if saved.template else ("-incoming", "defer")
+    return ("-object", memory, *_drive("identity", saved.identity, read_only=True), *incoming)
+
+
+def _command_line(vm: Vm, machine: Machine) -> str:
+    words = _plain_command_line(vm, machine.accelerator)
+    # Behind base, app and, where there is one, home.
+    return f"{words} drive_identity=/dev/vd{'d' if machine.home else 'c'}" if machine.saved else words
+
+
+def _plain_command_line(vm: Vm, accelerator: str) -> str:
     # A software CPU takes a tenth of a second to measure its local timer; one CPU alone does with the HPET.  And
     # each place where a kernel for one CPU patches itself has to be translated anew: it is left as for many.
     return f"{_KERNEL} nolapic_timer noreplace-smp" if accelerator == "tcg" and vm.cpus == 1 else _KERNEL

@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+from okubsd.decode import read_json
+
 # QEMU's answers to what we ask are small; whatever is longer is not from a sane QEMU.
 LARGEST_LINE = 1 << 20
 
@@ -37,8 +39,8 @@ def render_command(name: str, **arguments: object) -> bytes:
 
 
 def parse_answer(line: bytes) -> QmpAnswer:
-    """Return the QmpAnswer of one line.  Raises msgspec.DecodeError where it is none."""
-    return msgspec.json.decode(line, type=QmpAnswer)
+    """Return the QmpAnswer of one line.  Raises ValueError where it is none."""
+    return read_json(line, QmpAnswer)
 
 
 # "  TCP[HOST_FORWARD]  12       127.0.0.1 37671       10.0.2.15    22     0     0"

@@ -86,7 +86,7 @@ def fork(half: Callable[[], int]) -> int:
     code = 1
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        _end_with_parent()
+        end_with_parent()
         signal.alarm(0)
         code = half()
     except BaseException:
@@ -101,12 +101,13 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 _LONGEST_LOOK = 3600  # seconds, where the system cannot tell that the parent is gone
 
 
-def _end_with_parent() -> None:
+def end_with_parent(by: signal.Signals = signal.SIGKILL) -> None:
+    """Have this process get the signal ``by`` when its parent ends, where the system can; else end after an hour."""
     signal.alarm(_LONGEST_LOOK)
     if sys.platform == "linux":
         import ctypes
 
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(by))
 
 
 def _be_child(look: Callable[[socket.socket], None], end: socket.socket, memory: int) -> None:
@@ -116,7 +117,7 @@ def _be_child(look: Callable[[socket.socket], None], end: socket.socket, memory:
         keep = end.fileno()
         os.closerange(3, keep)
         os.closerange(keep + 1, max(keep + 2, 4096))
-        _end_with_parent()
+        end_with_parent()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
         if hasattr(resource, "RLIMIT_DATA"):

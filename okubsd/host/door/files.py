@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -44,6 +45,33 @@ def write(
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def sync(path: Path) -> None:
+    """Have a file or directory on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Have two files or directories change their names, at once where the system can (renameat2(2))."""
+    if sys.platform == "linux":
+        import ctypes
+
+        libc, here = ctypes.CDLL(None), -100
+        if libc.renameat2(here, bytes(one), here, bytes(other), _EXCHANGE) == 0:
+            return
+    aside = other.with_name(f".gone-{other.name}.{os.getpid()}")
+    other.rename(aside)
+    one.rename(other)
+    aside.rename(one)
+
+
+# AT_FDCWD is -100, RENAME_EXCHANGE 2 (linux/fcntl.h, linux/fs.h).
+_EXCHANGE = 2
 
 
 def point(link: Path, target: str) -> None:

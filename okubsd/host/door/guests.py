@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 from okubsd.host.door.common import Done, end_process, environment, resolve, show
 from okubsd.model import Argv
@@ -79,6 +80,32 @@ def _collect(process: subprocess.Popen[bytes], end: float, largest: int) -> Done
                 if len(key.data) > largest:
                     raise OverflowError
     return Done(process.wait(max(0.0, end - time.monotonic())), bytes(out), bytes(err))
+
+
+def listen(argv: Argv, source: IO[bytes] | int) -> subprocess.Popen[bytes]:
+    """Start a call into a guest whose output comes by its stdout, as much at a time as its caller takes; return it.
+
+    ``source`` is its input, or subprocess.PIPE; the call is to end with it, see end_listening().
+    """
+    show(argv)
+    nothing = subprocess.DEVNULL
+    return subprocess.Popen(
+        resolve(argv), stdin=source, stdout=subprocess.PIPE, stderr=nothing, env=environment(_for_guest())
+    )
+
+
+def end_listening(process: subprocess.Popen[bytes]) -> None:
+    """End what listen() began, by the end of its input.
+
+    One that is killed leaves what it ran in the guest, and dropbear then refuses some of the next calls.
+    """
+    for stream in (process.stdin, process.stdout):
+        if stream is not None:
+            with contextlib.suppress(OSError):
+                stream.close()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=2 * _AFTER_THE_END)
+    end_process(process)
 
 
 def spawn_measured(argv: Argv, log: Path) -> subprocess.Popen[bytes]:

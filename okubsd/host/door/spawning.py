@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
 import resource
 import selectors
@@ -22,7 +23,8 @@ from okubsd.model import Argv
 
 def refuse_guest(argv: Argv) -> None:
     """Refuse a call of ssh(1): ask(), stream(), joined() and call_interactive() are the ways into a guest."""
-    if "ssh" in argv:
+    # A VM may be called ssh, too; ours always has its configuration named next.
+    if argv[:1] == ("ssh",) or ("ssh", "-F") in itertools.pairwise(argv):
         raise AssertionError(f"a call into a guest without bounds: {argv}")
 
 
@@ -153,13 +155,33 @@ def spawn(
     return process
 
 
-def begin(argv: Argv) -> subprocess.Popen[bytes]:
-    """Start ``argv`` in a session of its own and return it; all it says comes by its stdout."""
+def begin(argv: Argv, *, errors: bool = True) -> subprocess.Popen[bytes]:
+    """Start ``argv`` in a session of its own and return it; all it says comes by its stdout, its ``errors`` too."""
     refuse_guest(argv)
     pipe = subprocess.PIPE
     return subprocess.Popen(
-        resolve(argv), stdin=subprocess.DEVNULL, stdout=pipe, stderr=subprocess.STDOUT, start_new_session=True
+        resolve(argv),
+        stdin=subprocess.DEVNULL,
+        stdout=pipe,
+        stderr=subprocess.STDOUT if errors else subprocess.DEVNULL,
+        start_new_session=True,
     )
+
+
+def begin_fed(argv: Argv) -> subprocess.Popen[bytes]:
+    """Start ``argv`` in a session of its own, fed by its stdin, which never blocks who writes, and return it."""
+    refuse_guest(argv)
+    show(argv)
+    nothing = subprocess.DEVNULL
+    process = subprocess.Popen(
+        resolve(argv), stdin=subprocess.PIPE, stdout=nothing, stderr=nothing, start_new_session=True
+    )
+    assert process.stdin is not None
+    os.set_blocking(process.stdin.fileno(), False)
+    if hasattr(fcntl, "F_SETPIPE_SZ"):
+        # What waits in it is late.
+        fcntl.fcntl(process.stdin.fileno(), fcntl.F_SETPIPE_SZ, 4096)
+    return process
 
 
 def kill(pid: int, sign: signal.Signals) -> None:

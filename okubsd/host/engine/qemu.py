@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,9 @@ def host_facts(places: Places) -> Mapping[str, Any]:
         "wall": walls.ask_wall(),
         "uplink": walls.ask_uplink(),
         "addresses": walls.ask_addresses(),
+        "machine": walls.ask_machine(),
+        "pool": places.pool,
+        "saved": frozenset(path.parent.name for path in places.pool.glob(f"[!.]*/{layout.SAVED}")),
     }
 
 
@@ -78,10 +82,12 @@ def run(step: StartQemu, performance: Performance) -> None:
         )
     finally:
         os.close(write_end)
+    performance.booted_at = time.monotonic()
     performance.slots[Slot.QEMU_PID] = str(performance.qemu.pid)
     performance.slots[Slot.EXIT_FD] = str(read_end)
     keep = (sys.executable, "-I", "-S", keeper.__file__, str(step.life.parent), str(step.log.parent))
-    door.spawn((*keep, *step.on_address), step.log.with_name(layout.KEEPER_LOG))
+    wake = programs.okubsd_argv("-q", "clock", step.log.parent.name)
+    door.spawn((*keep, *wake, "--", *step.on_address), step.log.with_name(layout.KEEPER_LOG))
 
 
 def join_network(step: StartUplink, performance: Performance) -> None:

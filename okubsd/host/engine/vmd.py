@@ -15,6 +15,7 @@ import msgspec
 
 from okubsd import layout
 from okubsd.config.names import quoted
+from okubsd.decode import read_json
 from okubsd.errors import Problem, TimedOut, Unreachable
 from okubsd.guest.identity import render_identity
 from okubsd.host import door, keys, store
@@ -22,7 +23,7 @@ from okubsd.host.gateway_files import entries_of
 from okubsd.host.performance import Performance
 from okubsd.host.places import Places
 from okubsd.host.records import CALL_SECONDS, read_head, read_record, status_of, usable_memory
-from okubsd.host.running import ask_rows, start_anew
+from okubsd.host.running import ask_rows, start_anew, write_builds
 from okubsd.host.session import Session
 from okubsd.host.system import HostRoot
 from okubsd.host.trust import is_root
@@ -101,6 +102,7 @@ def prepare(step: Prepare, performance: Performance) -> None:
     """
     places, name = performance.places, step.vm.name
     start_anew(step.run, step.vm)
+    write_builds(step.run, store.current_builds(places.of_system, step.images))
     cookie = keys.make_cookie(step.run)
     secrets = keys.read_secrets(step.keys, cookie)
     conf = entries_of(step.vm, step.conf)
@@ -260,8 +262,8 @@ def clock(run: Path) -> str | None:
 def read_clock(run: Path) -> Clock | None:
     """Return what was kept of the guest's clock since it was booted, or None."""
     try:
-        return msgspec.json.decode((run / layout.CLOCK).read_bytes(), type=Clock)
-    except (OSError, msgspec.DecodeError):
+        return read_json((run / layout.CLOCK).read_bytes(), Clock)
+    except (OSError, ValueError):
         return None
 
 

@@ -10,7 +10,9 @@ from okubsd.host.performance import Performance, Timing
 from okubsd.plan import steps
 from okubsd.plan.steps import Plan, Step
 
-_KEPT, _DISPLAY, _STOP, _APPLY = (f"okubsd.host.perform.{name}" for name in ("kept", "display", "stop", "apply"))
+_KEPT, _DISPLAY, _GIVEN, _STOP, _APPLY = (
+    f"okubsd.host.perform.{name}" for name in ("kept", "display", "given", "stop", "apply")
+)
 _QEMU, _VMD = "okubsd.host.engine.qemu", "okubsd.host.engine.vmd"
 
 # Module and function for every step; a module is loaded with the first of its steps.
@@ -23,6 +25,7 @@ HOW: dict[type[Step], tuple[str, str]] = {
     steps.WriteInitrd: (_KEPT, "write_initrd"),
     steps.WriteSshConfig: (_KEPT, "write_ssh_config"),
     steps.StartQemu: (_QEMU, "run"),
+    steps.Resume: ("okubsd.host.saved", "resume"),
     steps.StartUplink: (_QEMU, "join_network"),
     steps.LoadRules: (_QEMU, "load_rules"),
     steps.EndQemu: (_QEMU, "end"),
@@ -41,6 +44,9 @@ HOW: dict[type[Step], tuple[str, str]] = {
     steps.WaitDisplay: (_DISPLAY, "wait_display"),
     steps.Disconnect: (_DISPLAY, "disconnect"),
     steps.Connect: (_DISPLAY, "connect"),
+    steps.Publish: (_GIVEN, "publish_port"),
+    steps.BeginShare: (_GIVEN, "begin_share"),
+    steps.Attend: (_GIVEN, "attend"),
     steps.ShowApp: (_DISPLAY, "show_app"),
     steps.PowerOff: (_STOP, "power_off"),
     steps.CleanUp: (_STOP, "clean_up"),

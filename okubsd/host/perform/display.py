@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,9 +13,10 @@ import msgspec
 
 from okubsd import layout
 from okubsd.config.names import quoted
+from okubsd.config.sizes import render_size
 from okubsd.display.orders import parse_orders
 from okubsd.display.server import display_socket
-from okubsd.errors import DisplayGone, HostLacks, Problem, TimedOut, Unreachable
+from okubsd.errors import BadClock, DisplayGone, HostLacks, Problem, TimedOut, Unreachable
 from okubsd.host import door, keys, locks, programs, running, window, windows
 from okubsd.host.performance import Performance, last_lines
 from okubsd.host.sockets import listener_pid
@@ -27,6 +29,8 @@ from okubsd.plan.steps import Phase, Slot
 READY = b"okubsd: ready"
 
 _APP_RUNS_ALREADY, _NO_SUCH_APP = 10, 11
+# As shells tell SIGKILL.
+_KILLED = 128 + 9
 
 _DISPLAY_TRIES, _DISPLAY_SECONDS = 3, 15
 
@@ -94,6 +98,25 @@ def wait_ready(step: steps.WaitReady, performance: Performance) -> None:
 
     if not wait_until(is_ready, step.timeout, pause=0.003):
         raise TimedOut(f"the guest was not ready within {step.timeout} seconds{last_lines(log)}")
+    if performance.booted_at:
+        check_clock(_uptime(log), time.monotonic() - performance.booted_at)
+
+
+# On a host that is very busy Linux may take its processor for another one, and its clock runs many times too fast.
+_FASTER, _MORE_SECONDS = 5.0, 20.0
+_READY_AT = re.compile(READY + rb" ([0-9]{1,9})")
+
+
+def check_clock(uptime: float, elapsed: float) -> None:
+    """Raise BadClock where a guest says that it took ``uptime`` seconds for a boot of ``elapsed`` seconds."""
+    if uptime > _FASTER * elapsed + _MORE_SECONDS:
+        raise BadClock(f"the guest's clock ran {uptime / max(elapsed, 1):.0f} times too fast", "try again")
+
+
+def _uptime(console_log: Path) -> float:
+    with console_log.open("rb") as stream:
+        found = _READY_AT.search(stream.read(1 << 20))
+    return float(found[1]) if found else 0.0
 
 
 def _says_ready(console_log: Path) -> bool:
@@ -173,11 +196,20 @@ def show_app(step: steps.ShowApp, performance: Performance) -> None:
         _copy_keyboard(step, performance)
         if not _start_app(step, watcher):
             performance.app_was_running = True
+            if performance.glass is not None:
+                # It was shown to nobody until now.
+                with performance.timed(Phase.PAINT):
+                    _wait_for_glass(step, performance, _is_painted)
             _raise_shown(step)
             return
         with performance.timed(Phase.WINDOW):
-            if not watcher.wait(b"mapped", step.pace, still):
-                hint = f"okubsd run {step.vm.name} -- cat /run/user/1000/{step.app}.log"
+            try:
+                is_mapped = watcher.wait(b"mapped", step.pace, still)
+            except _HandedOver:
+                _raise_shown(step)
+                return
+            if not is_mapped:
+                hint = f"okubsd run {step.vm.name} -- cat /run/okubsd/own/{step.app}.log"
                 raise TimedOut(f"{step.vm.name}: no window of '{step.app}' within {step.pace} seconds", hint)
         with performance.timed(Phase.PAINT):
             watcher.wait(b"painted", _PAINT_SECONDS, still)
@@ -230,34 +262,48 @@ def _copy_keyboard(step: steps.ShowApp, performance: Performance) -> None:
         performance.report(f"{step.vm.name}: the keyboard of the desktop was not copied: {door.reason(done)}")
 
 
+class _HandedOver(Exception):
+    """Another start of an app ended well: the one that runs shows what it was to show."""
+
+
 def _check_app(step: steps.ShowApp, performance: Performance, log: Path, before: int) -> None:
     """Raise Problem where the VM, its X server or the app ended before there was a window, with the app's own words.
 
-    ``log`` is that of the console, which had ``before`` bytes when the app was started.
+    ``log`` is that of the console, which had ``before`` bytes when the app was started.  Raises _HandedOver where the
+    app ended because another one shows what it was to show.
     """
-    said = app_words(log, step.app, before)
+    said, code = app_words(log, step.app, before)
+    if said and step.another and code == 0:
+        raise _HandedOver
     if said or (performance.qemu is not None and performance.qemu.poll() == 0):
+        killed = f": it was killed, as by a guest without memory; it has {render_size(step.vm.memory)}"
+        words = killed if code == _KILLED else said
         raise Problem(
-            f"{step.vm.name}: '{step.app}' ended before it showed a window{said}", f"okubsd log {step.vm.name}"
+            f"{step.vm.name}: '{step.app}' ended before it showed a window{words}", f"okubsd log {step.vm.name}"
         )
     performance.check_alive(log)
 
 
-_SAID = re.compile(rb"(?m)^okubsd: ([a-z0-9-]+) ended with [0-9]+: ?(.*)$")
+# A shell on the console may have written its prompt before it.
+_SAID = re.compile(rb"(?m)^(?:[#$] )?okubsd: ([a-z0-9-]+) ended with ([0-9]{1,3}): ?(.*)$")
 
 
-def app_words(console_log: Path, app: str, after: int) -> str:
-    """Return ": " and what ``app`` said before it ended, as its guest told it on the console; "" while it runs.
+def app_words(console_log: Path, app: str, after: int) -> tuple[str, int]:
+    """Return ": " and what ``app`` said before it ended, as its guest told it on the console, and its exit code.
 
+    Both are "" and 0 while it runs.
     Only what stands behind the first ``after`` bytes of the log counts.
     """
     try:
         with console_log.open("rb") as stream:
             stream.seek(max(after, console_log.stat().st_size - 65536))
-            found = [words for name, words in _SAID.findall(stream.read(65536)) if name == app.encode()]
+            found = [found[1:] for found in _SAID.findall(stream.read(65536)) if found[0] == app.encode()]
     except OSError:
-        return ""
-    return ": " + quoted(found[-1].decode(errors="replace").strip() or "it said nothing", 400)[1:-1] if found else ""
+        return "", 0
+    if not found:
+        return "", 0
+    code, words = found[-1]
+    return ": " + quoted(words.decode(errors="replace").strip() or "it said nothing", 400)[1:-1], int(code)
 
 
 def _start_app(step: steps.ShowApp, watcher: window.Watcher) -> bool:

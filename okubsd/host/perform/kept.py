@@ -3,32 +3,47 @@
 from __future__ import annotations
 
 import os
+import time
 
 import msgspec
 
 from okubsd import layout
-from okubsd.guest.identity import render_identity
+from okubsd.errors import Problem
+from okubsd.guest.identity import Awake, render_identity
+from okubsd.guest.reseed import SEED_BYTES
 from okubsd.guest.ssh import render_ssh_config
 from okubsd.host import door, keys, store
 from okubsd.host.gateway_files import entries_of
 from okubsd.host.performance import Performance
-from okubsd.host.running import start_anew
+from okubsd.host.running import start_anew, write_builds
 from okubsd.host.zone import zone_of
 from okubsd.plan import steps
+from okubsd.plan.images import images_of
+from okubsd.qemu.argv import IDENTITY_BYTES
 
 
 def build_images(step: steps.BuildImages, performance: Performance) -> None:
     """Build images, bases first."""
     from okubsd.host import builder
 
+    places, recipes = performance.places, performance.session.recipes
     for name in step.names:
-        builder.build(performance.places, performance.session.recipes[name], performance.report)
+        builder.build(places, recipes[name], performance.report)
+    if not step.app:
+        return
+    try:
+        store.check_fit(places, [store.need_image(places, name) for name in (step.app, recipes[step.app].base)])
+    except Problem as problem:
+        performance.report(f"{problem.sentence}; it is built anew")
+        builder.build(places, recipes[step.app], performance.report, force=True)
 
 
 def verify_images(step: steps.VerifyImages, performance: Performance) -> None:
     """Compare images with their manifests."""
     places = performance.places.of_system if step.of_system else performance.places
-    store.verify(places, [store.need_image(places, name) for name in step.names], performance.places.state)
+    images = [store.need_image(places, name, step.builds.get(name, "")) for name in step.names]
+    store.verify(places, images, performance.places.state)
+    store.check_fit(places, images)
 
 
 def make_keys(step: steps.MakeKeys, performance: Performance) -> None:
@@ -60,12 +75,17 @@ def write_initrd(step: steps.WriteInitrd, performance: Performance) -> None:
     """Write what one boot of QEMU's starts from."""
     run = step.path.parent
     start_anew(run, step.vm)
+    names = images_of(step.vm, performance.session.recipes)
+    write_builds(run, store.current_builds(performance.places, names) | step.builds)
     cookie = keys.make_cookie(run)
     secrets = keys.read_secrets(step.keys, cookie)
     conf = entries_of(step.vm, step.conf)
-    identity = render_identity(step.vm, step.lease, secrets, gateway=conf, zone=zone_of(step.vm))
+    awake = Awake(os.urandom(SEED_BYTES), round(time.time())) if step.saved else None
+    identity = render_identity(step.vm, step.lease, secrets, gateway=conf, zone=zone_of(step.vm), awake=awake)
     archives = b"".join(path.read_bytes() for path in step.boot)
-    door.write(step.path, identity + archives, lasting=False)
+    # A saved machine has a drive of that size.
+    data = identity.ljust(IDENTITY_BYTES, b"\0") if step.saved else identity + archives
+    door.write(step.path, data, lasting=False)
     if step.conf is not None:
         door.write(run / layout.CLIENTS, msgspec.json.encode(step.conf.clients), lasting=False)
 
@@ -81,6 +101,7 @@ def write_ssh_config(step: steps.WriteSshConfig, performance: Performance) -> No
             port = qemu.ssh_port()
     keys.check_keys(step.keys)
     # QEMU has read it, and it holds the guest's host key.
-    (step.run / layout.INITRD).unlink(missing_ok=True)
+    for name in (layout.INITRD, layout.IDENTITY):
+        (step.run / name).unlink(missing_ok=True)
     config = render_ssh_config(step.vm, address, port, step.keys, step.run)
     door.write(step.path, config.encode(), lasting=False)

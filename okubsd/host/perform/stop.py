@@ -35,9 +35,10 @@ def clean_up(step: steps.CleanUp, performance: Performance) -> None:
         socket = run / f"{layout.SSH_SOCKET}{who}"
         if socket.exists() and listener_pid(socket) is not None:
             door.ask(disconnect_argv(Vm(name=step.name, image=""), run, user=who), timeout=_SSH_CALL)
-    glass = locks.living_pid(run / layout.GLASS_LIFE)
-    if glass is not None:
-        door.kill(glass, signal.SIGTERM)
+    for life in (layout.MIC_LIFE, layout.ATTENDED_LIFE, layout.GLASS_LIFE):
+        beside = locks.living_pid(run / life)
+        if beside is not None:
+            door.kill(beside, signal.SIGTERM)
     pid = running.live_server(run)
     if pid is not None:
         door.kill(pid, signal.SIGTERM)

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import select
+import signal
 import socket
 import time
 from collections.abc import Callable
@@ -22,6 +23,8 @@ _MEMORY = 512 << 20
 _SECONDS = 10.0
 # Who did not answer so often is not waited for any more, but for a moment.
 _MOST_MISSED, _MOMENT = 3, 0.2
+# What it does just now ends within so many seconds: a key that it holds is let go of.
+_LEAVE_SECONDS = 2.0
 # Opening a display through a guest takes longer than anything that is asked of it.
 _OPEN_SECONDS = 30.0
 
@@ -62,7 +65,7 @@ class Actor:
 
     def leave(self) -> None:
         """Have it let go of all that it holds, and end it."""
-        self.do("leave", seconds=_MOMENT)
+        self.do("leave", seconds=_LEAVE_SECONDS)
         self.end()
 
     def end(self) -> None:
@@ -74,6 +77,7 @@ def _play(end: socket.socket, opens: Callable[[], Any]) -> None:
     from okubsd.host.selftest.player import Player
 
     player = Player(opens())
+    _let_go_at_the_end(player)
     end.sendall(b"open\n")
     buffer = b""
     while True:
@@ -91,6 +95,18 @@ def _play(end: socket.socket, opens: Callable[[], Any]) -> None:
         for line in lines:
             number, deed, *words = json.loads(line)
             end.sendall(json.dumps([number, getattr(player, deed)(*words)]).encode() + b"\n")
+
+
+def _let_go_at_the_end(player: Any) -> None:
+    """Let go of every key also where whoever has begun us is killed, or the user interrupts it."""
+
+    def leave(*_: object) -> None:
+        player.leave()
+        os._exit(0)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, leave)
+    door.end_with_parent(signal.SIGTERM)
 
 
 def on_desktop(name: str) -> Callable[[], Any]:

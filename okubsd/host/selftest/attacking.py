@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from okubsd import layout
+from okubsd.display.frame import COLORS
 from okubsd.errors import HostLacks, Problem
 from okubsd.guest.ssh import forward_display_argv
 from okubsd.host import door, facts, keys, running
@@ -20,6 +21,7 @@ from okubsd.host.publish import published
 from okubsd.host.selftest import inside, screen
 from okubsd.host.selftest.actor import Actor, on_desktop, through
 from okubsd.host.selftest.lines import Line, Report
+from okubsd.host.selftest.stage import Stage
 from okubsd.host.session import Session
 from okubsd.host.window import preload
 from okubsd.model import Vm
@@ -70,9 +72,11 @@ def _on_screen(session: Session, guest: Guest, tell: Callable[[Line], Any]) -> l
     if state.display is None or cookie is None or not desktop:
         why = "the VM shows nothing" if state.display is None else "there is no desktop"
         return _told(screen.unseen(why), tell)
+    if state.nested and not state.glass:
+        return _told(screen.unseen("nobody shows its windows on the desktop"), tell)
     preload()
     try:
-        with _way(guest) as path, _players(path, cookie, desktop, guest.run) as stage:
+        with _way(guest) as path, _players(path, cookie, desktop, guest) as stage:
             return screen.attack_all(stage, tell)
     except (ConnectionError, HostLacks) as error:
         return _told(screen.unseen(f"a display does not answer: {type(error).__name__}"), tell)
@@ -106,7 +110,7 @@ def _way(guest: Guest) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _players(path: Path, cookie: bytes, desktop: str, run: Path) -> Iterator[screen.Stage]:
+def _players(path: Path, cookie: bytes, desktop: str, guest: Guest) -> Iterator[Stage]:
     with contextlib.ExitStack() as stack:
 
         def enter(opens: Callable[[], Any]) -> Actor:
@@ -115,6 +119,7 @@ def _players(path: Path, cookie: bytes, desktop: str, run: Path) -> Iterator[scr
             return actor
 
         attacker, witness = enter(through(path, cookie)), enter(on_desktop(desktop))
-        yield screen.Stage(
-            attacker, witness, lambda: Actor(through(path, cookie)), lambda: Actor(on_desktop(desktop)), run
-        )
+        yield Stage(
+            attacker, witness, lambda: Actor(through(path, cookie)), lambda: Actor(on_desktop(desktop)), guest.run,
+            COLORS[guest.vm.color][0],
+        )  # fmt: skip

@@ -15,7 +15,8 @@ from okubsd.guest.ssh import USER, X11_PORT
 from okubsd.host import door
 from okubsd.host.guest import ROOT, Guest
 from okubsd.host.selftest.lines import Line, judge, not_tried
-from okubsd.model import Argv, NetworkKind, Recipe
+from okubsd.model import Argv, NetworkKind
+from okubsd.recipe import Recipe
 
 _SECONDS, _MOST_ROUTES = 30.0, 4
 SSH_PORT = 22

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from okubsd import layout
+from okubsd.decode import read_json
 
 _LONGEST_REPORT = 1 << 20
 
@@ -38,6 +39,11 @@ class Report(msgspec.Struct, frozen=True):
     lines: tuple[Line, ...]
 
     @property
+    def held(self) -> bool:
+        """Whether walls were tried, and each of them held."""
+        return not self.broke and any(line.verdict is Verdict.HELD for line in self.lines)
+
+    @property
     def broke(self) -> bool:
         """Whether a wall did not hold."""
         return any(line.verdict is Verdict.BROKE for line in self.lines)
@@ -61,6 +67,6 @@ def not_tried(name: str, tried: str, why: str) -> Line:
 
 def last_report(directory: Path) -> Report | None:
     """Return the last self-test of the VM with the state ``directory``, None where there was none."""
-    with contextlib.suppress(OSError, msgspec.DecodeError), (directory / layout.SELFTEST).open("rb") as stream:
-        return msgspec.json.decode(stream.read(_LONGEST_REPORT), type=Report)
+    with contextlib.suppress(OSError, ValueError), (directory / layout.SELFTEST).open("rb") as stream:
+        return read_json(stream.read(_LONGEST_REPORT), Report)
     return None

@@ -16,6 +16,8 @@ from Xlib.protocol import event as xevent
 # How many windows are looked at, how long an answer of another program is waited for, in seconds.
 _MOST_WINDOWS, _SECONDS = 4000, 2.0
 _STRIP = 128
+# Something that is looked for has so many rows and columns at least.
+_ROWS = 20
 
 
 class Player:
@@ -133,13 +135,13 @@ class Player:
     def _screen(self) -> Any:
         return self.root.get_geometry()
 
-    def uncovered(self, color: int) -> list[list[int]]:
-        """Return of each monitor its width, and how many of its pixels have another ``color``."""
+    def pixels_of(self, *colors: int) -> list[list[int]]:
+        """Return of each monitor its width and height, and how many of its pixels have each of the ``colors``."""
         found = []
         told = self.root.xrandr_get_monitors().monitors if hasattr(self.root, "xrandr_get_monitors") else ()
         places = [(one.x, one.y, one.width_in_pixels, one.height_in_pixels) for one in told]
         for place in places or [(0, 0, self._screen().width, self._screen().height)]:
-            found.append([place[2], place[2] * place[3] - self._count(color, *place)])
+            found.append([*place[2:], *(self._count(color, *place) for color in colors)])
         return found
 
     def _count(self, color: int, left: int, top: int, width: int, height: int) -> int:
@@ -230,17 +232,27 @@ class Player:
         self.root.warp_pointer(x, y)
         self.display.sync()
 
+    def point_at(self, color: int) -> bool:
+        """Put the pointer upon something of a ``color``; return whether there is something."""
+        pattern, width = color.to_bytes(4, "little")[:3], self._screen().width
+        for row in range(0, self._screen().height, _ROWS):
+            at = self.root.get_image(0, row, width, 1, X.ZPixmap, 0xFFFFFFFF).data.find(pattern)
+            if at >= 0:
+                self.warp(at // 4 + _ROWS // 2, row)
+                return True
+        return False
+
     def where(self) -> list[int]:
         """Return where the pointer is."""
         at = self.root.query_pointer()
         return [at.root_x, at.root_y]
 
-    def dress(self, size: int) -> None:
-        """Have the pointer be ``size`` pixels large, over a window of ours below it."""
+    def dress(self, size: int, color: int) -> None:
+        """Have the pointer be ``size`` pixels large, over a window of ours with a ``color`` below it."""
         pixmap = self.root.create_pixmap(size, size, 1)
         pixmap.fill_rectangle(pixmap.create_gc(foreground=1), 0, 0, size, size)
         made = pixmap.create_cursor(pixmap, (0, 0, 0), (65535, 65535, 65535), 0, 0)
-        window = self._make(0, 0, 100, 100, 0)
+        window = self._make(0, 0, 100, 100, color)
         window.change_attributes(cursor=made)
         window.map()
         self.warp(50, 50)
@@ -270,17 +282,18 @@ class Player:
         )  # fmt: skip
         requestor.send_event(told)
 
-    def take(self, selection: str) -> str:
+    def take(self, selection: str, utf8: bool = False) -> str:
         """Return what is offered as a selection, "" for nothing."""
         atom = self.display.intern_atom(selection)
         window, end = self._make(0, 0, 1, 1, 0), time.monotonic() + _SECONDS
-        window.convert_selection(atom, Xatom.STRING, atom, X.CurrentTime)
+        text = self.display.intern_atom("UTF8_STRING") if utf8 else Xatom.STRING
+        window.convert_selection(atom, text, atom, X.CurrentTime)
         self._taken.clear()
         while not self._taken and time.monotonic() < end:
             self.display.sync()
             self.pump()
             time.sleep(0.02)
-        found = window.get_property(atom, Xatom.STRING, 0, 256)
+        found = window.get_property(atom, X.AnyPropertyType, 0, 256)
         return bytes(found.value).decode(errors="replace") if found is not None and found.format == 8 else ""
 
     def extension(self, name: str) -> bool:

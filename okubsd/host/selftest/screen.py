@@ -3,51 +3,36 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from okubsd import layout
-from okubsd.config.names import CONTROL
 from okubsd.host import windows
 from okubsd.host.locks import living_pid
 from okubsd.host.selftest.actor import Actor
 from okubsd.host.selftest.lines import Line, judge, not_tried
+from okubsd.host.selftest.shown import FLOOD, cover, dress_pointer, flood, lie
+from okubsd.host.selftest.stage import (
+    HUNG_SECONDS,
+    SIZE,
+    Outcome,
+    Stage,
+    clean,
+    mark,
+    some_color,
+)
 from okubsd.host.waiting import wait_until
 
-# The windows that show a color, in pixels; how many make a flood, and how many of a guest's the desktop shows at most.
-_SIZE, _FLOOD, _MOST_SHOWN = 64, 700, 520
-# What share of the screen a guest may fill: there is always a frame.
-_MOST_SHARE = 0.995
-_WORDS = "\x1b[31mred\u202egnirts\x07"
-# Of a label so many rows have to be seen; how often a number is tried; how long a key is held, in seconds.
-_LEAST_LABEL, _TRIES, _HELD_SECONDS = 15, 30, 0.6
+# How often a number is tried; how long a key is held, in seconds.
+_TRIES, _HELD_SECONDS = 30, 0.6
 # Above these bits of a number stands whose it is (X.org's servers, include/resource.h).
 _CLIENT_BITS = 21
-_HUNG_SECONDS, _SHOWN_SECONDS, _ANEW_SECONDS, _GONE_SECONDS = 3.0, 5.0, 30.0, 1.5
-
-
-class Stage(msgspec.Struct, frozen=True):
-    """Who plays: the attacker and a second client on the guest's display, the witness on the desktop.
-
-    ``second`` makes another client of the guest's display, ``another`` one of the desktop.  ``run`` is the VM's run
-    directory.
-    """
-
-    attacker: Actor
-    witness: Actor
-    second: Callable[[], Actor]
-    another: Callable[[], Actor]
-    run: Path
-
-
-# Whether a wall broke, whether the attack worked where there is none, what was seen; or why nothing was tried.
-Outcome = tuple[bool, bool, str] | str
+_ANEW_SECONDS, _GONE_SECONDS = 30.0, 1.5
 
 
 class Attack(msgspec.Struct, frozen=True):
@@ -58,30 +43,12 @@ class Attack(msgspec.Struct, frozen=True):
     play: Callable[[Stage], Outcome]
 
 
-def mark() -> str:
-    return f"okubsd-{secrets.token_hex(8)}"
-
-
-def _color() -> int:
-    """Return a color that hardly anybody else shows."""
-    return secrets.randbelow(1 << 24) | 0x010101
-
-
-@contextlib.contextmanager
-def _clean(*actors: Actor) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        for actor in actors:
-            actor.do("clear")
-
-
 def see_windows(stage: Stage) -> Outcome:
     """Look for a window of the desktop from the guest's display."""
     theirs, ours = mark(), mark()
-    with _clean(stage.attacker, stage.witness):
-        stage.witness.do("plant", theirs, 0, _SIZE)
-        stage.attacker.do("plant", ours, 0, _SIZE)
+    with clean(stage.attacker, stage.witness):
+        stage.witness.do("plant", theirs, 0, SIZE)
+        stage.attacker.do("plant", ours, 0, SIZE)
         broke, control = bool(stage.attacker.do("names", theirs)), bool(stage.attacker.do("names", ours))
     seen = "a window of the desktop was listed" if broke else "it lists its own only"
     return broke, control, seen
@@ -90,8 +57,8 @@ def see_windows(stage: Stage) -> Outcome:
 def see_keys(stage: Stage) -> Outcome:
     """Ask the guest's display for keys that are pressed on the desktop."""
     code = stage.witness.do("spare_key") or 255
-    with _clean(stage.attacker, stage.witness):
-        stage.witness.do("plant", mark(), 0, _SIZE)
+    with clean(stage.attacker, stage.witness):
+        stage.witness.do("plant", mark(), 0, SIZE)
         stage.witness.do("focus")
         # In one deed, so that no key stays down whoever dies.
         stage.attacker.do("listen")
@@ -111,10 +78,10 @@ def see_keys(stage: Stage) -> Outcome:
 def type_keys(stage: Stage) -> Outcome:
     """Type into a window of the desktop from the guest's display."""
     code = stage.witness.do("spare_key") or 255
-    with _clean(stage.attacker, stage.witness):
-        stage.attacker.do("plant", mark(), 0, _SIZE)
+    with clean(stage.attacker, stage.witness):
+        stage.attacker.do("plant", mark(), 0, SIZE)
         stage.attacker.do("focus")
-        stage.witness.do("plant", mark(), 0, _SIZE)
+        stage.witness.do("plant", mark(), 0, SIZE)
         stage.witness.do("focus")
         # What it pressed itself before is none.
         stage.witness.do("heard")
@@ -129,12 +96,12 @@ def type_keys(stage: Stage) -> Outcome:
 
 def see_picture(stage: Stage) -> Outcome:
     """Take a picture of the screen from the guest's display."""
-    theirs, ours = _color(), _color()
-    with _clean(stage.attacker, stage.witness):
-        stage.witness.do("plant", mark(), theirs, _SIZE)
+    theirs, ours = some_color(), some_color()
+    with clean(stage.attacker, stage.witness):
+        stage.witness.do("plant", mark(), theirs, SIZE)
         broke = (stage.attacker.do("share", theirs, seconds=60) or 0) > 0
         stage.witness.do("clear")
-        stage.attacker.do("plant", mark(), ours, _SIZE)
+        stage.attacker.do("plant", mark(), ours, SIZE)
         control = (stage.attacker.do("share", ours, seconds=60) or 0) > 0
     seen = "a window of the desktop is on it" if broke else "its own windows only are on it"
     return broke, control, seen
@@ -143,13 +110,23 @@ def see_picture(stage: Stage) -> Outcome:
 def take_selection(stage: Stage) -> Outcome:
     """Ask for what is offered on the desktop."""
     theirs, ours, name = mark(), mark(), f"_{mark()}"
-    with _clean(stage.attacker, stage.witness):
+    with clean(stage.attacker, stage.witness):
         stage.witness.do("own", name, theirs)
         broke = stage.attacker.do("take", name) == theirs
         stage.attacker.do("own", f"{name}_", ours)
         control = stage.attacker.do("take", f"{name}_") == ours
+        broke = broke or any(_is_shared(stage, usual) for usual in ("CLIPBOARD", "PRIMARY"))
     seen = "it was given" if broke else "there is nothing"
     return broke, control, seen
+
+
+def _is_shared(stage: Stage, selection: str) -> bool:
+    """Return whether what the user has copied on the desktop is there for the guest, too."""
+    for utf8 in (True, False):
+        theirs = stage.witness.do("take", selection, utf8)
+        if theirs and stage.attacker.do("take", selection, utf8) == theirs:
+            return True
+    return False
 
 
 def move_pointer(stage: Stage) -> Outcome:
@@ -161,16 +138,6 @@ def move_pointer(stage: Stage) -> Outcome:
         found.append(stage.witness.do("where"))
     broke, control = found == list(places), stage.attacker.do("where") == places[1]
     seen = "the desktop's pointer went there" if broke else "the desktop's pointer stayed"
-    return broke, control, seen
-
-
-def dress_pointer(stage: Stage) -> Outcome:
-    """Have a pointer that covers what it likes."""
-    with _clean(stage.attacker):
-        stage.attacker.do("dress", 250)
-        control = (stage.attacker.do("cursor_size") or 0) >= 250
-        broke = (stage.witness.do("cursor_size") or 0) >= 250
-    seen = "the desktop's is as large" if broke else "the desktop's is not"
     return broke, control, seen
 
 
@@ -195,8 +162,8 @@ def hold(stage: Stage) -> Outcome:
     try:
         answered = second.do("ping") is True
         stage.attacker.do("hold")
-        control = answered and second.do("ping", seconds=_HUNG_SECONDS) is None
-        broke = stage.witness.do("ping", seconds=_HUNG_SECONDS) is None
+        control = answered and second.do("ping", seconds=HUNG_SECONDS) is None
+        broke = stage.witness.do("ping", seconds=HUNG_SECONDS) is None
     finally:
         stage.attacker.do("ungrab")
         second.end()
@@ -211,13 +178,13 @@ def kill(stage: Stage) -> Outcome:
         if victim is None:
             return "a program of the guest could be ended in its place"
         stage.attacker.do("kill", number)
-        broke = victim.do("ping", seconds=_HUNG_SECONDS) is None
+        broke = victim.do("ping", seconds=HUNG_SECONDS) is None
         second = stage.second()
         stack.callback(second.end)
-        planted = second.do("plant", mark(), 0, _SIZE)
+        planted = second.do("plant", mark(), 0, SIZE)
         if planted is not None:
             stage.attacker.do("kill", planted)
-        control = planted is not None and second.do("ping", seconds=_HUNG_SECONDS) is None
+        control = planted is not None and second.do("ping", seconds=HUNG_SECONDS) is None
     return broke, control, "one of the desktop ended" if broke else "none of the desktop ended"
 
 
@@ -233,7 +200,7 @@ def _victim(stage: Stage, stack: contextlib.ExitStack) -> tuple[Actor | None, in
         victim, client, word = stage.another(), stage.second(), mark()
         stack.callback(victim.end)
         stack.callback(client.end)
-        number, base = victim.do("plant", word, 0, _SIZE), client.do("base")
+        number, base = victim.do("plant", word, 0, SIZE), client.do("base")
         if not isinstance(number, int) or not isinstance(base, int):
             break
         if stage.attacker.do("called", number) == word:
@@ -244,51 +211,6 @@ def _victim(stage: Stage, stack: contextlib.ExitStack) -> tuple[Actor | None, in
             if its >> _CLIENT_BITS in ours:
                 return one, its
     return None, 0
-
-
-def cover(stage: Stage) -> Outcome:
-    """Cover the whole screen."""
-    color = _color()
-    with _clean(stage.attacker):
-        stage.attacker.do("cover", color)
-        control = (stage.attacker.do("share", color, seconds=60) or 0) > _MOST_SHARE
-        time.sleep(1.0)
-        shown = stage.witness.do("uncovered", color, seconds=60) or []
-    # Where a window fills a monitor, the label of its frame is on it, too: at least so many rows have another color.
-    broke = any(rest < _LEAST_LABEL * width for width, rest in shown)
-    seen = "a monitor had nothing of a frame" if broke else "its frame was seen"
-    return broke, control, seen
-
-
-def flood(stage: Stage) -> Outcome:
-    """Have more windows than anybody can bear."""
-    before = stage.witness.do("children") or 0
-    with _clean(stage.attacker):
-        stage.attacker.do("flood", _FLOOD, seconds=60)
-        control = (stage.attacker.do("children") or 0) >= _FLOOD
-        time.sleep(1.0)
-        shown = stage.witness.do("children", seconds=_HUNG_SECONDS)
-    broke = shown is None or shown - before > _MOST_SHOWN
-    seen = "the desktop did not answer" if shown is None else f"the desktop shows {max(0, shown - before)} of them"
-    return broke, control, seen
-
-
-def lie(stage: Stage) -> Outcome:
-    """Have a title that is not what it seems to be."""
-    word = mark()
-    with _clean(stage.attacker):
-        stage.attacker.do("name", word + _WORDS)
-        control = any(_WORDS in name for name in stage.attacker.do("names", word) or [])
-        found: list[str] = []
-
-        def is_shown() -> bool:
-            found[:] = stage.witness.do("names", word) or []
-            return bool(found)
-
-        wait_until(is_shown, _SHOWN_SECONDS)
-    broke = any(CONTROL.search(name) for name in found)
-    seen = "they are in a title of the desktop's" if broke else "they are not" if found else "it has no title there"
-    return broke, control, seen
 
 
 def share_memory(stage: Stage) -> Outcome:
@@ -321,7 +243,9 @@ def confine(stage: Stage) -> Outcome:
         return "only Linux tells that"
     halves = Path(f"/proc/{minder}/task/{minder}/children").read_text().split()
     modes = [_seccomp_of(half) for half in halves]
-    return "2" not in modes, "0" in modes, "it has none" if "2" not in modes else "it has one (seccomp)"
+    # The reader is the first of both.
+    confined = modes[:1] == ["2"]
+    return not confined, modes[1:] == ["0"], "it has one (seccomp)" if confined else "it has none"
 
 
 def _seccomp_of(pid: str) -> str:
@@ -341,7 +265,7 @@ ATTACKS: tuple[Attack, ...] = (
     Attack("server", "hold the server for itself", hold),
     Attack("programs", "end programs by their windows", kill),
     Attack("cover", "cover the whole screen", cover),
-    Attack("flood", f"show {_FLOOD} windows", flood),
+    Attack("flood", f"show {FLOOD} windows", flood),
     Attack("titles", "put controls and turned letters into a title", lie),
     Attack("memory", "map memory of this host (MIT-SHM)", share_memory),
     Attack("sandbox", "look for the filter of whoever speaks to the guest's display", confine),

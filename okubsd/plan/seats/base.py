@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 
-from okubsd.model import Argv, Recipe, Vm
+from okubsd.model import Argv, Vm
 from okubsd.plan.gateway import Links
 from okubsd.plan.steps.base import Plan, Step
+from okubsd.recipe import Recipe
 
 if TYPE_CHECKING:
     from okubsd.plan.facts import HostFacts, VmFacts

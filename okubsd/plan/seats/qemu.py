@@ -5,15 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+import msgspec
+
 from okubsd import layout
 from okubsd.config.names import GATEWAY_SUFFIX
 from okubsd.errors import HostLacks
 from okubsd.guest.identity import Lease
 from okubsd.images.commands import make_home_argv
-from okubsd.model import Argv, NetworkKind, Recipe, Vm
+from okubsd.model import Argv, NetworkKind, Vm
 from okubsd.network import user
 from okubsd.plan.gateway import GatewayConf, client_link, client_wire, conf_of, gateway_wires, need_link
 from okubsd.plan.images import images_of, stale_images
+from okubsd.plan.saved import builds_of, state_of
 from okubsd.plan.seats.base import Boot, Seat
 from okubsd.plan.steps import (
     BuildImages,
@@ -24,6 +27,7 @@ from okubsd.plan.steps import (
     MakeKeys,
     Phase,
     Plan,
+    Resume,
     StartQemu,
     Step,
     VerifyImages,
@@ -32,7 +36,8 @@ from okubsd.plan.steps import (
     WriteInitrd,
     WriteSshConfig,
 )
-from okubsd.qemu.argv import QEMU, Machine, Wire, render_argv
+from okubsd.qemu.argv import QEMU, Machine, Saved, Wire, render_argv
+from okubsd.recipe import Recipe
 
 if TYPE_CHECKING:
     from okubsd.plan.facts import HostFacts, VmFacts
@@ -111,7 +116,7 @@ class Bare(Seat, frozen=True, kw_only=True):
     def boot(self, boot: Boot) -> tuple[list[Step], list[Step]]:
         vm, state = boot.vm, boot.state
         self.refuse(vm, boot.host)
-        begin = [*_kept(boot), self._initrd(boot), *self.before_qemu(boot), self._qemu(boot), *self.after_qemu(boot)]
+        begin = [*_kept(boot), *self._begin(boot), *self.after_qemu(boot)]
         ready = WaitReady(console_log=state.directory / layout.CONSOLE_LOG, timeout=vm.boot_timeout)
         path = state.run / layout.SSH_CONFIG
         config = WriteSshConfig(
@@ -148,10 +153,26 @@ class Bare(Seat, frozen=True, kw_only=True):
             found.append(f"no network namespace ({why}): the guest {relies}")
         return found if host.seccomp else [*found, "QEMU's system calls are not filtered on this system"]
 
+    def _begin(self, boot: Boot) -> list[Step]:
+        """Return the steps to a QEMU whose guest runs: from its kernel on, or from a saved state."""
+        state = state_of(boot)
+        if state not in boot.host.saved:
+            return [self._initrd(boot), *self.before_qemu(boot), self._qemu(boot, self.machine(boot))]
+        directory = boot.host.pool / state
+        identity = boot.state.run / layout.IDENTITY
+        machine = self.machine(boot, Saved(memory=directory / layout.MEMORY, identity=identity))
+        log = boot.state.directory / layout.QEMU_LOG
+        return [
+            msgspec.structs.replace(self._initrd(boot), path=identity, boot=(), saved=True),
+            *self.before_qemu(boot),
+            self._qemu(boot, machine),
+            Resume(run=boot.state.run, directory=directory, log=log),
+        ]
+
     def _initrd(self, boot: Boot) -> WriteInitrd:
         vm, state = boot.vm, boot.state
         lease, recipe = self.lease(boot), boot.recipes[vm.image]
-        files = boot.host.image_files / images_of(vm, boot.recipes)[0] / layout.CURRENT
+        files = directory_of(boot, images_of(vm, boot.recipes)[0])
         network = (files / layout.NETWORK_INITRD,) if recipe.gateway else ()
         return WriteInitrd(
             vm=vm,
@@ -160,24 +181,26 @@ class Bare(Seat, frozen=True, kw_only=True):
             path=state.run / layout.INITRD,
             boot=(files / layout.BOOT_INITRD, *network),
             conf=_conf(boot, recipe, lease) if recipe.gateway else None,
+            builds=builds_of(boot),
         )
 
-    def _qemu(self, boot: Boot) -> StartQemu:
+    def _qemu(self, boot: Boot, machine: Machine) -> StartQemu:
         vm, state = boot.vm, boot.state
         return StartQemu(
-            argv=self.confine(render_argv(vm, self._machine(boot))),
+            argv=self.confine(render_argv(vm, machine)),
             log=state.directory / layout.QEMU_LOG,
             life=state.run / layout.QEMU_LIFE,
             largest_file=max(_LARGEST_LOG, 0 if vm.disposable else vm.home),
             on_address=self.on_address(boot),
         )
 
-    def _machine(self, boot: Boot) -> Machine:
+    def machine(self, boot: Boot, saved: Saved | None = None) -> Machine:
+        """Return the files and choices of the VM's QEMU, with what a ``saved`` state has besides."""
         vm, state, host = boot.vm, boot.state, boot.host
-        kernel, base, app = (host.image_files / name / layout.CURRENT for name in images_of(vm, boot.recipes))
+        kernel, base, app = (directory_of(boot, name) for name in images_of(vm, boot.recipes))
         return Machine(
             kernel=kernel / layout.KERNEL,
-            initrd=state.run / layout.INITRD,
+            initrd=kernel / layout.BOOT_INITRD if saved else state.run / layout.INITRD,
             base=base / layout.SQUASHFS,
             app=app / layout.SQUASHFS,
             home=None if vm.disposable else state.directory / layout.HOME,
@@ -187,7 +210,13 @@ class Bare(Seat, frozen=True, kw_only=True):
             sandbox=host.seccomp,
             netdev=self.netdev(vm),
             wires=_wires(boot),
+            saved=saved,
         )
+
+
+def directory_of(boot: Boot, name: str) -> Path:
+    """Return where the image lies that is booted: the very build that was verified, whatever becomes current."""
+    return boot.host.image_files / name / builds_of(boot).get(name, layout.CURRENT)
 
 
 def _kept(boot: Boot) -> list[Step]:
@@ -195,8 +224,8 @@ def _kept(boot: Boot) -> list[Step]:
     vm, state = boot.vm, boot.state
     names = images_of(vm, boot.recipes)
     stale = stale_images(names, boot.recipes, boot.host.images)
-    steps: list[Step] = [BuildImages(names=stale, phase=Phase.IMAGES)] if stale else []
-    steps.append(VerifyImages(names=names, phase=Phase.IMAGES))
+    steps: list[Step] = [BuildImages(names=stale, app=vm.image, phase=Phase.IMAGES)] if stale else []
+    steps.append(VerifyImages(names=names, builds=builds_of(boot), phase=Phase.IMAGES))
     if not state.has_keys:
         steps.append(MakeKeys(directory=state.directory, alias=vm.name))
     home = state.directory / layout.HOME

@@ -5,6 +5,7 @@ A start, a stop, new rules and an `apply` are all made of these, and host/perfor
 
 from okubsd.plan.steps.apply import Call, Finish, Journal, PutRules, Remove, Replace, Stage, Tidy
 from okubsd.plan.steps.base import Phase, Plan, Slot, Step, render_plan
+from okubsd.plan.steps.given import Attend, BeginShare, Publish
 from okubsd.plan.steps.start import (
     BuildImages,
     CompareClocks,
@@ -17,6 +18,7 @@ from okubsd.plan.steps.start import (
     MakeKeys,
     OpenNetwork,
     Prepare,
+    Resume,
     ShowApp,
     StartDisplay,
     StartGlass,
@@ -34,6 +36,8 @@ from okubsd.plan.steps.start import (
 from okubsd.plan.steps.stop import CleanUp, CloseNetwork, EndQemu, EndVmd, PowerOff
 
 __all__ = [
+    "Attend",
+    "BeginShare",
     "BuildImages",
     "Call",
     "CleanUp",
@@ -55,9 +59,11 @@ __all__ = [
     "Plan",
     "PowerOff",
     "Prepare",
+    "Publish",
     "PutRules",
     "Remove",
     "Replace",
+    "Resume",
     "ShowApp",
     "Slot",
     "Stage",

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from okubsd.model import FileState
+from typing import TYPE_CHECKING
+
 from okubsd.plan.steps.base import Step
+
+if TYPE_CHECKING:
+    from okubsd.hostfile import FileState
 
 
 class Call(Step, frozen=True, kw_only=True):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+import msgspec
+
 from okubsd.guest.identity import Lease
 from okubsd.model import Argv, Vm
 from okubsd.plan.gateway import GatewayConf
@@ -14,18 +16,23 @@ from okubsd.plan.steps.base import Step
 
 
 class BuildImages(Step, frozen=True, kw_only=True):
-    """Build the images ``names``, which are missing or older than their recipes."""
+    """Build the images ``names``, which are missing or older than their recipes.
+
+    The image ``app`` is built too, where it does not fit a base that was made then.
+    """
 
     names: tuple[str, ...]
+    app: str = ""
 
     def show(self) -> str:
         return shlex.join(("okubsd", "image", "build", *self.names))
 
 
 class VerifyImages(Step, frozen=True, kw_only=True):
-    """Check the digests of the images ``names``, the host's own or the user's."""
+    """Check the digests of the images ``names``, the host's own or the user's: of these ``builds``, or the current."""
 
     names: tuple[str, ...]
+    builds: dict[str, str] = msgspec.field(default_factory=dict)
     of_system: bool = False
 
     def show(self) -> str:
@@ -68,7 +75,7 @@ class GrowHome(Step, frozen=True, kw_only=True):
 class WriteInitrd(Step, frozen=True, kw_only=True):
     """Write the initramfs of one boot: the identity of ``vm``, then the archives of the boot image.
 
-    A gateway's identity has its ``conf``.
+    A gateway's identity has its ``conf``; where a ``saved`` state goes on, it is a drive of its own.
     """
 
     vm: Vm
@@ -77,8 +84,12 @@ class WriteInitrd(Step, frozen=True, kw_only=True):
     path: Path
     boot: tuple[Path, ...]
     conf: GatewayConf | None = None
+    builds: dict[str, str] = msgspec.field(default_factory=dict)
+    saved: bool = False
 
     def show(self) -> str:
+        if self.saved:
+            return f"# write {self.path}: identity of {self.vm.name}, entropy and the time"
         archives = " and ".join(map(str, self.boot))
         clients = f", gateway of {', '.join(self.conf.clients.names) or 'nobody'}" if self.conf else ""
         return f"# write {self.path}: identity of {self.vm.name}{clients}, then {archives}"
@@ -100,6 +111,17 @@ class StartQemu(Step, frozen=True, kw_only=True):
 
     def show(self) -> str:
         return shlex.join(self.argv) + " &"
+
+
+class Resume(Step, frozen=True, kw_only=True):
+    """Have a QEMU, whose run directory is ``run``, go on from the saved state in ``directory``."""
+
+    run: Path
+    directory: Path
+    log: Path
+
+    def show(self) -> str:
+        return f"# go on from {self.directory}"
 
 
 class StartUplink(Step, frozen=True, kw_only=True):
@@ -296,7 +318,7 @@ class ShowApp(Step, frozen=True, kw_only=True):
     """Start an app in the guest and wait for its window; ``pace`` is how many seconds that may take.
 
     ``keyboard`` gives a new display the host's keyboard before, () where nobody types; ``seamless`` says that the
-    glass shows it.
+    glass shows it, ``another`` that one may run, which may then be told what to show.
     """
 
     vm: Vm
@@ -305,6 +327,7 @@ class ShowApp(Step, frozen=True, kw_only=True):
     pace: int
     keyboard: Argv = ()
     seamless: bool = False
+    another: bool = False
 
     def progress(self) -> str:
         return f"{self.vm.name}: waiting for the window of {self.app}"
