@@ -7,10 +7,15 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 HERE = Path(__file__).parent
 CHECKOUT = HERE.parent
+
+# No test depends on how busy the machine is.
+hypothesis.settings.register_profile("okubsd", deadline=None)
+hypothesis.settings.load_profile("okubsd")
 
 
 # These files of tests/vm lay interfaces of the host by the same names, so never two of them at once.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
+import itertools
 import os
+import random
 import secrets
 import socket
 import subprocess
@@ -27,11 +30,36 @@ SIZE = (1400, 900)
 COLOR, INK = 0x27AE60, 0xFFFFFF
 
 
+# No number is given twice: a glass whose desktop was ended would go on on that of another test, which takes the first
+# free number, as servers that choose for themselves do.
+NUMBERS = itertools.count(random.SystemRandom().randrange(1000, 50_000))
+
+
 def serve(*options: str, size: tuple[int, int] = SIZE, depth: int = 24) -> tuple[subprocess.Popen[bytes], int]:
     """Start an X server without a screen that anybody sees; return it and its display number."""
+    while True:
+        server, said = _serve(next(NUMBERS), options, size, depth)
+        if said.endswith(b"\n"):
+            atexit.register(_sweep, int(said))
+            return server, int(said)
+        # Somebody else has that number.
+        server.wait()
+
+
+def _sweep(number: int) -> None:
+    """Take away what a server leaves that was killed."""
+    for path in (Path(f"/tmp/.X{number}-lock"), Path(f"/tmp/.X11-unix/X{number}")):
+        path.unlink(missing_ok=True)
+
+
+def _serve(
+    number: int, options: tuple[str, ...], size: tuple[int, int], depth: int
+) -> tuple[subprocess.Popen[bytes], bytes]:
+    """Start a server as display ``number``; return it, and the number that it says once it listens, or else b""."""
     read_end, write_end = os.pipe()
     argv = [
         "Xvfb",
+        f":{number}",
         "-displayfd",
         str(write_end),
         "-nolisten",
@@ -43,11 +71,11 @@ def serve(*options: str, size: tuple[int, int] = SIZE, depth: int = 24) -> tuple
     ]
     server = subprocess.Popen(argv, pass_fds=(write_end,), stderr=subprocess.DEVNULL)
     os.close(write_end)
-    number = b""
-    while not number.endswith(b"\n"):
-        number += os.read(read_end, 16)
+    said = b""
+    while not said.endswith(b"\n") and (part := os.read(read_end, 16)):
+        said += part
     os.close(read_end)
-    return server, int(number)
+    return server, said
 
 
 def until(true: Callable[[], Any], seconds: float = 30) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 from Xlib import X, Xatom
 from Xlib import display as xdisplay
 from Xlib.error import XError
+from Xlib.ext import xinput
 from Xlib.protocol.event import ClientMessage, ConfigureRequest, DestroyNotify, MappingNotify, MapRequest
 
 from okubsd.host.glass.xkb import Keyboard
@@ -167,6 +168,11 @@ class Guest:
     def ungrab(self) -> None:
         self.display.ungrab_server()
 
+    def raw(self) -> None:
+        """Be told of every press and release on the display, whoever it is for (X Input Extension 2)."""
+        self.display.xinput_query_version()
+        self.root.xinput_select_events([(xinput.AllDevices, xinput.RawKeyPressMask | xinput.RawKeyReleaseMask)])
+
     def many(self, count: str) -> None:
         for _ in range(int(count)):
             self.root.create_window(0, 0, 50, 50, 0, X.CopyFromParent, background_pixel=0xFF).map()
@@ -182,6 +188,9 @@ class Guest:
         self.display.refresh_keyboard_mapping(told)
 
     def tell(self, event: Any) -> None:
+        if getattr(event, "evtype", None) in (xinput.RawKeyPress, xinput.RawKeyRelease):
+            print("raw", flush=True)
+            return
         name = next((name for name, one in self.windows.items() if one == getattr(event, "window", None)), "?")
         if event.type == X.KeyPress:
             self.remapped()

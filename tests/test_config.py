@@ -13,7 +13,8 @@ from okubsd.config.description import VM_FIELDS, parse_description
 from okubsd.config.names import VM_NAME, host_name, quoted
 from okubsd.config.sizes import parse_size, render_size
 from okubsd.errors import BadDescription
-from okubsd.model import NAT, Description, Recipe
+from okubsd.model import NAT, Description
+from okubsd.recipe import Recipe
 
 RECIPES = {
     "base": Recipe(name="base", kind="base"),  # type: ignore[arg-type]

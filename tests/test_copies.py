@@ -11,7 +11,7 @@ import pytest
 
 from okubsd import layout
 from okubsd.errors import HostLacks, Misuse
-from okubsd.host import copies, programs, running
+from okubsd.host import copies, locks, programs, running
 from okubsd.host.session import Session
 
 
@@ -159,3 +159,17 @@ def test_a_vm_behind_a_gateway_has_no_copies(tmp_path: Path, monkeypatch: pytest
     assert not copies.can_copy(session.vm("web")) and copies.can_copy(session.vm("tor"))
     with pytest.raises(HostLacks, match="no way through the network 't'"), copies.making(session, session.vm("web")):
         pass
+
+
+def test_a_lock_that_outlived_its_copy_goes_and_that_of_a_described_vm_stays(session: Session) -> None:
+    for name in ("web-7", "web"):
+        (session.places.vm(name)).mkdir(parents=True, exist_ok=True)
+        (session.places.vm(name) / layout.VM_LOCK).touch()
+    copies.forget(session, "web-7")
+    copies.forget(session, "web")
+    assert not session.places.vm("web-7").exists() and (session.places.vm("web") / layout.VM_LOCK).exists()
+    session.places.vm("web-8").mkdir()
+    (session.places.vm("web-8") / layout.VM_LOCK).touch()
+    with locks.locked(session.places.vm("web-8") / layout.VM_LOCK):
+        copies.forget(session, "web-8")
+    assert session.places.vm("web-8").exists()

@@ -23,11 +23,13 @@ from okubsd.display.frame import (
     FRAME,
     LARGEST,
     MENU,
+    MOST_MENUS,
     MOST_WINDOWS,
     Box,
     clamp_size,
     host_title,
     is_menu,
+    menu_pixels,
     plain,
     size_hints,
     within,
@@ -132,9 +134,14 @@ def test_a_menu_lies_on_the_screen_whatever_it_asks(x: int, y: int, width: int, 
 
 
 def test_what_covers_the_screen_is_no_menu() -> None:
-    assert is_menu(300, 600, (1400, 900)) and not is_menu(1400, 900, (1400, 900))
-    assert not is_menu(700, 500, (1400, 900), others=700 * 500)
-    assert not is_menu(*clamp_size(2**31, 2**31), (1400, 900))
+    assert is_menu(300 * 600, (1400, 900)) and not is_menu(1400 * 900, (1400, 900))
+    assert not is_menu(700 * 500, (1400, 900), others=[700 * 500])
+    assert not is_menu(menu_pixels(*clamp_size(2**31, 2**31), MENU), (1400, 900))
+    # What is around a menu covers the desktop, too; and there are not many at once.
+    assert menu_pixels(100, 1, MENU) == 106 * 7
+    assert is_menu(1, (1400, 900), others=[1] * (MOST_MENUS - 1)) and not is_menu(
+        1, (1400, 900), others=[1] * MOST_MENUS
+    )
 
 
 @given(st.tuples(*[SIZES] * 8))
@@ -142,6 +149,10 @@ def test_hints_are_numbers_that_a_window_manager_takes(numbers: tuple[int, ...])
     hints = size_hints(numbers, FRAME, (1400, 900))
     assert all(0 <= value <= 2 * LARGEST for value in hints.values())
     assert hints.get("max_width", LARGEST) >= hints["min_width"] and hints["min_width"] <= 1400
+    if "width_inc" in hints:
+        # A window manager takes the base and whole steps until the least is reached: that is on the screen, too.
+        steps = -(-max(0, hints["min_width"] - hints["base_width"]) // hints["width_inc"])
+        assert hints["base_width"] + steps * hints["width_inc"] <= 1400
 
 
 def test_hints_of_a_terminal_are_those_of_its_letters() -> None:
@@ -516,7 +527,7 @@ def test_whatever_a_reader_says_nothing_is_painted_outside_of_a_frame(
     slots = Slots(1 << 20)
     slots.lay(0, LIE.to_bytes(4, "little") * (1 << 18))
     slots.lay(1, LIE.to_bytes(4, "little") * (1 << 18))
-    painter = Painter(opened, Wire(ours, Told), slots, Look("work", COLOR, 0xFFFFFF, "nat"), Deeds(print, print))
+    painter = Painter(opened, Wire(ours, Told), slots, Look("work", COLOR, 0xFFFFFF, "nat"), Deeds(print, print, print))
     assert painter.segment is not None
     painter.segment = painter.segment if shared else None
     try:
@@ -665,6 +676,8 @@ def test_a_window_that_comes_by_itself_hears_nothing_of_what_is_typed(manager: s
         assert not [line for line in guest.do("nothing") if line.startswith("key")]
         time.sleep(1.5)
         bed.xdotool("windowfocus", bed.frame("work. red"))
+        # Who gives it the keyboard has to stop for a moment, too; or to point into it.
+        time.sleep(1)
         bed.xdotool("key", "h")
         guest.wait_to_hear("key red h")
     finally:

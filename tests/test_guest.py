@@ -55,7 +55,7 @@ def test_the_systems_cpio_reads_ours(tmp_path: Path) -> None:
 def test_settings_are_shell_words() -> None:
     text = render_settings(VM, Lease("10.0.2.15/24", "10.0.2.2", "10.0.3.3"))
     assert "name=my-browser-1\n" in text
-    assert "home=drive\nkeep=no\naddress=10.0.2.15\nnetmask=255.255.255.0\n" in text
+    assert "home=drive\nguard=warn\npersist=''\nhook=no\nkeep=no\naddress=10.0.2.15\nnetmask=255.255.255.0\n" in text
     assert "home=tmpfs" in render_settings(Vm(name="a", image="x", disposable=True), Lease())
 
 

@@ -19,7 +19,8 @@ from okubsd.host.console import EscapeFilter
 from okubsd.host.places import Places, description_candidates, find_places
 from okubsd.host.reading import read_description, read_recipes, read_text
 from okubsd.host.sockets import listener_pid
-from okubsd.model import Image, Kind, Part, Recipe
+from okubsd.model import Image, Kind, Part
+from okubsd.recipe import Recipe
 
 
 @pytest.fixture
@@ -39,11 +40,12 @@ def make_image(places: Places, name: str = "term", data: bytes = b"drive") -> Im
     return image
 
 
-def test_a_published_image_is_current_and_replaces_the_older(places: Places) -> None:
-    make_image(places)
+def test_a_published_image_is_current_and_the_older_one_stays(places: Places) -> None:
+    older = make_image(places)
     newer = make_image(places, data=b"newer")
     assert store.current_image(places, "term") == newer
-    assert sorted(path.name for path in (places.images / "term").iterdir()) == sorted([newer.build, "current"])
+    names = sorted(path.name for path in (places.images / "term").iterdir())
+    assert names == sorted([older.build, newer.build, "current"])
 
 
 def test_publishing_the_same_bytes_again_is_harmless(places: Places) -> None:
@@ -58,7 +60,7 @@ def test_one_changed_byte_is_found_before_a_boot(places: Places) -> None:
     path.write_bytes(b"drivE")
     with pytest.raises(Problem, match="damaged") as caught:
         store.verify(places, [image], places.state)
-    assert "image build term" in caught.value.hint
+    assert "image build --force term" in caught.value.hint
 
 
 def test_a_change_that_sets_the_date_back_is_found_too(places: Places) -> None:
@@ -107,7 +109,7 @@ def test_removing_an_image_that_is_not_there_names_the_nearest(places: Places) -
 def test_a_killed_builds_leftovers_go_at_the_next_build(places: Places) -> None:
     left = places.images / ".making-old"
     (left / "tree").mkdir(parents=True)
-    with builder._workshop(places.images) as made:
+    with builder._making(places.images) as made:
         assert made.is_dir() and not left.exists()
     assert not made.exists()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import re
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 from okubsd.config.recipe import parse_recipe
 from okubsd.errors import BadDescription, Problem
+from okubsd.host import builder
 from okubsd.host.builder import first_reason
 from okubsd.host.packer import pack_tree
 from okubsd.host.reading import digest_of
@@ -24,7 +26,8 @@ from okubsd.images import commands, tree
 from okubsd.images.initrd import needed_modules
 from okubsd.images.sources import of_release, parse_deb822, parse_list, parse_proxies, render_apt_conf, render_sources
 from okubsd.images.tree import link_target
-from okubsd.model import Kind, Recipe
+from okubsd.model import Kind
+from okubsd.recipe import Recipe
 
 TERM = Recipe(name="term", kind=Kind.APP, base="base", packages=("xterm",), apps={"term": ("xterm", "it's")})
 
@@ -32,7 +35,7 @@ TERM = Recipe(name="term", kind=Kind.APP, base="base", packages=("xterm",), apps
 BROKEN = {
     "empty": ("", "empty"),
     "no base": ("apps: {a: [a]}\n", "says which base"),
-    "no apps": ("from: base\n", "at least one app"),
+    "no apps": ("from: base\n", "at least one app or service"),
     "app without words": ("from: base\napps: {a: []}\n", "at least one word"),
     "app a word": ("from: base\napps: {a: xterm}\n", "a command as a list of words"),
     "app name": ("from: base\napps: {'a;b': [x]}\n", "no name for an app"),
@@ -190,7 +193,7 @@ def test_no_link_of_a_recipe_is_followed_on_the_host(tmp_path: Path) -> None:
     with tarfile.open(source, "w"):
         pass
     recipe = Recipe(name="x", kind=Kind.APP, base="base", apps={}, files="files")
-    whole = pack_tree(source, recipe, tmp_path / "recipe", {}, tmp_path / "drive.tar")
+    whole = pack_tree(source, recipe, tmp_path / "recipe", {}, tmp_path / "drive.tar").whole
     assert stat.S_ISLNK(whole["etc/link"].mode) and whole["etc/link"].content == "/etc/hostname"
     (files / "etc/out").symlink_to("../../../secret")
     with pytest.raises(Problem, match="leads out of them"):
@@ -210,8 +213,67 @@ def test_no_link_of_a_recipe_is_followed_on_the_host(tmp_path: Path) -> None:
         pack_tree(source, recipe, tmp_path / "recipe", {}, tmp_path / "drive.tar")
 
 
+STATUS = """Package: perl-base
+Depends: libc6
+
+Package: xterm
+Depends: libc6, perl:any | perl-base, debconf (>= 1)
+
+Package: bash
+Pre-Depends: dpkg
+"""
+
+
+def a_tree(path: Path, more: dict[str, str]) -> Path:
+    files = {
+        "var/lib/dpkg/status": STATUS,
+        "var/lib/dpkg/info/perl-base.list": "/.\n/usr\n/usr/bin\n/usr/bin/perl\n",
+        "var/lib/dpkg/info/dpkg.list": "/.\n/bin\n/usr/bin/dpkg\n",
+        "var/lib/dpkg/info/bash.list": "/bin/bash\n",
+        "usr/bin/perl": "perl",
+        "usr/bin/dpkg": "dpkg",
+        "usr/bin/bash": "bash",
+        **more,
+    }
+    with tarfile.open(path, "w") as target:
+        link = tarfile.TarInfo("./bin")
+        link.type, link.linkname = tarfile.SYMTYPE, "usr/bin"
+        target.addfile(link)
+        for name in ("usr", "usr/bin"):
+            directory = tarfile.TarInfo(f"./{name}")
+            directory.type = tarfile.DIRTYPE
+            target.addfile(directory)
+        for name, text in files.items():
+            member = tarfile.TarInfo(f"./{name}")
+            member.size = len(text)
+            target.addfile(member, io.BytesIO(text.encode()))
+    return path
+
+
+def test_tools_of_a_base_are_apart_and_come_with_who_needs_them(tmp_path: Path) -> None:
+    base = Recipe(name="base", kind=Kind.BASE, tools=("perl-base", "dpkg"))
+    made = pack_tree(a_tree(tmp_path / "base.tar", {}), base, tmp_path, {}, tmp_path / "drive.tar")
+    assert "usr/bin/bash" in made.drive and not {"usr/bin/perl", "usr/bin/dpkg"} & made.drive.keys()
+    assert {"usr/bin/perl", "usr/bin/dpkg", "var/lib/dpkg/status"} <= made.tools.keys()
+    # Directories on the way are on both; the link that is one is on the drive that VMs have.
+    assert "bin" in made.drive and "bin" not in made.tools
+    with tarfile.open(tmp_path / "tools.tar") as archive:
+        assert "usr/bin/perl" in archive.getnames()
+    app = a_tree(tmp_path / "app.tar", {"usr/bin/xterm": "xterm"})
+    needy = pack_tree(app, TERM, tmp_path, made.drive, tmp_path / "app-drive.tar", made.tools)
+    # xterm needs perl to run; dpkg is needed by nobody who runs.
+    assert set(needy.drive) >= {"usr/bin/xterm", "usr/bin/perl"} and "usr/bin/dpkg" not in needy.drive
+    asking = pack_tree(
+        app, Recipe(name="b", kind=Kind.APP, base="base", tools=("dpkg",)), tmp_path, made.drive, tmp_path / "b.tar",
+        made.tools,
+    )  # fmt: skip
+    assert "usr/bin/dpkg" in asking.drive and "usr/bin/bash" not in asking.drive
+
+
 def test_bootstrapping_is_pinned(golden: object) -> None:
-    argv = commands.bootstrap_argv(TERM, "bookworm", Path("/s"), Path("/b ase"), Path("/t"), root=False)
+    argv = commands.bootstrap_argv(
+        TERM, "bookworm", Path("/s"), (Path("/b ase"), Path("/tools")), Path("/t"), root=False
+    )
     golden("mmdebstrap.argv", "\n".join(argv) + "\n")  # type: ignore[operator]
 
 
@@ -319,6 +381,46 @@ def test_a_drive_does_not_depend_on_when_or_in_which_order_it_was_made(tmp_path:
         pack_tree(make_tar(tmp_path / f"{name}.in", when=when, order=order), base, tmp_path, {}, tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     with tarfile.open(tmp_path / "a") as drive:
-        assert drive.getnames() == ["etc", "etc/passwd", "usr", "usr/bin", "usr/bin/su", "usr/bin/su2"]
+        names = [
+            name
+            for name in drive.getnames()
+            if not name.startswith("usr/lib") and name.removeprefix("usr/bin/") not in tree.APPLETS
+        ]
+        assert names == ["etc", "etc/passwd", "usr", "usr/bin", "usr/bin/su", "usr/bin/su2"]
         assert drive.getmember("usr/bin/su").mode == 0o755
         assert drive.getmember("usr/bin/su2").isreg()
+
+
+def test_directories_of_daemons_stay_and_what_is_in_them_goes() -> None:
+    kept = [path for path in ("var/log/nginx", "var/lib/nginx/body", "var/lib/dpkg", "var/log/apt", "var/cache/apt", "var/log")
+            if tree.is_kept_directory(path)]  # fmt: skip
+    assert kept == ["var/log/nginx", "var/lib/nginx/body"]
+    assert not tree.is_kept("var/log/nginx/error.log", Kind.APP)
+
+
+def test_a_package_of_the_users_own_is_taken_by_its_digest_alone(tmp_path: Path) -> None:
+    deb = tmp_path / "closed.deb"
+    deb.write_bytes(b"not really")
+    good = hashlib.sha256(b"not really").hexdigest()
+    text = "from: base\npackages: [xterm]\napps: {{closed: [closed]}}\ndebs: [{{path: {}, sha256: {}}}]\n"
+    found = parse_recipe("closed", tmp_path / "r", text.format(deb, good))
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    staged = builder._stage_debs(found, scratch)
+    assert staged is not None and (staged / "0.deb").read_bytes() == b"not really"
+    hook = commands.debs_hook(staged)
+    assert "dpkg-deb -x" in hook and "dpkg -i" not in hook and "apt" not in hook
+    for path, digest, said in (
+        (deb, "0" * 64, "not what the recipe means"),
+        (tmp_path / "no.deb", good, "No such file"),
+    ):
+        wrong = parse_recipe("closed", tmp_path / "r", text.format(path, digest))
+        other = tmp_path / digest[:1]
+        other.mkdir(exist_ok=True)
+        shutil.rmtree(other)
+        other.mkdir()
+        with pytest.raises(Problem, match=said):
+            builder._stage_debs(wrong, other)
+    for bad in ("relative.deb", "/x/../y.deb", "/x.rpm"):
+        with pytest.raises(BadDescription, match="debs"):
+            parse_recipe("closed", tmp_path / "r", text.format(bad, good))

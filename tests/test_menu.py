@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shlex
 import struct
 import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -16,9 +19,19 @@ from hypothesis import strategies as st
 from okubsd import layout
 from okubsd.display.icon import marked, render_rgba, window_icon
 from okubsd.display.png import redraw_png, render_chunks
-from okubsd.host import menus, programs
+from okubsd.host import installing, menus, programs
 from okubsd.host.session import Session
-from okubsd.menu.entries import Entry, render_cwm, render_entry, render_exec, render_fvwm, render_list
+from okubsd.menu.entries import (
+    OPENER,
+    Entry,
+    render_cwm,
+    render_entry,
+    render_exec,
+    render_fvwm,
+    render_list,
+    render_opener,
+    stem_of,
+)
 from okubsd.menu.foreign import CATEGORIES, find_foreign, in_language, parse_foreign, plain_words
 from okubsd.model import Image, Kind, Part
 
@@ -118,6 +131,11 @@ def entry(**more: object) -> Entry:
 def test_the_desktops_own_judge_takes_an_entry(name: str, command: tuple[str, ...], tmp_path: Path) -> None:
     path = tmp_path / entry().file
     path.write_text(render_entry(entry(name=name, command=command, icon=tmp_path / "a.png", categories=("Network",))))
+    (tmp_path / OPENER).write_text(render_opener(command))
+    opened = subprocess.run(
+        ["desktop-file-validate", str(tmp_path / OPENER)], capture_output=True, text=True, check=False
+    )
+    assert (opened.returncode, opened.stdout) == (0, "")
     done = subprocess.run(["desktop-file-validate", str(path)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
@@ -233,8 +251,11 @@ def test_entries_come_and_go_with_their_vms(session: Session, tmp_path: Path) ->
     assert menus.sync(session, there, "") == menus.Synced(2, 0)
     assert menus.sync(session, there, "") == menus.Synced(0, 0)
     names = [path.name for path in menus.ours(there)]
-    assert names == ["okubsd-web-firefox.desktop", "okubsd-work-term.desktop"]
-    text = (there.entries / names[1]).read_text()
+    assert names == ["okubsd-open.desktop", "okubsd-web-firefox.desktop", "okubsd-work-term.desktop"]
+    opener = (there.entries / names[0]).read_text()
+    assert "Exec=" in opener and f"-f {tmp_path / 'okubsd.yaml'} open %u\n" in opener
+    assert "x-scheme-handler/https;" in opener and "NoDisplay=true" in opener
+    text = (there.entries / names[2]).read_text()
     assert f"-f {tmp_path / 'okubsd.yaml'} start work term" in text and "X-Okubsd-VM=work" in text
     assert (there.icons / "okubsd-work-term.png").read_bytes() == window_icon(0x27AE60)
     # What others made stays, whatever it is called.
@@ -242,7 +263,7 @@ def test_entries_come_and_go_with_their_vms(session: Session, tmp_path: Path) ->
     (tmp_path / "okubsd.yaml").write_text("vms: {web: {image: firefox}}")
     assert menus.sync(Session(str(tmp_path / "okubsd.yaml")), there, "") == menus.Synced(0, 1)
     assert not (there.icons / "okubsd-work-term.png").exists()
-    assert menus.remove(there) == 1 and [path.name for path in there.entries.iterdir()] == ["okubsd-mine.desktop"]
+    assert menus.remove(there) == 2 and [path.name for path in there.entries.iterdir()] == ["okubsd-mine.desktop"]
 
 
 @pytest.fixture
@@ -323,7 +344,7 @@ def test_an_entry_of_the_users_is_not_written_over(session: Session, tmp_path: P
     own.write_text("[Desktop Entry]\nName=mine\n")
     laid(session)
     assert menus.sync(session, there, "") == menus.Synced(0, 0)
-    assert menus.remove(there) == 0 and own.read_text() == "[Desktop Entry]\nName=mine\n"
+    assert menus.remove(there) == 1 and own.read_text() == "[Desktop Entry]\nName=mine\n"
 
 
 def test_what_a_window_manager_cannot_quote_is_left_out() -> None:
@@ -352,3 +373,41 @@ def test_a_directory_of_pictures_that_is_a_link_is_not_read(session: Session, tr
     laid(session, tree=tree, here=True)
     there = synced(session, tmp_path)
     assert (there.icons / "okubsd-work-term.png").read_bytes() == window_icon(0x27AE60)
+
+
+@pytest.mark.spawns
+def test_a_search_tells_what_recipes_are_for_and_packages_where_there_is_apt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = tmp_path / "bin/apt-cache"
+    fake.parent.mkdir()
+    fake.write_text(
+        "#!/bin/sh\nprintf 'libpdf - no\\nxpdf - reads PDF\\n-x - no\\ngood-doc - no\\nother - a PDF thing\\n'\n"
+    )
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
+    assert installing.find_packages("pdf") == [("xpdf", "reads PDF"), ("other", "a PDF thing")]
+    assert installing.find_packages("-o=x") == installing.find_packages("a\nb") == []
+    monkeypatch.setenv("OKUBSD_STATE", str(tmp_path / "state"))
+    done = subprocess.run(
+        [sys.executable, "-m", "okubsd", "search", "--json", "pdf"], capture_output=True, text=True, check=True
+    )
+    said = json.loads(done.stdout)
+    assert "evince" in [row["name"] for row in said["recipes"]] and said["packages"][0]["name"] == "xpdf"
+
+
+def test_no_two_entries_are_called_alike() -> None:
+    names = {(vm, app): stem_of(vm, app) for vm in ("a", "a-b", "a-b-c") for app in ("c", "b-c", "d")}
+    assert len({*names.values()}) == len(names) and names["a", "c"] == "okubsd-a-c"
+
+
+def test_an_entry_names_what_the_user_had_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("vms: {work: {image: term}}\n")
+    for name, value in (("OKUBSD_CONFIG", str(path)), ("OKUBSD_STATE", str(tmp_path / "s"))):
+        monkeypatch.setenv(name, value)
+    words = menus._command(Session())
+    assert words[:2] == ("env", f"OKUBSD_STATE={tmp_path / 's'}") and words[-2:] == ("-f", str(path))
+    monkeypatch.delenv("OKUBSD_CONFIG")
+    monkeypatch.delenv("OKUBSD_STATE")
+    assert menus._command(Session()) == programs.okubsd_argv()

@@ -23,7 +23,7 @@ from okubsd.config.rule import parse_rule, render_rule
 from okubsd.errors import BadDescription, HostLacks, Problem
 from okubsd.host import walls
 from okubsd.host.tunnels import read_tunnels
-from okubsd.model import Description, Network, NetworkKind, Proxy, Vm
+from okubsd.model import Description, Network, NetworkKind, Vm
 from okubsd.nft.render import Client, render_gateway, render_names, render_namespace
 from okubsd.plan.gateway import (
     Clients,
@@ -39,6 +39,7 @@ from okubsd.plan.gateway import (
 )
 from okubsd.plan.graph import draw, render_svg, render_text
 from okubsd.plan.why import decide, passers_of
+from okubsd.recipe import Proxy
 from okubsd.rules import Bandwidth, Rule, named_sets
 from okubsd.vpn.openvpn import parse_openvpn, render_config
 from okubsd.vpn.status import parse_ifconfig_wg, parse_wg_show

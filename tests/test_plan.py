@@ -8,21 +8,8 @@ import msgspec
 import pytest
 
 from okubsd.errors import HostLacks, Problem, Unknown
-from okubsd.model import (
-    NAT,
-    NONE,
-    Accelerator,
-    Backend,
-    Description,
-    Image,
-    Kind,
-    Network,
-    NetworkKind,
-    Recipe,
-    Request,
-    Vm,
-)  # fmt: skip
-from okubsd.plan.facts import HostFacts, VmFacts
+from okubsd.model import NAT, NONE, Backend, Description, Image, Kind, Network, NetworkKind, Request, Vm
+from okubsd.plan.facts import Accelerator, HostFacts, VmFacts
 from okubsd.plan.gateway import Links, clients_of, implied_gateway
 from okubsd.plan.images import stale_images
 from okubsd.plan.limits import HOST_MEMORY
@@ -36,13 +23,16 @@ from okubsd.plan.steps import (
     Connect,
     MakeHome,
     Plan,
+    Publish,
     ShowApp,
     StartDisplay,
     StartQemu,
     StartUplink,
+    VerifyImages,
     render_plan,
 )
 from okubsd.plan.stop import plan_stop
+from okubsd.recipe import Recipe  # fmt: skip
 
 VM = Vm(name="browser", image="firefox", memory=2 << 30, cpus=2)
 RECIPES = {
@@ -86,6 +76,13 @@ def test_a_first_start_is_pinned(golden: object) -> None:
     golden("start.plan", render_plan(plan_of(VM, host, STATE, Request())))  # type: ignore[operator]
 
 
+def test_an_app_on_a_base_that_is_made_anew_may_be_made_anew_too() -> None:
+    host = msgspec.structs.replace(HOST, images={**BUILT, "base": image("base", "older")})
+    build, verify = plan_of(VM, host, STATE, Request())[:2]
+    assert isinstance(build, BuildImages) and (build.names, build.app) == (("base",), "firefox")
+    assert isinstance(verify, VerifyImages) and set(verify.builds) == {"boot"}
+
+
 def test_a_start_without_namespaces_is_pinned(golden: object) -> None:
     host = msgspec.structs.replace(HOST, wall="this system has no network namespaces")
     vm = msgspec.structs.replace(VM, network=NONE, disposable=True)
@@ -99,7 +96,7 @@ def test_a_running_vm_only_shows_the_app() -> None:
 def test_a_vm_whose_display_was_closed_gets_another() -> None:
     state = msgspec.structs.replace(RUNNING, display=None)
     plan = plan_of(VM, HOST, state, Request())
-    assert kinds(plan) == ["StartDisplay", "StartGlass", "WaitDisplay", "Disconnect", "Connect", "ShowApp"]
+    assert kinds(plan) == ["StartDisplay", "StartGlass", "WaitDisplay", "Disconnect", "Connect", "ShowApp", "Attend"]
 
 
 def test_a_vm_that_was_booted_without_window_is_connected_to() -> None:
@@ -110,6 +107,7 @@ def test_a_vm_that_was_booted_without_window_is_connected_to() -> None:
         "WaitDisplay",
         "Connect",
         "ShowApp",
+        "Attend",
     ]
 
 
@@ -239,3 +237,18 @@ def test_beside_vmd_a_vm_that_was_not_installed_runs_on_nothing() -> None:
     with_vmd = msgspec.structs.replace(HOST, backends=frozenset({Backend.VMD, Backend.QEMU}))
     with pytest.raises(Problem, match="was not installed on this host yet"):
         choose_seat(VM, with_vmd, None)
+
+
+def test_ports_that_are_published_are_steps_of_a_boot_and_of_nothing_else() -> None:
+    vm = msgspec.structs.replace(VM, publish=((8080, 80),))
+    steps = plan_of(vm, HOST, STATE, Request())
+    assert [(step.host_port, step.port) for step in steps if isinstance(step, Publish)] == [(8080, 80)]
+    assert not [step for step in plan_of(vm, HOST, RUNNING, Request()) if isinstance(step, Publish)]
+
+
+def test_a_vm_with_services_only_boots_and_shows_nothing() -> None:
+    recipes = {**RECIPES, "web": Recipe(name="web", kind=Kind.APP, base="base", services=("nginx",))}
+    vm = msgspec.structs.replace(VM, image="web")
+    assert "ShowApp" not in kinds(plan_of(vm, HOST, STATE, Request(), recipes))
+    with pytest.raises(Unknown, match="has services only and shows nothing"):
+        plan_of(vm, HOST, STATE, Request(app="nginx"), recipes)

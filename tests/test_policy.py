@@ -47,8 +47,17 @@ def test_the_first_line_that_matches_decides(source: str, target: str, action: s
     assert found.place == (f"/p/a.policy:{line}" if line else "okubsd's own last line")
 
 
-def test_a_service_without_a_line_of_okubsds_own_is_denied() -> None:
-    assert decide_crossing((), "sound", "web", "@host").action == "deny"
+def test_what_holds_without_a_line_is_what_a_desktop_does_by_itself() -> None:
+    def action(service: str, source: str, target: str) -> str:
+        return decide_crossing((), service, source, target).action
+
+    assert (
+        action("sound", "web", "@host") == action("notify", "web", "@host") == action("mic", "@host", "web") == "allow"
+    )
+    assert action("open", "mail", "web") == "ask" and action("open", "@host", "web") == "allow"
+    # A VM is no microphone, and hears no other.
+    assert action("mic", "web", "@host") == action("sound", "web", "mail") == action("notify", "web", "mail") == "deny"
+    assert action("open", "web", "@host") == "deny"
 
 
 def test_a_tag_stands_for_the_vms_that_have_it() -> None:

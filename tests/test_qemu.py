@@ -92,7 +92,7 @@ def test_answers_are_told_from_events(line: bytes, reply: bool) -> None:
 
 @pytest.mark.parametrize("line", [b"", b"hello", b"[1]", b'{"event": 7}', b"\xff\xfe"])
 def test_what_is_not_qmp_is_refused(line: bytes) -> None:
-    with pytest.raises((msgspec.DecodeError, msgspec.ValidationError)):
+    with pytest.raises(ValueError):
         parse_answer(line)
 
 

@@ -24,12 +24,13 @@ from okubsd.cli.look import changes
 from okubsd.cli.main import BUG, call
 from okubsd.cli.session import Harmless, harmless, print_json
 from okubsd.config.edit import remove_vm, rename_vm
-from okubsd.errors import BadDescription, HostLacks, Mistake, Problem
+from okubsd.errors import BadClock, BadDescription, HostLacks, Mistake, Problem
 from okubsd.host import door, homes, keeper, lifecycle, locks, running, walls
-from okubsd.host.perform.display import app_words
+from okubsd.host.perform.display import app_words, check_clock
 from okubsd.host.places import find_places
 from okubsd.host.reading import drop_ins_of, misnamed_files
-from okubsd.model import Accelerator, Network, NetworkKind, Vm
+from okubsd.model import Network, NetworkKind, Vm
+from okubsd.plan.facts import Accelerator
 from okubsd.plan.limits import QEMU, limits
 from tests.conftest import CHECKOUT
 from tests.test_network import wish_of
@@ -247,6 +248,12 @@ def test_a_dry_start_needs_no_display(
     monkeypatch.setattr(walls, "ask_accelerator", lambda places: Accelerator("tcg", "x"))
     monkeypatch.setattr(walls, "_try_wall", lambda: "refused")
     assert call(["start", "-n", "term"]) == 0 and "Xvfb" in capsys.readouterr().out
+    assert call(["start", "-n", "--json", "term"]) == 0
+    steps = json.loads(capsys.readouterr().out)["steps"]
+    (qemu,) = [step["argv"] for step in steps if step["step"] == "StartQemu"]
+    devices = [qemu[at + 1].split(",")[0] for at, word in enumerate(qemu) if word == "-device"]
+    assert devices == ["virtio-blk-pci"] * 3 + ["virtio-net-pci", "virtio-rng-pci"]
+    assert call(["start", "--json", "term"]) == 2
     assert call(["restart", "-n", "term"]) == 0 and "qemu-system" in capsys.readouterr().out
 
 
@@ -314,10 +321,17 @@ def test_an_app_is_told_by_its_own_last_words(tmp_path: Path) -> None:
     log.write_text(
         "okubsd: term ended with 1: before\nokubsd: ready 1\nokubsd: other ended with 1: no\nokubsd: term ended with 0: \n"
     )
-    assert app_words(log, "term", 0) == ": it said nothing"
-    assert app_words(log, "term", log.stat().st_size) == ""
+    assert app_words(log, "term", 0) == (": it said nothing", 0)
+    assert app_words(log, "term", log.stat().st_size) == ("", 0)
     log.write_bytes(b"okubsd: term ended with 3: \x1b]0;x\x07cannot\xff open\n")
-    assert app_words(log, "term", 0).isprintable() and "cannot" in app_words(log, "term", 0)
+    assert app_words(log, "term", 0)[0].isprintable() and "cannot" in app_words(log, "term", 0)[0]
+
+
+def test_a_clock_that_runs_away_is_noticed_and_a_slow_boot_is_none() -> None:
+    for uptime, elapsed in ((2.4, 3.0), (40.0, 45.0), (2.0, 90.0), (24.0, 1.0)):
+        check_clock(uptime, elapsed)
+    with pytest.raises(BadClock, match="43 times too fast"):
+        check_clock(258.0, 6.0)
 
 
 @given(st.binary(max_size=200))
@@ -327,7 +341,7 @@ def test_any_log_is_read(data: bytes) -> None:
     with tempfile.NamedTemporaryFile() as file:
         file.write(data + b"\nokubsd: term ended with 3: " + data)
         file.flush()
-        assert app_words(Path(file.name), "term", 0).isprintable()
+        assert app_words(Path(file.name), "term", 0)[0].isprintable()
 
 
 def test_a_child_that_hangs_is_killed_and_one_that_dies_is_told() -> None:
@@ -465,6 +479,26 @@ def test_where_nothing_more_can_be_written_it_is_still_said_that_there_is_no_roo
     env = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
     done = subprocess.run(argv, input=program, env=env, capture_output=True, text=True, check=False)
     assert done.stdout.splitlines() == [keeper.NO_ROOM, "-", keeper.NO_ROOM], done.stderr
+
+
+def test_a_guests_clock_is_set_when_the_host_has_slept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept = [100.0]
+    monkeypatch.setattr(keeper, "asleep", lambda: slept[0])
+    called: list[list[str]] = []
+    monkeypatch.setattr(keeper.subprocess, "run", lambda argv, **_: called.append(argv))
+    qemu = FakeQemu(tmp_path)
+    qemu.start()
+    made = keeper.Keeper(str(tmp_path), str(tmp_path), ["okubsd", "clock", "web"], [])
+    made.wake()
+    slept[0] = 101.0
+    made.wake()
+    assert called == []
+    slept[0] = 3700.0
+    made.wake()
+    made.wake()
+    assert called == [["okubsd", "clock", "web"]]
+    made.qmp.shutdown(socket.SHUT_RDWR)
+    qemu.join(20)
 
 
 @given(st.lists(st.binary(max_size=60), max_size=5))

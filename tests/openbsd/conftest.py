@@ -7,15 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.openbsd.world import World
+from tests.openbsd.world import World, twin
 
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     """A fresh simulated host with images, before any apply; short paths, since sockets lie below."""
-    made = World(tmp_path)
-    made.fake_images()
-    return made
+    return twin(tmp_path, "/bin/mksh", World.fake_images)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -14,7 +14,7 @@ from okubsd.host import perform
 from okubsd.host.performance import Performance
 from okubsd.host.session import Session
 from okubsd.host.system import HostRoot
-from okubsd.model import FileState
+from okubsd.hostfile import FileState
 from okubsd.plan import steps
 from okubsd.plan.apply import ApplyFacts, plan_apply, plan_unapply
 from okubsd.plan.compile import compile_host

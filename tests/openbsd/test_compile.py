@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from okubsd.config.description import parse_description
 from okubsd.config.recipe import parse_recipe
 from okubsd.errors import BadDescription
-from okubsd.model import Description, How, Recipe
+from okubsd.hostfile import How
+from okubsd.model import Description
 from okubsd.netif.numbers import give_numbers, parse_numbers, render_numbers
 from okubsd.pf.grammar import parse_pf
 from okubsd.pf.rules import PfRule
@@ -22,6 +23,7 @@ from okubsd.plan.changes import wanted_files
 from okubsd.plan.compile import Compiled, compile_host
 from okubsd.plan.judge import compiled_mistakes
 from okubsd.plan.limits import OPENBSD, limits
+from okubsd.recipe import Recipe
 from okubsd.vmd.grammar import parse_conf
 from okubsd.vpn.keys import TunnelKeys
 from okubsd.vpn.openvpn import parse_openvpn

@@ -28,7 +28,8 @@ from okubsd.images.signify import (
     render_digests,
     render_public_key,
 )
-from okubsd.model import Image, Kind, Part, Recipe
+from okubsd.model import Image, Kind, Part
+from okubsd.recipe import Recipe
 
 # signify(1) of OpenBSD; Debian calls it by another name.
 _SIGNIFY = shutil.which("signify-openbsd") or "signify"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.openbsd.world import World
+from tests.openbsd.world import World, twin
 
 pytestmark = pytest.mark.spawns
 
@@ -17,10 +17,7 @@ SHELLS = ("/bin/mksh", "/bin/ksh93")
 @pytest.fixture(params=SHELLS, ids=lambda path: Path(path).name)
 def applied(request: pytest.FixtureRequest, tmp_path: Path) -> World:
     """A host on which the description was applied, its helper run by one of the shells."""
-    world = World(tmp_path, request.param)
-    world.fake_images()
-    world.lay()
-    return world
+    return twin(tmp_path, request.param, World.fake_images, World.lay)
 
 
 def helper(world: World, *args: str, user: str = "alice", data: str = "") -> subprocess.CompletedProcess[str]:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import CHECKOUT
 from tests.openbsd.test_helper import SHELLS
-from tests.openbsd.world import World
+from tests.openbsd.world import World, twin
 
 pytestmark = pytest.mark.spawns
 
@@ -96,11 +96,13 @@ class Boot:
 
 
 @pytest.fixture(params=SHELLS, ids=lambda path: Path(path).name)
-def boot(request: pytest.FixtureRequest, world: World) -> Boot:
+def boot(request: pytest.FixtureRequest, tmp_path: Path) -> Boot:
     """A host with autostart VMs of two users, before its boot."""
+    return Boot(twin(tmp_path, "/bin/mksh", World.fake_images, describe, World.lay), request.param)
+
+
+def describe(world: World) -> None:
     world.write(DESCRIPTION)
-    world.lay()
-    return Boot(world, request.param)
 
 
 def test_start_brings_up_the_autostart_vms_in_order(boot: Boot) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from okubsd.config.marked import BEGIN, END, with_block
 from okubsd.config.parse_y import ConfError
-from okubsd.model import FileState
+from okubsd.hostfile import FileState
 from okubsd.pf.site import defeats, parse_site
 from okubsd.plan.judge import read_rules, unread_lines
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
-from tests.openbsd.world import DESCRIPTION, World
+from tests.openbsd.world import DESCRIPTION, World, twin
 
 pytestmark = pytest.mark.spawns
 
 
 @pytest.fixture
-def applied(world: World) -> World:
+def applied(tmp_path: Path) -> World:
     """A host on which the description was applied, with images that verify."""
-    world.lay()
-    return world
+    return twin(tmp_path, "/bin/mksh", World.fake_images, World.lay)
 
 
 def start(world: World, *more: str, user: str = "alice") -> str:

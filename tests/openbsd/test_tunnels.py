@@ -17,7 +17,7 @@ from okubsd.model import Network, NetworkKind, Vm
 from tests.conftest import CHECKOUT
 from tests.openbsd.test_compile import OVPN, PRIVATE, SHARED, WG
 from tests.openbsd.test_helper import SHELLS, helper
-from tests.openbsd.world import World
+from tests.openbsd.world import World, twin
 
 pytestmark = pytest.mark.spawns
 
@@ -48,10 +48,7 @@ def describe(world: World, text: str = DESCRIPTION) -> None:
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
-    world = World(tmp_path)
-    world.fake_images()
-    describe(world)
-    return world
+    return twin(tmp_path, "/bin/mksh", World.fake_images, describe)
 
 
 def calls(world: World) -> list[str]:
@@ -166,10 +163,7 @@ def test_an_interface_of_the_administrators_is_not_taken(world: World) -> None:
 
 @pytest.fixture(params=SHELLS, ids=lambda path: Path(path).name)
 def laid(request: pytest.FixtureRequest, tmp_path: Path) -> World:
-    world = World(tmp_path, request.param)
-    world.fake_images()
-    describe(world)
-    world.lay()
+    world = twin(tmp_path, request.param, World.fake_images, describe, World.lay)
     calls(world)
     return world
 

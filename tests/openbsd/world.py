@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
+import fcntl
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +37,13 @@ vms:
 class World:
     """The tree of one simulated host, and ways to run programs on it as one of its users."""
 
-    def __init__(self, root: Path, shell: str = "/bin/mksh") -> None:
+    def __init__(self, root: Path, shell: str = "/bin/mksh", laid: bool = True) -> None:
         self.root = root
         self.description = root / "okubsd.yaml"
+        if laid:
+            self._install(root, shell)
+
+    def _install(self, root: Path, shell: str) -> None:
         env = {**os.environ, "SIM_ROOT": str(root)}
         code = f"from pathlib import Path; from tests.openbsd.sim.install import install; install(Path({str(root)!r}), {shell!r})"
         subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, env=env, check=True)
@@ -91,9 +100,12 @@ class World:
         return json.loads(path.read_text()) if path.exists() else {}
 
     def change(self, **values: Any) -> None:
-        """Put ``values`` into the simulator's state."""
-        path = self.root / "sim/state.json"
-        path.write_text(json.dumps(self.state | values))
+        """Put ``values`` into the simulator's state, while none of its programs changes it."""
+        with (self.root / "sim/lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            made = self.root / "sim/state.test"
+            made.write_text(json.dumps(self.state | values))
+            made.replace(self.root / "sim/state.json")
 
     def faults(self, **faults: Any) -> None:
         """Let the simulator fail in the named ways; no name takes all faults away."""
@@ -149,3 +161,33 @@ class World:
                     name = str(path.relative_to(self.root))
                     found[name] = (path.read_text(errors="replace"), path.stat().st_mode & 0o777)
         return found
+
+
+_TWINS: dict[tuple[Any, ...], Path] = {}
+
+
+def twin(root: Path, shell: str, *deeds: Callable[[World], None]) -> World:
+    """Return the host below ``root`` on which ``deeds`` were done: they are done once, and each test gets a copy."""
+    if (shell, *deeds) not in _TWINS:
+        first = Path(tempfile.mkdtemp(prefix="twin-"))
+        atexit.register(shutil.rmtree, first, ignore_errors=True)
+        made = World(first, shell)
+        for deed in deeds:
+            deed(made)
+        _TWINS[(shell, *deeds)] = first
+    copy(_TWINS[(shell, *deeds)], root)
+    return World(root, shell, laid=False)
+
+
+def copy(first: Path, root: Path) -> None:
+    """Copy the host below ``first`` to ``root``, under its own name in every file; disks are big and hold no name."""
+    subprocess.run(["cp", "-a", f"{first}/.", str(root)], check=True)
+    before, after = str(first).encode(), str(root).encode()
+    for path in root.rglob("*"):
+        if path.is_symlink() or not path.is_file() or path.stat().st_size > 1 << 20:
+            continue
+        data, mode = path.read_bytes(), path.stat().st_mode
+        if before in data:
+            path.chmod(0o600)
+            path.write_bytes(data.replace(before, after))
+            path.chmod(mode)

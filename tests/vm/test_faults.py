@@ -95,7 +95,7 @@ def test_one_changed_byte_of_an_image_stops_the_start(world: World) -> None:
             stream.seek(len(good) // 2)
             stream.write(bytes([good[len(good) // 2] ^ 1]))
         done = world.call("start", "kept", "--headless")
-        assert done.code == 1 and "is damaged" in done.err and "image build term" in done.err
+        assert done.code == 1 and "is damaged" in done.err and "image build --force term" in done.err
         world.assert_nothing_left()
     finally:
         drive.write_bytes(good)
@@ -184,6 +184,7 @@ def test_a_full_disk_at_a_first_start_is_told_and_leaves_nothing(world: World, t
     try:
         for name in ("boot", "base", "term"):
             (where / "images" / name).symlink_to(world.state / "images" / name)
+        (where / "key").symlink_to(world.state / "key")
         filler = where / "filler"
         filler.write_bytes(bytes(shutil.disk_usage(where).free - 4096))
         done = world.call("start", "kept", "--headless", env=env)

@@ -177,6 +177,9 @@ def test_directories_and_several_files_go_from_guest_to_guest(world: World, tmp_
     (tmp_path / "top/sub/x").write_bytes(os.urandom(100_000))
     (tmp_path / "one").write_text("one\n")
     with world.up("kept"), world.up("term"):
+        # Of an earlier run of the tests, whose homes are kept.
+        world.ok("run", "kept", "--", "rm", "-rf", "inbox", "top")
+        world.ok("run", "term", "--", "rm", "-rf", "top")
         world.ok("cp", "-r", str(tmp_path / "top"), "kept:")
         world.ok("cp", str(tmp_path / "one"), str(tmp_path / "top/sub/x"), "kept:top/")
         for number in range(2):
@@ -184,6 +187,17 @@ def test_directories_and_several_files_go_from_guest_to_guest(world: World, tmp_
             assert f"~/inbox/one{'-2' * number}" not in world.call("send", str(tmp_path / "nosuch"), "kept").err
         assert world.ok("run", "kept", "--", "ls", "inbox") == "one\none-2\ntop\ntop-2\n"
         assert world.ok("run", "kept", "--", "cat", "inbox/one-2") == "one\n"
+        # From one inbox to another, where the policy lets it.
+        world.ok("run", "term", "--", "rm", "-rf", "inbox")
+        policy = world.config / "okubsd/policy.d/send.policy"
+        policy.parent.mkdir(exist_ok=True)
+        policy.write_text("files kept term deny\n")
+        refused = world.call("send", "kept:inbox/one", "term")
+        policy.unlink()
+        assert refused.code == 1 and "send.policy:1" in refused.err
+        world.ok("send", "kept:inbox/one", "term")
+        assert world.ok("run", "term", "--", "cat", "inbox/one") == "one\n"
+        assert world.call("send", "kept:..", "term").code == 2
         # ssh of the user's own, by the connection that is there.
         config = tmp_path / "ssh_config"
         config.write_text(f"Include {world.run_base}/*/ssh_config\n")
@@ -355,3 +369,74 @@ def test_the_devices_of_a_running_vm_are_the_pinned_ones(world: World) -> None:
         pci = world.ok("run", "kept", "--", "sh", "-c", "cat /sys/bus/pci/devices/*/class").split()
         # Two bridges (host, ISA) and the virtio functions; no USB, sound, graphics or disk controller.
         assert len(pci) == 5 + 2, pci
+
+
+NOTE = """
+from: base
+packages: [xterm]
+apps:
+  edit: [sh, -c, 'echo more >>"$0"; exec xterm -e sleep 4']
+  look: [sh, -c, 'exec xterm -e sleep 4']
+"""
+
+
+def test_a_file_is_opened_in_a_copy_and_comes_back_changed(world: World, desktop: str, tmp_path: Path) -> None:
+    recipe = world.config / "okubsd/images/note/recipe.yaml"
+    recipe.parent.mkdir()
+    recipe.write_text(NOTE)
+    text = world.description.read_text()
+    world.description.write_text(f"{text}  note: {{image: note, network: none}}\n")
+    rules, env = world.config / "okubsd/open.rules", {"DISPLAY": desktop}
+    rules.write_text("file *.note note\nfile *.seen note look\n")
+    path, seen = tmp_path / "a b.note", tmp_path / "x.seen"
+    path.write_text("first\n")
+    seen.write_text("only looked at\n")
+    try:
+        assert world.ok("open", "-n", str(path)).startswith("note edit disposable: ")
+        done = world.call("open", str(path), env=env)
+        assert done.code == 0 and "+more" in done.out, done.err
+        # Nobody was there to say yes: both are there.
+        beside = tmp_path / "a b.note.okubsd-new"
+        assert path.read_text() == "first\n" and beside.read_text() == "first\nmore\n"
+        beside.unlink()
+        world.ok("open", "--yes", str(path), env=env)
+        assert path.read_text() == "first\nmore\n" and sorted(tmp_path.glob("*.okubsd-new")) == []
+        world.ok("open", str(seen), env=env)
+        assert seen.read_text() == "only looked at\n"
+        assert not list((world.state / "vms").glob("note-*"))
+        policy = world.config / "okubsd/policy.d/open.policy"
+        policy.parent.mkdir(exist_ok=True)
+        policy.write_text("open @host note deny\n")
+        denied = world.call("open", str(path), env=env)
+        policy.unlink()
+        assert denied.code != 0 and "open from host to note is denied" in denied.err
+        assert world.call("open", str(tmp_path / "none.note"), env=env).code == 2
+    finally:
+        world.end_all()
+        world.description.write_text(text)
+        rules.unlink(missing_ok=True)
+        world.call("image", "rm", "note")
+        recipe.unlink()
+        recipe.parent.rmdir()
+
+
+def test_a_shared_directory_is_there_until_it_is_taken_away(world: World, tmp_path: Path) -> None:
+    source = tmp_path / "src"
+    (source / "sub").mkdir(parents=True)
+    (source / "a").write_text("from the host\n")
+    (source / "out").symlink_to("/etc/hostname")
+    with world.up("kept"):
+        world.ok("share", "kept", str(source))
+        assert world.ok("run", "kept", "--", "cat", "src/a") == "from the host\n"
+        assert world.call("run", "kept", "--", "sh", "-c", "echo x >src/a").code != 0
+        assert world.call("run", "kept", "--", "cat", "src/out").code != 0
+        world.ok("share", "kept", str(source), "--rw", "--at", "work")
+        world.ok("run", "kept", "--", "sh", "-c", "echo from the guest >work/sub/b && chmod 4777 work/sub/b")
+        assert (source / "sub/b").read_text() == "from the guest\n" and (source / "sub/b").stat().st_mode & 0o7000 == 0
+        assert world.call("run", "kept", "--", "ln", "-s", "/etc", "work/link").code != 0
+        rows = json.loads(world.ok("share", "kept", "--json"))["shares"]
+        assert [(row["at"], row["writable"]) for row in rows] == [("/home/user/src", False), ("/home/user/work", True)]
+        world.ok("unshare", "kept", "work")
+        assert world.ok("run", "kept", "--", "ls", "work") == ""
+        refused = world.call("share", "kept", str(tmp_path / "none"))
+        assert refused.code == 2

@@ -159,6 +159,18 @@ def test_what_a_guest_writes_is_in_its_home_or_gone(ob: Host) -> None:
     assert {path: hash_file(path) for path in images} == images, "the shared images are as they were"
 
 
+def test_the_file_system_of_a_home_never_grows_over_what_says_who_the_guest_is(ob: Host) -> None:
+    ob.must("start", "term", "--no-app", user="alice")
+    # It grows by itself, a moment after the boot.
+    script = (
+        "sleep 5; drive=$(cat /run/okubsd/home-drive); cat /sys/class/block/${drive#/dev/}/size; "
+        "dumpe2fs -h $drive 2>/dev/null | sed -n -e 's/^Block count: *//p' -e 's/^Block size: *//p'"
+    )
+    sectors, blocks, size = map(int, ob.must("run", "-r", "term", "--", "sh", "-c", script, user="alice").split())
+    assert blocks * size == sectors * 512 - (1 << 20)
+    ob.must("stop", "term", user="alice")
+
+
 def test_only_nat_has_a_way_out(ob: Host) -> None:
     ob.must("start", "kept", "--no-app", user="alice")
     ob.must("start", "term", "--no-app", user="alice")

@@ -53,7 +53,7 @@ class World:
         (spy / "recipe.yaml").write_text(SPY)
         self.description = self.config / "okubsd/okubsd.yaml"
         self.description.write_text(DESCRIPTION)
-        names = ("DISPLAY", "OKUBSD_CONFIG", "XAUTHORITY")
+        names = ("DISPLAY", "OKUBSD_CONFIG", "XAUTHORITY", "LANG", "LC_ALL", "LC_MESSAGES")
         self.env = {key: value for key, value in os.environ.items() if key not in names}
         self.env |= {
             "OKUBSD_STATE": str(self.state),
@@ -103,16 +103,17 @@ class World:
                     words,
                 ):
                     found.append((int(path.parent.name), words))
-        return found + self.uplinks()
+        return found + self.unnamed()
 
-    def uplinks(self) -> list[tuple[int, str]]:
-        """Return the slirp4netns processes of this world; they name no directory, but have our environment."""
+    def unnamed(self) -> list[tuple[int, str]]:
+        """Return what of this world names no directory, but has our environment: uplinks, and what hears guests."""
         found = []
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             with contextlib.suppress(OSError):
                 words = path.read_bytes().split(b"\0")
                 ours = f"OKUBSD_STATE={self.state}".encode() in (path.parent / "environ").read_bytes()
-                if words[0].endswith(b"slirp4netns") and ours:
+                hears = {b"okubsd.host.attending", b"okubsd.host.microphone", b"okubsd.host.sharing"} & {*words}
+                if (words[0].endswith(b"slirp4netns") or hears) and ours:
                     found.append((int(path.parent.name), b" ".join(words).decode()))
         return found
 

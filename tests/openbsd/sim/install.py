@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import sysconfig
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[3]
@@ -25,9 +26,9 @@ def install(root: Path, shell: str = "/bin/ksh") -> None:
     for name in ("etc/firmware", "dev", "var/run", "sim", "bin", "usr/sbin", "usr/local/libexec"):
         (root / name).mkdir(parents=True, exist_ok=True)
     for name in PROGRAMS:
-        # Under a name of its own: whatever else lies in tests/ is not imported with each call.
-        environment = f"SIM_ROOT={root} PYTHONPATH={CHECKOUT}/tests/openbsd:{CHECKOUT}"
-        script = f'#!/bin/sh\n{environment} exec {sys.executable} -c "import sim.__main__" {name} "$@"\n'
+        # Under a name of its own, and without Python's site module: nothing that is not used is imported with each call.
+        environment = f"SIM_ROOT={root} PYTHONPATH={CHECKOUT}/tests/openbsd:{CHECKOUT}:{sysconfig.get_path('purelib')}"
+        script = f'#!/bin/sh\n{environment} exec {sys.executable} -S -c "import sim.__main__" {name} "$@"\n'
         for path in (root / "bin" / name, *([root / "usr/sbin/vmd"] if name == "vmd" else [])):
             path.write_text(script)
             path.chmod(0o755)
