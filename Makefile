@@ -13,16 +13,19 @@ COMPLETIONS = bash-completion/completions zsh/site-functions fish/vendor_complet
 PACKAGES = e2fsprogs fdisk iproute2 ldnsutils mmdebstrap mtools nftables openssh-client python3-venv \
 	qemu-system-x86 slirp4netns squashfs-tools syslinux syslinux-common uidmap util-linux x11-xkb-utils xserver-xephyr xvfb
 # What the tests need besides: other shells, linters, X clients to spy with.
-TEST_PACKAGES = busybox cwm desktop-file-utils fish git i3-wm ksh93u+m mandoc mksh openbox openssh-sftp-server openvpn procps \
+TEST_PACKAGES = busybox cwm desktop-file-utils fish git i3-wm ksh93u+m mandoc mksh openbox openssh-sftp-server openvpn procps pulseaudio pulseaudio-utils zstd \
 	qemu-utils shellcheck signify-openbsd \
-	wireguard-tools xauth x11-utils x11-xserver-utils xdotool zsh
+	wireguard-tools xauth x11-utils x11-xserver-utils xdotool xterm zsh
+
+# What `make test-recipes` tries: the shipped recipes with apps.
+RECIPES = $(shell grep -l '^apps:' images/*/recipe.yaml | cut -d/ -f2 | grep -v bench)
 
 GOLDEN_TESTS = tests/test_plan.py tests/test_images.py tests/test_qemu.py tests/test_guest.py tests/test_network.py \
 	tests/test_rules.py tests/openbsd/test_port.py tests/openbsd/test_compile.py
 
 PARTS = $(VENV)/bin/python tests/parts.py
 
-.PHONY: all run test test-unit test-fast test-oldest test-vm golden measure bench lint packages test-packages install uninstall clean
+.PHONY: all run test test-unit test-fast test-oldest test-vm test-recipes golden measure bench lint packages test-packages install uninstall clean
 .NOTPARALLEL:
 
 all: $(VENV)/.installed
@@ -72,6 +75,11 @@ test-oldest: $(VENV)-oldest/.installed
 
 test-vm: test-packages $(VENV)/.tested
 	@$(PARTS) vm
+
+# Each shipped app in a VM of its own: it paints a window, and opens a file.  Downloads some gigabytes.
+test-recipes: packages $(VENV)/.installed
+	@$(VENV)/bin/okubsd image build $(RECIPES)
+	@$(VENV)/bin/okubsd image try $(RECIPES)
 
 # The expected texts, written anew; git diff shows what that changes.
 golden: $(VENV)/.tested
