@@ -80,7 +80,10 @@ class World:
     def okubsd(self, *args: str, user: str = "root", timeout: int = 300) -> subprocess.CompletedProcess[str]:
         """Run okubsd as ``user``: one who is not root does not take itself for root."""
         module = "okubsd" if user == "root" else "tests.openbsd.as_user"
-        return self.run(sys.executable, "-m", module, *args, user=user, timeout=timeout)
+        try:
+            return self.run(sys.executable, "-m", module, *args, user=user, timeout=timeout)
+        except subprocess.TimeoutExpired as error:
+            raise AssertionError(f"okubsd {args} does not end: {error.stderr}{self.consoles()}") from None
 
     def consoles(self) -> str:
         """Return what guests said last on their serial lines, which vmd keeps nowhere."""

@@ -11,6 +11,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,7 +84,7 @@ def ob(openbsd: Host) -> Iterator[Host]:
     """The host, with nothing running before and nothing left after."""
     openbsd.faults()
     yield openbsd
-    openbsd.okubsd("stop", "--all", "--force", user="alice")
+    openbsd.must("stop", "--all", "--force", user="alice")
     openbsd.faults()
     end = time.monotonic() + 5
     while (left := [line for line in processes() if str(openbsd.root) in line]) and time.monotonic() < end:
@@ -97,6 +99,10 @@ def processes() -> list[str]:
         with contextlib.suppress(OSError):
             found.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
     return found
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def guest(ob: Host, name: str, *command: str) -> str:
@@ -319,6 +325,19 @@ def test_a_vm_behind_a_gateway_vm(ob: Host) -> None:
     assert "block return in quick inet from $G label" in anchors["okubsd/way"]["text"]
     assert "egress" not in anchors["okubsd/behind"]["text"]
     assert "pass in" not in anchors["okubsd/behind"]["text"]
+
+
+def test_a_call_into_a_guest_that_stands_still_leaves_nothing(ob: Host) -> None:
+    """Who waits in it is killed, then the VM by force: no ssh of either is left, which ``ob`` sees to."""
+    ob.must("start", "kept", "--no-app", user="alice")
+    for root in ((), ("--root",)):
+        ob.must("run", *root, "kept", "--", "true", user="alice")
+    argv = (sys.executable, "-m", "tests.openbsd.as_user", "run", "--root", "kept", "--", "sleep", "1000")
+    with subprocess.Popen(argv, env=ob.env("alice"), cwd=ob.root) as waiting:
+        device = ob.state["running"]["kept"]["pid"]
+        (qemu,) = (pid for pid in children(device) if "qemu" in Path(f"/proc/{pid}/cmdline").read_text())
+        os.kill(qemu, signal.SIGSTOP)
+        waiting.kill()
 
 
 def test_vms_on_a_switch_meet_only_where_that_is_said(ob: Host) -> None:
