@@ -70,6 +70,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     about: str = ""
     debs: tuple[Deb, ...] = ()
     sound: bool = False
+    notifications: bool = False
     memory: int = 0
     opens: dict[str, str] = {}
     translations: Translations | None = None

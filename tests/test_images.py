@@ -277,6 +277,20 @@ def test_bootstrapping_is_pinned(golden: object) -> None:
     golden("mmdebstrap.argv", "\n".join(argv) + "\n")  # type: ignore[operator]
 
 
+@pytest.mark.parametrize(
+    ("key", "brought", "without"),
+    [("sound", "pulseaudio", ["libasound2-plugins"]),
+     ("notifications", "dunst", ["default-dbus-session-bus", "xdg-utils"])],
+)  # fmt: skip
+def test_a_key_brings_packages_and_not_what_those_ask_for(key: str, brought: str, without: list[str]) -> None:
+    recipe = parse_recipe("x", Path("x"), f"from: base\npackages: [xterm]\n{key}: yes\napps: {{x: [xterm]}}\n")
+    argv = commands.bootstrap_argv(recipe, "bookworm", Path("/s"), (Path("/base"),), Path("/t"), root=False)
+    assert f"--include={brought}" in argv and "--include=xterm" in argv
+    hooks = [word for word in argv if word.startswith("--setup-hook=") and "dpkg/status" in word]
+    assert [package for hook in hooks for package in without if f"'Package: {package}'" in hook] == without
+    assert ("etc/okubsd/bus" in tree.made_files(recipe)) == (key == "notifications")
+
+
 def test_packing_dates_everything_alike() -> None:
     argv = commands.pack_argv(Path("/i"), Kind.APP, 1 << 30)
     assert argv[argv.index("-all-time") + 1] == argv[argv.index("-mkfs-time") + 1] == str(commands.EPOCH)

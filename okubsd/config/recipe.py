@@ -126,6 +126,7 @@ _FIELDS: Mapping[str, fields.Parser[Any]] = {
     "about": fields.matching(_ABOUT, "a few words on one line"),
     "debs": fields.list_of(_deb, "a list of packages, each with path and sha256"),
     "sound": fields.yes_or_no,
+    "notifications": fields.yes_or_no,
     "memory": fields.size_between(96 << 20, 128 << 30),
     "opens": _opens,
     "translations": _translations,
@@ -146,6 +147,9 @@ _GATEWAY_NEEDS = ("iproute2", "nftables", "dnsmasq-base")
 # What apps are heard by, and what prints what they play (images/base/files/usr/lib/okubsd/sound).
 _OF_SOUND = ("pulseaudio", "pulseaudio-utils", "libpulse0")
 
+# What apps are given a bus by, and what takes their notifications there (images/base/files/usr/lib/okubsd/bus).
+_OF_NOTIFICATIONS = ("dbus-daemon", "dbus-bin", "dunst")
+
 # What an app image is for, one of these.
 _PURPOSES = ("apps", "services", "gateway", "builder", "container")
 _NOT_OF_A_CONTAINER = ("packages", "apps", "services", "gateway", "files")
@@ -162,8 +166,9 @@ def parse_recipe(name: str, path: Path, text: str, digest: str = "") -> Recipe:
     if tree is None and not mistakes.found:
         mistakes.add(1, "", "the recipe is empty")
     given["base"] = given.pop("from", "")
-    if given.get("sound"):
-        given["packages"] = (*given.get("packages", ()), *_OF_SOUND)
+    for key, brought in (("sound", _OF_SOUND), ("notifications", _OF_NOTIFICATIONS)):
+        if given.get(key):
+            given["packages"] = (*given.get("packages", ()), *brought)
     kind = given.setdefault("kind", Kind.APP)
     if not mistakes.found:
         if kind is Kind.APP and not given["base"]:

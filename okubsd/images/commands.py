@@ -78,7 +78,7 @@ def bootstrap_argv(
         *hooks,
         *((f"--setup-hook={_MANUALS}",) if recipe.kind is Kind.APP else ()),
         *((f"--setup-hook={words_hook(_words_of(recipe))}",) if recipe.locales else ()),
-        *((f"--setup-hook={without_hook(_WITHOUT_IN_SOUND)}",) if recipe.sound else ()),
+        *(f"--setup-hook={without_hook(package)}" for package in _without(recipe)),
         f"--extract-hook={_NOTES}",
         *(() if debs is None else (f"--customize-hook={debs_hook(debs)}",)),
         *(() if recipe.kind is Kind.BOOT else (f"--customize-hook={_FONT_CACHE}",)),
@@ -108,7 +108,17 @@ def locale_hook(locale: str) -> str:
 
 
 # What a sound server asks for and does not need where its apps speak its own protocol: it brings 60 MB of codecs.
-_WITHOUT_IN_SOUND = "libasound2-plugins"
+_WITHOUT_IN_SOUND = ("libasound2-plugins",)
+# A guest brings the bus itself, which systemd would otherwise be there for, and its own xdg-open.
+_WITHOUT_IN_NOTIFICATIONS = ("default-dbus-session-bus", "xdg-utils")
+
+
+def _without(recipe: Recipe) -> tuple[str, ...]:
+    """Return what dpkg is to take for installed: nobody needs it, and it asks for much."""
+    return (
+        *(_WITHOUT_IN_SOUND if recipe.sound else ()),
+        *(_WITHOUT_IN_NOTIFICATIONS if recipe.notifications else ()),
+    )
 
 
 def words_hook(names: tuple[str, ...]) -> str:

@@ -185,7 +185,8 @@ def made_files(recipe: Recipe) -> dict[str, tuple[int, bytes]]:
         f"etc/okubsd/services/{i:02}-{words.split('/')[-1].split()[0]}": (0o755, f"#!/bin/sh\nexec {words}\n".encode())
         for i, words in enumerate(recipe.services)
     }
-    return apps | services | _wall_files(recipe)
+    bus = {"etc/okubsd/bus": (0o644, b"")} if recipe.notifications else {}
+    return apps | services | bus | _wall_files(recipe)
 
 
 # Programs of busybox that people look for in a shell, and that no other package of the base has (busybox(1)).

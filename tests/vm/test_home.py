@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -19,14 +20,25 @@ from tests.vm.world import World, wait_until
 
 RECIPE = """
 from: base
-packages: [xterm]
+packages: [xterm, libglib2.0-bin]
 sound: yes
+notifications: yes
 memory: 256M
+files: files
 opens: {paper: note.txt}
 apps:
   term: [xterm]
   paper: [sh, -c, 'test -r "$1" && exec xterm -T "$(basename "$1")" -e sleep 600', sh]
+  teller: [/usr/local/bin/teller]
   viewer: [sh, -c, 'echo "$1" >>~/opened; exec xterm', sh]
+"""
+
+# An app that tells by D-Bus, as browsers do: with a picture, an action and markup that it may not have.
+TELLER = """#!/bin/sh
+gdbus call --session --dest org.freedesktop.Notifications --object-path /org/freedesktop/Notifications \\
+	--method org.freedesktop.Notifications.Notify teller 0 mail-unread "by a bus" "<i>from</i>
+a friend" "['default', 'Open']" "{'urgency': <byte 2>}" 5000
+exec xterm
 """
 
 VMS = """
@@ -53,6 +65,10 @@ def home(built: World, shared: Path) -> Iterator[World]:
     text, recipe = built.description.read_text(), built.config / "okubsd/images/heard"
     recipe.mkdir()
     (recipe / "recipe.yaml").write_text(RECIPE)
+    teller = recipe / "files/usr/local/bin/teller"
+    teller.parent.mkdir(parents=True)
+    teller.write_text(TELLER)
+    teller.chmod(0o755)
     (recipe / "note.txt").write_text("a note\n")
     built.description.write_text(text + VMS.format(shared=shared))
     try:
@@ -61,9 +77,7 @@ def home(built: World, shared: Path) -> Iterator[World]:
     finally:
         built.end_all()
         built.description.write_text(text)
-        for path in recipe.iterdir():
-            path.unlink()
-        recipe.rmdir()
+        shutil.rmtree(recipe)
 
 
 class Speakers:
@@ -239,6 +253,11 @@ def test_what_a_guest_asks_is_asked_of_the_policy(home: World, desktop: str, tmp
             wait_until((tmp_path / "told").exists)
             said = (tmp_path / "told").read_text()
             assert said == "--app-name=okubsd|--|[heard] a title|&lt;b&gt;bold&lt;/b&gt;|"
+            # An app that speaks D-Bus is heard the same way.
+            home.ok("start", "heard", "teller", env=env)
+            wait_until(lambda: "bus" in (tmp_path / "told").read_text(), 60)
+            assert (tmp_path / "told").read_text()[len(said) :].startswith("--app-name=okubsd|--|[heard] by a bus|")
+            assert "from" in (tmp_path / "told").read_text() and "<i>" not in (tmp_path / "told").read_text()
             assert not home.running("vault")
             assert home.call(*opens, "/etc/passwd").code == 3 and home.call(*opens, "nothing").code == 2
             # A flood hurts nobody: what is too much is dropped, and the next is heard.
