@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -171,22 +171,32 @@ def parse_recipe(name: str, path: Path, text: str, digest: str = "") -> Recipe:
             given["packages"] = (*given.get("packages", ()), *brought)
     kind = given.setdefault("kind", Kind.APP)
     if not mistakes.found:
-        if kind is Kind.APP and not given["base"]:
-            mistakes.add(1, "from", "an app image says which base it is from")
-        if kind is Kind.APP and not any(given.get(key) for key in _PURPOSES):
-            mistakes.add(1, "apps", "an app image has at least one app or service, is a gateway's or builds others")
-        if given.get("container") and any(given.get(key) for key in _NOT_OF_A_CONTAINER):
-            mistakes.add(1, "container", "what is made of a container has no packages, apps, services or files beside")
-        if given.get("kernel") and (kind is not Kind.BOOT or not given.get("image")):
-            mistakes.add(1, "kernel", "a kernel is compiled for a boot image, which 'image' names")
-        for app in given.get("opens", {}).keys() - given.get("apps", {}).keys():
-            mistakes.add(1, "opens", f"there is no app {quoted(app)} to open it")
-        if given.get("tools") and kind is Kind.BOOT:
-            mistakes.add(1, "tools", "a boot image has no tools")
-        needed = _GATEWAY_NEEDS[: 2 if given.get("proxy") else 3] if given.get("gateway") else ()
-        for package in needed:
-            if package not in given.get("packages", ()):
-                mistakes.add(1, "packages", f"a gateway needs the package '{package}'")
+        for key, wrong in (*_wrong_purpose(given, kind), *_wrong_together(given, kind)):
+            mistakes.add(1, key, wrong)
     if mistakes.found:
         raise BadDescription(mistakes.found)
     return Recipe(name=name, digest=digest, **given)
+
+
+def _wrong_purpose(given: Mapping[str, Any], kind: Kind) -> Iterator[tuple[str, str]]:
+    """Yield what a recipe lacks for what it is for: a key, and what is wrong, in words."""
+    if kind is Kind.APP and not given["base"]:
+        yield "from", "an app image says which base it is from"
+    if kind is Kind.APP and not any(given.get(key) for key in _PURPOSES):
+        yield "apps", "an app image has at least one app or service, is a gateway's or builds others"
+    needed = _GATEWAY_NEEDS[: 2 if given.get("proxy") else 3] if given.get("gateway") else ()
+    for package in needed:
+        if package not in given.get("packages", ()):
+            yield "packages", f"a gateway needs the package '{package}'"
+
+
+def _wrong_together(given: Mapping[str, Any], kind: Kind) -> Iterator[tuple[str, str]]:
+    """Yield which keys of a recipe do not go together: a key, and what is wrong, in words."""
+    if given.get("container") and any(given.get(key) for key in _NOT_OF_A_CONTAINER):
+        yield "container", "what is made of a container has no packages, apps, services or files beside"
+    if given.get("kernel") and (kind is not Kind.BOOT or not given.get("image")):
+        yield "kernel", "a kernel is compiled for a boot image, which 'image' names"
+    for app in given.get("opens", {}).keys() - given.get("apps", {}).keys():
+        yield "opens", f"there is no app {quoted(app)} to open it"
+    if given.get("tools") and kind is Kind.BOOT:
+        yield "tools", "a boot image has no tools"
