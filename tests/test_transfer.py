@@ -265,6 +265,45 @@ def test_directories_go_in_and_out(guest: Files, there: Path, tmp_path: Path) ->
     assert tree(tmp_path / "back/top") == wanted
 
 
+def test_many_files_are_compared_at_once(guest: Files, there: Path, tmp_path: Path) -> None:
+    top = tmp_path / "top"
+    (top / "it's").mkdir(parents=True)
+    for number in range(300):
+        (top / f"it's/{number} \n'é'").write_text(f"{number}\n")
+    asked, whole = list[bytes](), guest.run
+
+    def run(*words: bytes, seconds: float = 120, largest: int = 1 << 16) -> door.Done:
+        asked.append(b" ".join(words))
+        return whole(*words, seconds=seconds, largest=largest)
+
+    guest.run = run  # type: ignore[method-assign]
+    send_tree(guest, top, b"", Progress())
+    assert tree(there / "top") == tree(top)
+    digests = [words for words in asked if words.startswith(b"sha256sum")]
+    # A guest's ssh server takes 9000 bytes.
+    assert 2 <= len(digests) <= 10 and max(map(len, digests)) < 8500
+
+
+def test_one_file_of_many_that_differs_is_found(guest: Files, there: Path, tmp_path: Path) -> None:
+    top = tmp_path / "top"
+    top.mkdir()
+    for number in range(20):
+        (top / str(number)).write_text(f"{number}\n")
+    whole = guest.run
+
+    def run(*words: bytes, seconds: float = 120, largest: int = 1 << 16) -> door.Done:
+        """As the guest's disk changes one of them."""
+        if words[0] == b"sha256sum":
+            (there / os.fsdecode(words[9])).write_text("xx\n")
+        return whole(*words, seconds=seconds, largest=largest)
+
+    guest.run = run  # type: ignore[method-assign]
+    with pytest.raises(Problem, match=r"top/15' changed while it was copied"):
+        send_tree(guest, top, b"", Progress())
+    # None of them has got its name.
+    assert all(name.startswith(".okubsd-part-") for name in os.listdir(there / "top"))  # noqa: PTH208
+
+
 def test_nothing_of_a_listing_goes_through_a_link_that_is_there(there: Path, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.mkdir()

@@ -7,9 +7,11 @@ import errno
 import os
 import shlex
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from okubsd.config.names import quoted
 from okubsd.errors import Problem
@@ -18,7 +20,7 @@ from okubsd.host.copying.files import (
     Files,
     Progress,
     digest_of,
-    digest_there,
+    digests_there,
     forget,
     guest_errors,
     join,
@@ -34,6 +36,19 @@ _MOST_UNSIZED = 64 << 20
 _CHEAP_TO_DIGEST = 64 << 20
 
 
+class Sent(msgspec.Struct, frozen=True):
+    """A copy that is whole in the guest, and hidden: whence it came, the hidden name, and what it will be called.
+
+    ``size`` is in bytes, ``digest`` the SHA-256 of what was sent in hex, "" where that would take too long.
+    """
+
+    source: Path
+    part: bytes
+    path: bytes
+    size: int
+    digest: str
+
+
 def send(guest: Files, source: Path, target: bytes, step: Progress, name: bytes = b"") -> None:
     """Copy the host's regular file ``source`` to ``target`` in the guest, "" or a directory meaning below it.
 
@@ -41,7 +56,10 @@ def send(guest: Files, source: Path, target: bytes, step: Progress, name: bytes 
     is still there.
     """
     path = place_in_guest(guest, target, name or os.fsencode(source.name))
-    give_name(guest, send_part(guest, source, path, step), path, durable=True)
+    sent = send_part(guest, source, path, step)
+    compare(guest, [sent])
+    guest.run(b"sync", b"--", relative(sent.part))
+    give_name(guest, sent)
 
 
 def place_in_guest(guest: Files, target: bytes, name: bytes) -> bytes:
@@ -78,22 +96,29 @@ def _regular(source: Path) -> Iterator[tuple[Any, os.stat_result]]:
         yield stream, status
 
 
-def send_part(guest: Files, source: Path, path: bytes, step: Progress) -> bytes:
-    """Copy ``source`` to the hidden name beside ``path``, whole, and return that name."""
+def send_part(guest: Files, source: Path, path: bytes, step: Progress, *, fresh: bool = False) -> Sent:
+    """Copy ``source`` to the hidden name beside ``path``; what the guest has is not compared yet.
+
+    A ``fresh`` directory has no copy in it that was cut.
+    """
     with _regular(source) as (stream, status):
         size, changed = status.st_size, max(0, int(status.st_mtime))
         part = _beside(path, os.fsencode(source.absolute()), size, changed)
-        found = guest.status(part)
-        done = int(found.st_size or 0) if found is not None and stat.S_ISREG(found.st_mode or 0) else 0
-        done = done if done <= size else 0
-        resumed = done > 0
-        with guest_errors(guest, path, part), guest.client.open(part, "r+b" if resumed else "wb") as remote:
+        done = 0 if fresh else _begun(guest, part, size)
+        with guest_errors(guest, path, part), guest.client.open(part, "r+b" if done else "wb") as remote:
             written = _pump_out(guest, stream, remote, done, size, step)
-        _compare(guest, source, stream, part, written, thorough=resumed or written <= _CHEAP_TO_DIGEST)
+        digest = digest_of(stream, written) if done or written <= _CHEAP_TO_DIGEST else ""
         with guest_errors(guest, path, part):
             guest.client.chmod(part, stat.S_IMODE(status.st_mode) & 0o777)
             guest.client.utime(part, (max(0, int(status.st_atime)), changed))
-    return part
+    return Sent(source, part, path, written, digest)
+
+
+def _begun(guest: Files, part: bytes, size: int) -> int:
+    """Return how many bytes of a copy of ``size`` are there already."""
+    found = guest.status(part)
+    done = int(found.st_size or 0) if found is not None and stat.S_ISREG(found.st_mode or 0) else 0
+    return done if done <= size else 0
 
 
 def _pump_out(guest: Files, stream: Any, remote: Any, done: int, size: int, step: Progress) -> int:
@@ -103,6 +128,7 @@ def _pump_out(guest: Files, stream: Any, remote: Any, done: int, size: int, step
     """
     step(done, size)
     at, end = done, size or _MOST_UNSIZED
+    theirs = 0 if done == 0 else -1
     while at < end:
         at = _next_data(stream, at, size) if size else at
         stream.seek(at) if size else None
@@ -113,12 +139,14 @@ def _pump_out(guest: Files, stream: Any, remote: Any, done: int, size: int, step
         remote.seek(at)
         remote.write(chunk)
         at += len(chunk)
+        theirs = at
         step(at, size or at)
     if size == 0 and at == _MOST_UNSIZED:
         raise Problem(f"the file says that it is empty, and has more than {_MOST_UNSIZED >> 20} MB")
     if at < size:
         raise Problem("the file became shorter while it was copied", "call it again")
-    if size:
+    if theirs != at:
+        # It ends in a hole, or there was more of it.
         guest.renew()
         remote.truncate(size)
     return at
@@ -133,23 +161,26 @@ def _next_data(stream: Any, at: int, size: int) -> int:
         return size if error.errno == errno.ENXIO and os.fstat(stream.fileno()).st_size >= size else at
 
 
-def _compare(guest: Files, source: Path, stream: Any, part: bytes, size: int, *, thorough: bool) -> None:
-    """Raise Problem where the guest does not have what was sent."""
-    found = guest.status(part)
-    if found is None or int(found.st_size or 0) != size:
-        forget(guest, part)
-        raise Problem(f"the guest has not got {quoted(source, 200)} whole", "call it again")
-    if not thorough:
-        return
-    theirs = digest_there(guest, part)
-    if theirs and theirs != digest_of(stream, size):
-        forget(guest, part)
-        raise Problem(f"{quoted(source, 200)} changed while it was copied", "call it again")
+def compare(guest: Files, sent: Iterable[Sent]) -> None:
+    """Raise Problem where the guest does not have what was sent; its programs are asked, as a guest is."""
+    by_digest, by_size = [one for one in sent if one.digest], [one for one in sent if not one.digest]
+    told = zip(by_digest, digests_there(guest, [one.part for one in by_digest]), strict=True)
+    for one, theirs in (*told, *((one, "") for one in by_size)):
+        if not theirs or theirs != one.digest:
+            _need_size(guest, one)
+        if theirs and theirs != one.digest:
+            forget(guest, one.part)
+            raise Problem(f"{quoted(one.source, 200)} changed while it was copied", "call it again")
 
 
-def give_name(guest: Files, part: bytes, path: bytes, *, durable: bool) -> None:
-    """Rename a whole copy to what it is called, after its bytes are on the guest's disk."""
-    if durable:
-        guest.run(b"sync", b"--", relative(part))
-    with guest_errors(guest, path, part):
-        guest.client.posix_rename(part, path)
+def _need_size(guest: Files, sent: Sent) -> None:
+    found = guest.status(sent.part)
+    if found is None or int(found.st_size or 0) != sent.size:
+        forget(guest, sent.part)
+        raise Problem(f"the guest has not got {quoted(sent.source, 200)} whole", "call it again")
+
+
+def give_name(guest: Files, sent: Sent) -> None:
+    """Rename a whole copy to what it is called; its bytes are on the guest's disk."""
+    with guest_errors(guest, sent.path, sent.part):
+        guest.client.posix_rename(sent.part, sent.path)

@@ -22,7 +22,7 @@ from okubsd.host.copying.files import (
     said,
 )
 from okubsd.host.copying.inward import fetch, fetch_file, host_errors, room_for, umask
-from okubsd.host.copying.outward import give_name, send_part
+from okubsd.host.copying.outward import Sent, compare, give_name, send_part
 
 # Of a directory in a guest.
 _MOST_FILES, _LARGEST_LISTING, _LONGEST_PATH = 100_000, 32 << 20, 3000
@@ -51,18 +51,19 @@ def send_tree(guest: Files, source: Path, target: bytes, step: Progress, name: b
     name = name or os.fsencode(source.name) or os.fsencode(source.resolve().name)
     top = join(target, name) if guest.is_directory(target) else target.rstrip(b"/") or name
     directories, files, left_out = _host_tree(source)
-    for relative_path, _ in directories:
-        _make_directory(guest, join(top, relative_path) if relative_path else top)
+    paths = [join(top, path) if path else top for path, _ in directories]
+    fresh = {path for path in paths if _make_directory(guest, path)}
     total = sum(size for _, size in files)
-    parts, before = [], 0
+    sent, before = list[Sent](), 0
     for relative_path, size in files:
         path = join(top, relative_path)
-        one = Share(step, before, total)
-        parts.append((send_part(guest, source / os.fsdecode(relative_path), path, one), path))
+        new = path.rpartition(b"/")[0] in fresh
+        sent.append(send_part(guest, source / os.fsdecode(relative_path), path, Share(step, before, total), fresh=new))
         before += size
+    compare(guest, sent)
     guest.run(b"sync", b"-f", b"--", relative(top))
-    for part, path in parts:
-        give_name(guest, part, path, durable=False)
+    for one in sent:
+        give_name(guest, one)
     for relative_path, status in reversed(directories):
         path = join(top, relative_path) if relative_path else top
         with guest_errors(guest, path, b""):
@@ -95,11 +96,13 @@ def _host_tree(source: Path) -> tuple[list[tuple[bytes, os.stat_result]], list[t
     return directories, files, others
 
 
-def _make_directory(guest: Files, path: bytes) -> None:
+def _make_directory(guest: Files, path: bytes) -> bool:
+    """Make a directory in the guest where there is none, and return whether there was none."""
     if guest.is_directory(path):
-        return
+        return False
     with guest_errors(guest, path, b""):
         guest.client.mkdir(path)
+    return True
 
 
 _ENTRY = re.compile(rb"([a-zA-Z?]) (\d{1,18}) (-?\d{1,12})(?:\.\d+)? ([0-7]{1,5}) ([^\0]*)")
