@@ -13,7 +13,7 @@ from okubsd.host.session import Session
 
 
 @click.command()
-@click.argument("name", metavar="[VM | compile | net | display]", default="term")
+@click.argument("name", metavar="[VM | compile | net | display | share]", default="term")
 @click.option("--rounds", default=5, show_default=True, help="How often each is started.")
 @click.option("--against", type=click.Choice(["stock"]), help="Measure a stock Debian VM in the same rounds.")
 @click.option("--vms", default=500, show_default=True, help="With 'compile': of how many VMs.")
@@ -23,60 +23,45 @@ def bench(session: Session, name: str, rounds: int, against: str | None, vms: in
     """Start VM (term) again and again on a display nobody sees, and print medians and spreads.
 
     'bench compile' measures how long it takes to compile a description of many VMs instead, and 'bench net' what a
-    gateway costs and what a rule does, 'bench display' what a window costs.
+    gateway costs and what a rule does, 'bench display' what a window costs, 'bench share' what a shared directory does.
     """
     if rounds < 1 or vms < 1:
         raise Misuse("--rounds and --vms take a whole number, at least 1")
     if name == "compile":
-        _bench_compile(vms, rounds, json=json)
-        return
-    if name == "net":
-        _bench_net(session, rounds, json=json)
-        return
-    if name == "display":
-        _bench_display(session, rounds, json=json)
-        return
+        from okubsd.bench import compiling
+
+        _show(compiling.measure(vms, rounds), compiling.describe_host(), json=json, vms=vms, rounds=rounds)
+    elif name == "net":
+        from okubsd.bench import network
+
+        _show(network.measure(session, rounds), network.describe_host(), json=json, rounds=rounds)
+    else:
+        _bench_guests(session, name, rounds, stock=against == "stock", json=json)
+
+
+def _bench_guests(session: Session, name: str, rounds: int, *, stock: bool, json: bool) -> None:
     from okubsd.bench import starts
 
-    vm = session.vm(name)
-    rows = starts.measure(session, vm, rounds, stock=against == "stock")
+    more: dict[str, str] = {}
+    if name == "display":
+        from okubsd.bench import display
+
+        rows = display.measure(session, session.vm("term"), rounds)
+    elif name == "share":
+        from okubsd.bench import share
+
+        rows = share.measure(session, rounds)
+    else:
+        vm = session.vm(name)
+        rows, more = starts.measure(session, vm, rounds, stock=stock), {"vm": vm.name}
+    _show(rows, starts.describe_host(), json=json, **more, rounds=rounds)
+
+
+def _show(rows: dict[str, list[float]], host: str, *, json: bool, **about: object) -> None:
     if json:
-        print_json(vm=vm.name, rounds=rounds, host=starts.describe_host(), figures=rows)
+        print_json(**about, host=host, figures=rows)
         return
-    print(starts.describe_host())
-    sys.stdout.write(render_rows(rows))
-
-
-def _bench_compile(vms: int, rounds: int, *, json: bool) -> None:
-    from okubsd.bench import compiling
-
-    rows = compiling.measure(vms, rounds)
-    if json:
-        print_json(vms=vms, rounds=rounds, host=compiling.describe_host(), figures=rows)
-        return
-    print(compiling.describe_host())
-    sys.stdout.write(render_rows(rows))
-
-
-def _bench_net(session: Session, rounds: int, *, json: bool) -> None:
-    from okubsd.bench import network
-
-    rows = network.measure(session, rounds)
-    if json:
-        print_json(rounds=rounds, host=network.describe_host(), figures=rows)
-        return
-    print(network.describe_host())
-    sys.stdout.write(render_rows(rows))
-
-
-def _bench_display(session: Session, rounds: int, *, json: bool) -> None:
-    from okubsd.bench import display, starts
-
-    rows = display.measure(session, session.vm("term"), rounds)
-    if json:
-        print_json(rounds=rounds, host=starts.describe_host(), figures=rows)
-        return
-    print(starts.describe_host())
+    print(host)
     sys.stdout.write(render_rows(rows))
 
 
