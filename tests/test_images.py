@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from okubsd.config.recipe import parse_recipe
 from okubsd.errors import BadDescription, Problem
-from okubsd.host import builder
+from okubsd.host import staging
 from okubsd.host.builder import first_reason
 from okubsd.host.packer import pack_tree
 from okubsd.host.reading import digest_of
@@ -420,7 +420,7 @@ def test_a_package_of_the_users_own_is_taken_by_its_digest_alone(tmp_path: Path)
     found = parse_recipe("closed", tmp_path / "r", text.format(deb, good))
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    staged = builder._stage_debs(found, scratch)
+    staged = staging.stage_debs(found, scratch)
     assert staged is not None and (staged / "0.deb").read_bytes() == b"not really"
     hook = commands.debs_hook(staged)
     assert "dpkg-deb -x" in hook and "dpkg -i" not in hook and "apt" not in hook
@@ -434,7 +434,7 @@ def test_a_package_of_the_users_own_is_taken_by_its_digest_alone(tmp_path: Path)
         shutil.rmtree(other)
         other.mkdir()
         with pytest.raises(Problem, match=said):
-            builder._stage_debs(wrong, other)
+            staging.stage_debs(wrong, other)
     for bad in ("relative.deb", "/x/../y.deb", "/x.rpm"):
         with pytest.raises(BadDescription, match="debs"):
             parse_recipe("closed", tmp_path / "r", text.format(bad, good))

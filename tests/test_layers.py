@@ -62,7 +62,7 @@ FLOORS = {
         # What lies on the disk, what runs, and how it is spoken to.
         {"reading", "running", "monitor", "records", "session", "keys", "homes", "store", "walls", "window", "tunnels",
          "selection", "policy", "performance", "windows", "hands", "gateway_files", "signing", "workshop", "bootdrive", "zone"},
-        {"packer", "container", "release", "builder", "versions"},
+        {"packer", "container", "release", "staging", "builder", "versions"},
         {"engine"},
         {"saved"},
         {"facts"},

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import lzma
 import re
-import shlex
 import shutil
 import tarfile
 import tempfile
@@ -22,6 +21,7 @@ from okubsd.errors import Problem
 from okubsd.host import bootdrive, door, locks, packer, release, store
 from okubsd.host.places import Places
 from okubsd.host.reading import recipe_directories
+from okubsd.host.staging import stage_debs, stage_kernel
 from okubsd.host.workshop import HERE, Workshop
 from okubsd.images import commands
 from okubsd.images.fitting import needs_of
@@ -232,7 +232,7 @@ def _bootstrap(
     parts = {part.name for part in base.parts} & {DRIVE, layout.TOOLS} if base else set()
     drives = tuple(store.part_path(places, base, name) for name in sorted(parts)) if base else ()
     with _scratch(places.images, made, drives, workshop) as (scratch, reachable):
-        root, kernel, debs = workshop.root, _stage_kernel(places, recipe, scratch), _stage_debs(recipe, scratch)
+        root, kernel, debs = workshop.root, stage_kernel(places, recipe, scratch), stage_debs(recipe, scratch)
         argv = commands.bootstrap_argv(
             recipe, suite, sources, reachable, tar, root=root, apt_conf=apt_conf, kernel=kernel, debs=debs
         )
@@ -240,42 +240,6 @@ def _bootstrap(
         _mmdebstrap(argv, scratch, recipe, report, workshop)
         workshop.get(tar)
     return tar
-
-
-def _stage_kernel(places: Places, recipe: Recipe, scratch: Path) -> Path | None:
-    """Put what a kernel is compiled by where a build finds it, and return that directory; None for no kernel."""
-    if not recipe.kernel:
-        return None
-    staged = scratch / "kernel"
-    staged.mkdir(mode=0o755)
-    for name, target in ((recipe.kernel, "config"), (commands.COMPILE, commands.COMPILE)):
-        path = staged / target
-        path.write_bytes(packer.read_own(recipe_directories(places)[recipe.name] / name))
-        path.chmod(0o644)
-    return staged
-
-
-def _stage_debs(recipe: Recipe, scratch: Path) -> Path | None:
-    """Put the user's own packages where a build finds them, and return that directory; None for none.
-
-    Raises Problem for one that is not there, or is another than the recipe means.
-    """
-    if not recipe.debs:
-        return None
-    staged = scratch / "debs"
-    staged.mkdir(mode=0o755)
-    for number, deb in enumerate(recipe.debs):
-        path, source = staged / f"{number}.deb", Path(deb.path).expanduser()
-        try:
-            shutil.copyfile(source, path)
-        except OSError as error:
-            raise Problem(f"{quoted(source, 200)}: {error.strerror}", "see 'debs' of the recipe") from None
-        if store.hash_file(path) != deb.sha256:
-            raise Problem(
-                f"{quoted(source, 200)} is not what the recipe means", f"sha256sum {shlex.quote(str(source))}"
-            )
-        path.chmod(0o644)
-    return staged
 
 
 def _mmdebstrap(argv: Argv, scratch: Path, recipe: Recipe, report: Report, workshop: Workshop) -> None:
