@@ -14,9 +14,9 @@ RATE, CHANNELS = 48_000, 2
 BYTES_PER_SECOND = RATE * CHANNELS * 2
 _LATENCY_MS = 40
 
-# Who plays and who records, in the order that they are looked for: the first that is there does.
-PLAYERS = ("aucat", "pacat", "pw-cat")
-RECORDERS = ("aucat", "parec", "pw-cat")
+# Who plays and who records.
+_PLAYERS = ("pacat", "pw-cat", "aucat")
+_RECORDERS = ("parec", "pw-cat", "aucat")
 
 # Volumes as these programs count them (aucat -v, pacat --volume).
 _LOUDEST_AUCAT, _LOUDEST_PULSE = 127, 65536
@@ -27,6 +27,20 @@ class Sound(msgspec.Struct, frozen=True):
 
     volume: int = 100
     muted: bool = False
+
+
+def players(*, openbsd: bool) -> Argv:
+    """Return who plays, in the order that they are looked for: a host's own comes before what may lie there unused."""
+    return _own_first(_PLAYERS, openbsd=openbsd)
+
+
+def recorders(*, openbsd: bool) -> Argv:
+    """Return who records, in the same order."""
+    return _own_first(_RECORDERS, openbsd=openbsd)
+
+
+def _own_first(names: Argv, *, openbsd: bool) -> Argv:
+    return (names[-1], *names[:-1]) if openbsd else names
 
 
 def player_argv(program: str, vm: str, volume: int) -> Argv:

@@ -11,7 +11,7 @@ import pytest
 
 from okubsd.host import speaking
 from okubsd.host.waiting import wait_until
-from okubsd.sound import BYTES_PER_SECOND, Sound, is_silence, player_argv, recorder_argv
+from okubsd.sound import BYTES_PER_SECOND, Sound, is_silence, player_argv, players, recorder_argv, recorders
 
 # Plays by writing what it gets to a file.
 WRITER = "import sys\nwith open({!r}, 'ab', 0) as out:\n    while data := sys.stdin.buffer.raw.read(4096):\n        out.write(data)\n"
@@ -20,6 +20,13 @@ WRITER = "import sys\nwith open({!r}, 'ab', 0) as out:\n    while data := sys.st
 def tone(seconds: float, hertz: int = 440) -> bytes:
     samples = (int(12000 * math.sin(2 * math.pi * hertz * at / 48_000)) for at in range(int(48_000 * seconds)))
     return b"".join(struct.pack("<hh", sample or 1, sample or 1) for sample in samples)
+
+
+def test_the_hosts_own_player_comes_first() -> None:
+    assert players(openbsd=True)[0] == recorders(openbsd=True)[0] == "aucat"
+    # One of a library that somebody installed, with no server that runs.
+    assert players(openbsd=False)[0] == "pacat" and recorders(openbsd=False)[0] == "parec"
+    assert {*players(openbsd=True)} == {*players(openbsd=False)} == {"aucat", "pacat", "pw-cat"}
 
 
 @pytest.mark.parametrize("program", ["aucat", "pacat", "pw-cat"])

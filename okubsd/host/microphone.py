@@ -19,7 +19,7 @@ from okubsd.host import door, programs, running, windows
 from okubsd.host.guest import Guest
 from okubsd.host.places import find_places
 from okubsd.model import Argv
-from okubsd.sound import RECORDERS, recorder_argv
+from okubsd.sound import recorder_argv, recorders
 
 HEAR: Argv = ("/usr/lib/okubsd/sound", "mic")
 
@@ -31,9 +31,10 @@ _CHUNK = 4096
 
 def find_recorder() -> str:
     """Return the program that records here.  Raises HostLacks where there is none."""
-    found = next((name for name in RECORDERS if programs.find_program(name)), "")
+    names = recorders(openbsd=sys.platform.startswith("openbsd"))
+    found = next((name for name in names if programs.find_program(name)), "")
     if not found:
-        raise HostLacks(f"this host has none of {', '.join(RECORDERS)} to record with", "okubsd doctor")
+        raise HostLacks(f"this host has none of {', '.join(names)} to record with", "okubsd doctor")
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -12,7 +13,7 @@ import msgspec
 from okubsd import layout
 from okubsd.decode import read_json
 from okubsd.host import door, programs
-from okubsd.sound import BYTES_PER_SECOND, PLAYERS, Sound, is_silence, player_argv
+from okubsd.sound import BYTES_PER_SECOND, Sound, is_silence, player_argv, players
 
 # After so many seconds of silence nobody has to play it, and a player that ended is begun again after so many.
 _SILENT_SECONDS, _AGAIN_SECONDS = 30.0, 2.0
@@ -26,7 +27,8 @@ _FRAME = 4
 
 def find_player() -> str:
     """Return the program that plays sound here, "" where there is none."""
-    return next((name for name in PLAYERS if programs.find_program(name)), "")
+    names = players(openbsd=sys.platform.startswith("openbsd"))
+    return next((name for name in names if programs.find_program(name)), "")
 
 
 def read_sound(directory: Path) -> Sound:

@@ -17,7 +17,6 @@ from okubsd.host.performance import Performance
 from okubsd.host.publish import is_open, publish
 from okubsd.host.waiting import wait_until
 from okubsd.plan import steps
-from okubsd.sound import PLAYERS
 
 # How long a service of a guest may take to listen, in seconds, before that is told.
 _LISTEN_SECONDS = 20.0
@@ -73,6 +72,6 @@ def _may_be_heard(step: steps.Attend, performance: Performance) -> bool:
     if line.action != ALLOW:
         return False
     if not speaking.find_player():
-        performance.report(f"{step.vm.name}: it is not heard: this host has none of {', '.join(PLAYERS)}")
+        performance.report(f"{step.vm.name}: it is not heard: this host has neither aucat, pacat nor pw-cat")
         return False
     return True
