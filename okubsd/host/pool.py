@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from okubsd import layout
+from okubsd.config.names import quoted
 from okubsd.errors import HostLacks, Problem
 from okubsd.host import door, lifecycle, locks, store
 from okubsd.host.monitor import Monitor, monitor
@@ -106,7 +109,7 @@ def _boot_and_save(made: Path, boot: Boot, seat: Bare) -> None:
 
         def waits() -> bool:
             if qemu.poll() is not None:
-                raise Problem(f"QEMU ended with code {qemu.returncode}{last_lines(log)}")
+                raise _why_ended(qemu.returncode, made, log)
             return WAITING in _tail(machine.console_log)
 
         wait_until(waits, vm.boot_timeout, f"the guest did not boot within {vm.boot_timeout} seconds")
@@ -120,6 +123,16 @@ def _boot_and_save(made: Path, boot: Boot, seat: Bare) -> None:
         os.close(write_end)
         qemu.kill()
         qemu.wait()
+
+
+def _why_ended(code: int, made: Path, log: Path) -> Problem:
+    """Return why QEMU ended with ``code``; memory that lies in a file ends who writes to it where the disk is full."""
+    if code == -signal.SIGBUS:
+        where = made.parent
+        return Problem(
+            f"there is no room for a saved state in {quoted(where, 200)}", f"df -h {shlex.quote(str(where))}"
+        )
+    return Problem(f"QEMU ended with code {code}{last_lines(log)}")
 
 
 def _watch(pid: int) -> tuple[str, ...]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,6 +109,23 @@ def test_a_maker_that_is_killed_leaves_nothing(world: World, pool: Path) -> None
     wait_until(lambda: not [words for _, words in world.processes() if "drive_identity" in words])
     world.ok("pool", "make", "term")
     assert list(pool.glob(".making-*")) == [] and "term" in next(iter(states(world).values()))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
+def test_a_full_disk_is_told_and_nothing_is_left(world: World) -> None:
+    """The memory of the guest is a file: QEMU is ended by the kernel where that has no room to grow."""
+    pool = world.state / layout.POOL
+    pool.mkdir(mode=0o700, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m,mode=0700", "tmpfs", str(pool)], check=True)
+    try:
+        done = world.call("pool", "make", "term")
+        assert done.code == 1 and f"there is no room for a saved state in '{pool}'" in done.err, done.err
+        assert list(pool.iterdir()) == [] and states(world) == {}
+    finally:
+        subprocess.run(["umount", str(pool)], check=True)
+    # And the VM boots, as without a state.
+    with world.up("term"):
+        assert world.running("term")
 
 
 def test_a_copy_that_waits_is_there_at_once_and_only_once(world: World, desktop: str) -> None:
