@@ -22,7 +22,7 @@ from okubsd.cli.copy import path_in_guest
 from okubsd.errors import Problem, TimedOut, Unreachable
 from okubsd.host import door
 from okubsd.host.copying import Files, Progress, fetch, fetch_tree, parse_tree, part_name, send, send_tree, spoken_by
-from okubsd.host.copying.files import digest_of
+from okubsd.host.copying.files import digest_of, digests_there
 from okubsd.model import Vm
 from tests.conftest import CHECKOUT
 
@@ -227,7 +227,7 @@ def test_a_cut_copy_goes_on_where_it_ended(guest: Files, there: Path, tmp_path: 
     send(guest, source, b"", Notes())
     assert seen[0] == 1 << 19 and (there / "a").read_bytes() == source.read_bytes()
     part.write_bytes(b"damaged" * 1000)
-    with pytest.raises(Problem, match="changed while it was copied"):
+    with pytest.raises(Problem, match="as it is here"):
         send(guest, source, b"", Progress())
     send(guest, source, b"", Progress())
     assert (there / "a").read_bytes() == source.read_bytes()
@@ -298,10 +298,94 @@ def test_one_file_of_many_that_differs_is_found(guest: Files, there: Path, tmp_p
         return whole(*words, seconds=seconds, largest=largest)
 
     guest.run = run  # type: ignore[method-assign]
-    with pytest.raises(Problem, match=r"top/15' changed while it was copied"):
+    with pytest.raises(Problem, match=r"has not got '.*top/15' as it is here$"):
         send_tree(guest, top, b"", Progress())
     # None of them has got its name.
     assert all(name.startswith(".okubsd-part-") for name in os.listdir(there / "top"))  # noqa: PTH208
+
+
+def test_all_that_differ_are_forgotten_at_once(guest: Files, there: Path, tmp_path: Path) -> None:
+    top = tmp_path / "top"
+    top.mkdir()
+    for number in range(6):
+        filled(top / str(number), 100)
+    whole = guest.run
+
+    def run(*words: bytes, seconds: float = 120, largest: int = 1 << 16) -> door.Done:
+        done = whole(*words, seconds=seconds, largest=largest)
+        return door.Done(0, b"".join(b"0" * 64 + line[64:] for line in done.out.splitlines(keepends=True)))
+
+    guest.run = run  # type: ignore[method-assign]
+    with pytest.raises(Problem, match=r"as it is here, nor 5 other files$"):
+        send_tree(guest, top, b"", Progress())
+    assert list((there / "top").iterdir()) == []
+
+
+def test_a_guest_that_says_nothing_is_asked_once(guest: Files, tmp_path: Path) -> None:
+    top, asked = tmp_path / "top", list[float]()
+    top.mkdir()
+    for number in range(400):
+        (top / str(number)).write_text("x")
+    whole = guest.run
+
+    def run(*words: bytes, seconds: float = 120, largest: int = 1 << 16) -> door.Done:
+        if words[0] != b"sha256sum":
+            return whole(*words, seconds=seconds, largest=largest)
+        asked.append(seconds)
+        return door.Done(door.GAVE_UP)
+
+    guest.run = run  # type: ignore[method-assign]
+    with pytest.raises(TimedOut, match="does not say what it has got"):
+        send_tree(guest, top, b"", Progress())
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("name", [b"a\\b", b"a\nb", b"a b", b"\\", b"\xe9", b"a\\nb"])
+def test_digests_are_told_by_names(name: bytes, guest: Files, there: Path) -> None:
+    (there / os.fsdecode(name)).write_bytes(b"x")
+    (there / "last").write_bytes(b"y")
+    told = digests_there(guest, [(name, 1), (b"none", 1), (b"last", 1)])
+    assert told == {name: hashlib.sha256(b"x").hexdigest(), b"last": hashlib.sha256(b"y").hexdigest()}
+
+
+@given(st.binary(max_size=300))
+def test_what_a_guest_says_of_digests_is_taken_or_not(said: bytes) -> None:
+    class Says:
+        vm = VM
+
+        def run(self, *_: bytes, **__: object) -> door.Done:
+            return door.Done(0, said + b"\n" + b"a" * 64 + b"  ./x\n")
+
+    told = digests_there(Says(), [(b"x", 1), (b"y", 1)])  # type: ignore[arg-type]
+    assert told.keys() <= {b"x", b"y"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_a_cut_copy_of_files_that_are_to_be_read_only_goes_on(there: Path, tmp_path: Path) -> None:
+    """The guest's user is not root, and may not write to what is to be read only."""
+    top = tmp_path / "top"
+    top.mkdir()
+    for number in range(5):
+        filled(top / str(number), 1000).chmod(0o444 if number else 0o044)
+    os.chown(there, 65534, 65534)
+    tmp_path.chmod(0o755)
+
+    class Cut(Progress):
+        def __call__(self, done: int, total: int) -> None:
+            if done > 2500:
+                raise KeyboardInterrupt
+
+    argv = ("setpriv", "--reuid", "65534", "--clear-groups", SERVER, "-d", str(there))
+
+    def within(command: str, seconds: float, largest: int) -> door.Done:
+        return ask(f"cd {there} && {command}", seconds, largest)
+
+    with pytest.raises(KeyboardInterrupt), spoken_by(argv, VM, within) as guest:
+        send_tree(guest, top, b"", Cut())
+    with spoken_by(argv, VM, within) as guest:
+        send_tree(guest, top, b"", Progress())
+    assert tree(there / "top") == tree(top)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (there / "top").iterdir()} == {0o444, 0o044}
 
 
 def test_nothing_of_a_listing_goes_through_a_link_that_is_there(there: Path, tmp_path: Path) -> None:
@@ -344,11 +428,13 @@ def test_a_name_is_no_expression_of_find(name: bytes, guest: Files, there: Path,
     assert (tmp_path / "back/in").read_text() == "in" and (there / "precious").exists()
 
 
-def test_dates_before_1970_and_modes_of_directories(guest: Files, there: Path, tmp_path: Path) -> None:
+def test_dates_before_1970_and_after_2106_and_modes_of_directories(guest: Files, there: Path, tmp_path: Path) -> None:
     top = tmp_path / "top"
     (top / "closed").mkdir(parents=True)
     (top / "old").write_text("x")
     os.utime(top / "old", (-5, -5))
+    (top / "late").write_text("x")
+    os.utime(top / "late", (2**33, 2**33))
     (top / "closed").chmod(0o700)
     os.utime(top / "closed", (1_000_000_000, 1_000_000_000))
     send_tree(guest, top, b"", Progress())
@@ -393,7 +479,7 @@ def test_any_listing_is_taken_or_refused(data: bytes) -> None:
 @contextlib.contextmanager
 def hostile(kind: str) -> Iterator[Files]:
     argv = (sys.executable, str(CHECKOUT / "tests/sftp_double.py"), kind)
-    with spoken_by(argv, VM, lambda *_: door.Done(door.GAVE_UP)) as made:
+    with spoken_by(argv, VM, lambda *_: door.Done(1)) as made:
         yield made
 
 

@@ -190,46 +190,75 @@ def said(path: bytes) -> str:
     return quoted(os.fsdecode(path))
 
 
+# In seconds; how many bytes are asked of at once, and the longest command that a guest's ssh server takes, which is
+# of 9000 bytes (dropbear's MAX_CMD_LEN).
+_DIGEST_SECONDS, _MOST_AT_ONCE, _LONGEST_COMMAND = 600, 256 << 20, 8000
+_DIGEST = re.compile(rb"(\\?)([0-9a-f]{64}) [ *](.*)", re.DOTALL)
+
+
 def digest_there(guest: Files, path: bytes) -> str:
-    """Return the SHA-256 that the guest says its file has, "" where it does not say."""
-    done = guest.run(b"sha256sum", b"--", relative(path), seconds=600)
-    return _digest_in(done.out) if done.code == 0 else ""
+    """Return the SHA-256 that the guest says its file has, "" where it does not say.
+
+    Raises TimedOut where it says nothing for minutes.
+    """
+    return _digests(guest, [path]).get(path, "")
 
 
-# The longest command that a guest's ssh server takes is 9000 bytes (dropbear's MAX_CMD_LEN).
-_LONGEST_COMMAND = 8000
+def digests_there(guest: Files, files: list[tuple[bytes, int]]) -> dict[bytes, str]:
+    """Return the SHA-256 that the guest says of each file, by its path, as far as it says one; many are asked at once.
 
-
-def digests_there(guest: Files, paths: list[bytes]) -> list[str]:
-    """Return the SHA-256 that the guest says each file has, "" where it does not say; many are asked for at once."""
-    told: list[str] = []
-    for some in _portions(paths):
-        done = guest.run(b"sha256sum", b"--", *map(relative, some), seconds=600)
-        lines = done.out.removesuffix(b"\n").split(b"\n")
-        found = [_digest_in(line) for line in lines]
-        # Where one cannot be read, nobody knows which line is whose.
-        told += found if done.code == 0 and len(found) == len(some) else [digest_there(guest, path) for path in some]
+    ``files`` are paths with their sizes in bytes.  Raises TimedOut where it says nothing for minutes.
+    """
+    told: dict[bytes, str] = {}
+    for some in _portions(files):
+        told |= _digests(guest, some)
     return told
 
 
-def _portions(paths: list[bytes]) -> Iterator[list[bytes]]:
-    """Yield ``paths`` in portions that one command may have."""
-    some, length = list[bytes](), 0
-    for path in paths:
+def _digests(guest: Files, paths: list[bytes]) -> dict[bytes, str]:
+    done = guest.run(b"sha256sum", b"--", *map(relative, paths), seconds=_DIGEST_SECONDS)
+    if done.code == door.GAVE_UP:
+        raise TimedOut(f"{guest.vm.name}: the guest does not say what it has got")
+    asked = {relative(path): path for path in paths}
+    found = dict(_named_digests(done.out))
+    return {path: found[name] for name, path in asked.items() if name in found}
+
+
+def _named_digests(out: bytes) -> Iterator[tuple[bytes, str]]:
+    """Yield names and digests of the lines of sha256sum(1), which writes some letters of names in two after a '\\'."""
+    for line in out.split(b"\n"):
+        if match := _DIGEST.fullmatch(line):
+            name = match[3]
+            if match[1]:
+                name = re.sub(rb"\\(.)", lambda pair: _ESCAPED.get(pair[1], pair[1]), name)
+            yield name, match[2].decode()
+
+
+_ESCAPED = {b"n": b"\n", b"r": b"\r"}
+
+
+def _portions(files: list[tuple[bytes, int]]) -> Iterator[list[bytes]]:
+    """Yield the paths of ``files`` in portions that one command may have, and that are read in time."""
+    some, length, total = list[bytes](), 0, 0
+    for path, size in files:
         cost = len(os.fsencode(shlex.quote(os.fsdecode(relative(path))))) + 1
-        if some and length + cost > _LONGEST_COMMAND:
+        if some and (length + cost > _LONGEST_COMMAND or total + size > _MOST_AT_ONCE):
             yield some
-            some, length = [], 0
+            some, length, total = [], 0, 0
         some.append(path)
-        length += cost
+        length, total = length + cost, total + size
     if some:
         yield some
 
 
-def _digest_in(line: bytes) -> str:
-    """Return the digest at the beginning of a line of sha256sum(1), "" where there is none."""
-    said = line.removeprefix(b"\\")[:64].decode("ascii", errors="replace")
-    return said if re.fullmatch(r"[0-9a-f]{64}", said) else ""
+# The largest date of SFTP, which has 32 bits without a sign (draft-ietf-secsh-filexfer-02, 5).
+_LAST_DATE = 0xFFFFFFFF
+
+
+def sftp_dates(status: os.stat_result) -> tuple[int, int]:
+    """Return when a file was read and changed, as near to it as SFTP can say: in seconds from 1970 to 2106."""
+    read, changed = (min(max(0, int(when)), _LAST_DATE) for when in (status.st_atime, status.st_mtime))
+    return read, changed
 
 
 def digest_of(stream: Any, size: int) -> str:

@@ -27,6 +27,7 @@ from okubsd.host.copying.files import (
     part_name,
     relative,
     said,
+    sftp_dates,
 )
 
 # A file that says it has no size, as those of proc(5), is read to its end, but not for ever.
@@ -39,7 +40,8 @@ _CHEAP_TO_DIGEST = 64 << 20
 class Sent(msgspec.Struct, frozen=True):
     """A copy that is whole in the guest, and hidden: whence it came, the hidden name, and what it will be called.
 
-    ``size`` is in bytes, ``digest`` the SHA-256 of what was sent in hex, "" where that would take too long.
+    ``size`` is in bytes, ``digest`` the SHA-256 of what was sent in hex, "" where that would take too long; ``mode``
+    and ``dates`` (of access and change, seconds since the epoch) are what the copy will have.
     """
 
     source: Path
@@ -47,6 +49,8 @@ class Sent(msgspec.Struct, frozen=True):
     path: bytes
     size: int
     digest: str
+    mode: int
+    dates: tuple[int, int]
 
 
 def send(guest: Files, source: Path, target: bytes, step: Progress, name: bytes = b"") -> None:
@@ -108,10 +112,8 @@ def send_part(guest: Files, source: Path, path: bytes, step: Progress, *, fresh:
         with guest_errors(guest, path, part), guest.client.open(part, "r+b" if done else "wb") as remote:
             written = _pump_out(guest, stream, remote, done, size, step)
         digest = digest_of(stream, written) if done or written <= _CHEAP_TO_DIGEST else ""
-        with guest_errors(guest, path, part):
-            guest.client.chmod(part, stat.S_IMODE(status.st_mode) & 0o777)
-            guest.client.utime(part, (max(0, int(status.st_atime)), changed))
-    return Sent(source, part, path, written, digest)
+    mode, dates = stat.S_IMODE(status.st_mode) & 0o777, sftp_dates(status)
+    return Sent(source, part, path, written, digest, mode, dates)
 
 
 def _begun(guest: Files, part: bytes, size: int) -> int:
@@ -162,25 +164,39 @@ def _next_data(stream: Any, at: int, size: int) -> int:
 
 
 def compare(guest: Files, sent: Iterable[Sent]) -> None:
-    """Raise Problem where the guest does not have what was sent; its programs are asked, as a guest is."""
-    by_digest, by_size = [one for one in sent if one.digest], [one for one in sent if not one.digest]
-    told = zip(by_digest, digests_there(guest, [one.part for one in by_digest]), strict=True)
-    for one, theirs in (*told, *((one, "") for one in by_size)):
-        if not theirs or theirs != one.digest:
-            _need_size(guest, one)
-        if theirs and theirs != one.digest:
-            forget(guest, one.part)
-            raise Problem(f"{quoted(one.source, 200)} changed while it was copied", "call it again")
+    """Raise Problem where the guest does not have what was sent; its programs are asked, as a guest is.
+
+    What differs is forgotten there.
+    """
+    kept = list(sent)
+    told = digests_there(guest, [(one.part, one.size) for one in kept if one.digest])
+    faults = {one.part: fault for one in kept if (fault := _fault(guest, one, told.get(one.part, "")))}
+    for part in faults:
+        forget(guest, part)
+    if faults:
+        others = f", nor {len(faults) - 1} other files" if len(faults) > 1 else ""
+        raise Problem(f"{next(iter(faults.values()))}{others}", "call it again")
 
 
-def _need_size(guest: Files, sent: Sent) -> None:
-    found = guest.status(sent.part)
-    if found is None or int(found.st_size or 0) != sent.size:
-        forget(guest, sent.part)
-        raise Problem(f"the guest has not got {quoted(sent.source, 200)} whole", "call it again")
+def _fault(guest: Files, sent: Sent, theirs: str) -> str:
+    """Return what the guest lacks of what was sent, in words, "" for nothing.
+
+    The digest that it says tells, or the size where it says none.
+    """
+    if sent.digest and theirs:
+        same = sent.digest == theirs
+    else:
+        found = guest.status(sent.part)
+        same = found is not None and int(found.st_size or 0) == sent.size
+    return "" if same else f"the guest has not got {quoted(sent.source, 200)} as it is here"
 
 
 def give_name(guest: Files, sent: Sent) -> None:
-    """Rename a whole copy to what it is called; its bytes are on the guest's disk."""
+    """Rename a whole copy to what it is called; its bytes are on the guest's disk.
+
+    Its mode comes last: the guest's user may not open what is to be read only.
+    """
     with guest_errors(guest, sent.path, sent.part):
+        guest.client.chmod(sent.part, sent.mode)
+        guest.client.utime(sent.part, sent.dates)
         guest.client.posix_rename(sent.part, sent.path)

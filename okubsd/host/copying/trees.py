@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -16,10 +18,12 @@ from okubsd.host.copying.files import (
     Files,
     Progress,
     Share,
+    forget,
     guest_errors,
     join,
     relative,
     said,
+    sftp_dates,
 )
 from okubsd.host.copying.inward import fetch, fetch_file, host_errors, room_for, umask
 from okubsd.host.copying.outward import Sent, compare, give_name, send_part
@@ -55,11 +59,12 @@ def send_tree(guest: Files, source: Path, target: bytes, step: Progress, name: b
     fresh = {path for path in paths if _make_directory(guest, path)}
     total = sum(size for _, size in files)
     sent, before = list[Sent](), 0
-    for relative_path, size in files:
-        path = join(top, relative_path)
-        new = path.rpartition(b"/")[0] in fresh
-        sent.append(send_part(guest, source / os.fsdecode(relative_path), path, Share(step, before, total), fresh=new))
-        before += size
+    with _forgetting(guest, top, sent):
+        for relative_path, size in files:
+            path, here = join(top, relative_path), source / os.fsdecode(relative_path)
+            new = path.rpartition(b"/")[0] in fresh
+            sent.append(send_part(guest, here, path, Share(step, before, total), fresh=new))
+            before += size
     compare(guest, sent)
     guest.run(b"sync", b"-f", b"--", relative(top))
     for one in sent:
@@ -68,8 +73,20 @@ def send_tree(guest: Files, source: Path, target: bytes, step: Progress, name: b
         path = join(top, relative_path) if relative_path else top
         with guest_errors(guest, path, b""):
             guest.client.chmod(path, stat.S_IMODE(status.st_mode) & 0o777 | 0o700)
-            guest.client.utime(path, (max(0, int(status.st_atime)), max(0, int(status.st_mtime))))
+            guest.client.utime(path, sftp_dates(status))
     return left_out
+
+
+@contextlib.contextmanager
+def _forgetting(guest: Files, top: bytes, sent: list[Sent]) -> Iterator[None]:
+    """Have the guest forget what was sent where it has no room for the rest; else a later call goes on with it."""
+    try:
+        yield
+    except Problem:
+        if sent and guest.has_no_room(top):
+            for one in sent:
+                forget(guest, one.part)
+        raise
 
 
 def _host_tree(source: Path) -> tuple[list[tuple[bytes, os.stat_result]], list[tuple[bytes, int]], int]:
