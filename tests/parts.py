@@ -45,58 +45,88 @@ def interpreter(part: str) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """How a part went: pytest's exit code, how many tests it ran and skipped, which failed, in how many seconds."""
+    """How a part went: pytest's exit code, its tests by their names with what became of each, in how many seconds.
+
+    What becomes of a test is "" where it passed, else the words of JUnit's reports: "skipped", "failure", "error".
+    """
 
     part: str
     code: int
-    tests: int
-    skipped: int
-    failed: frozenset[str]
+    cases: dict[str, str]
     seconds: float
 
+    def count(self, *became: str) -> int:
+        return sum(each in became for each in self.cases.values())
 
-def read(report: Path) -> tuple[int, int, frozenset[str]]:
-    """Return how many tests a JUnit report tells of, how many were skipped, and which failed or had an error."""
-    if not report.exists():
-        return 0, 0, frozenset()
-    cases = list(ET.parse(report).getroot().iter("testcase"))
-    failed = [c for c in cases if c.find("failure") is not None or c.find("error") is not None]
-    skipped = [c for c in cases if c.find("skipped") is not None]
-    names = {f"{case.get('classname')}::{case.get('name')}" for case in failed}
-    return len({(c.get("classname"), c.get("name")) for c in cases}), len(skipped), frozenset(names)
+    @property
+    def failed(self) -> list[str]:
+        return sorted(name for name, became in self.cases.items() if became in ("failure", "error"))
 
 
-def run(part: str, report: Path, *options: str) -> Row:
-    """Run one part with ``options`` for pytest(1) beside its own."""
+def read(report: Path) -> dict[str, str]:
+    """Return the tests that a JUnit report tells of, by node id, and what became of each.
+
+    A test that failed and whose end had an error, too, failed.
+    """
+    found: dict[str, str] = {}
+    for case in ET.parse(report).getroot().iter("testcase") if report.exists() else ():
+        name = f"{str(case.get('classname')).replace('.', '/')}.py::{case.get('name')}"
+        became = next((tag for tag in ("failure", "error", "skipped") if case.find(tag) is not None), "")
+        found[name] = became if found.get(name) != "failure" else "failure"
+    return found
+
+
+def run(part: str, report: Path, *only: str) -> Row:
+    """Run one part, or of it the tests ``only``, one after the other."""
     began = time.monotonic()
-    argv = [interpreter(part), "-m", "pytest", *PARTS[part], *options, f"--junitxml={report}"]
+    argv = [
+        interpreter(part),
+        "-m",
+        "pytest",
+        *PARTS[part],
+        *(("-n", "0", *only) if only else ()),
+        f"--junitxml={report}",
+    ]
     code = subprocess.run(argv, cwd=CHECKOUT, env={**os.environ, "PYTHONPATH": str(CHECKOUT)}, check=False).returncode
-    tests, skipped, failed = read(report)
-    return Row(part, code, tests, skipped, failed, time.monotonic() - began)
+    return Row(part, code, read(report), time.monotonic() - began)
 
 
-def again(first: Row, report: Path) -> Row | None:
-    """Run what failed in ``first`` once more, alone; return how that went, or None where it is not for that."""
-    if first.part != AGAIN or first.code != 1 or not 1 <= len(first.failed) <= MOST_AGAIN:
-        return None
-    print(f"== {first.part}, once more: {', '.join(sorted(first.failed))}", flush=True)
-    second = run(first.part, report, "-n", "0", "--last-failed", "--last-failed-no-failures", "none")
-    # What was failing is what has to be run: anything else proves nothing.
-    return second if second.tests == len(first.failed) else None
+def collected(part: str) -> set[str]:
+    """Return the node ids of the tests that a part has."""
+    options = [word for word in PARTS[part] if word not in ("-n", GUESTS, "--dist", "loadscope")]
+    argv = [interpreter(part), "-m", "pytest", *options, "-q", "--collect-only"]
+    env = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    done = subprocess.run(argv, cwd=CHECKOUT, env=env, capture_output=True, text=True, check=False)
+    return {line for line in done.stdout.splitlines() if "::" in line}
+
+
+def deserves_another(first: Row, tests: set[str]) -> bool:
+    """Return whether a part of ``tests`` that failed is run once more.
+
+    All of it was run, and a few tests failed by themselves: not a worker, and not what comes after them.
+    """
+    a_few = first.part == AGAIN and first.code == 1 and 1 <= len(first.failed) <= MOST_AGAIN
+    return a_few and first.cases.keys() == tests and first.count("error") == 0
+
+
+def is_mended(first: Row, second: Row) -> bool:
+    """Return whether all that failed the ``first`` time, and nothing else, was run again and passed."""
+    return second.code == 0 and second.cases == dict.fromkeys(first.failed, "")
 
 
 def total(rows: list[Row], seconds: dict[str, Row]) -> tuple[str, bool]:
     """Return the table of all ``rows`` with what was run once more, by part, and whether all of it passed."""
     lines = [f"{'part':<8} {'tests':>6} {'failed':>7} {'skipped':>8} {'seconds':>8}"]
     for row in rows:
-        lines.append(f"{row.part:<8} {row.tests:>6} {len(row.failed):>7} {row.skipped:>8} {row.seconds:>8.0f}")
+        skipped = row.count("skipped")
+        lines.append(f"{row.part:<8} {len(row.cases):>6} {len(row.failed):>7} {skipped:>8} {row.seconds:>8.0f}")
     took = sum(row.seconds for row in (*rows, *seconds.values()))
-    tests, failed = sum(row.tests for row in rows), sum(len(row.failed) for row in rows)
+    tests, failed = sum(len(row.cases) for row in rows), sum(len(row.failed) for row in rows)
     lines.append(f"{'total':<8} {tests:>6} {failed:>7} {'':>8} {took:>8.0f}")
-    mended = {part for part, row in seconds.items() if row.code == 0}
+    mended = [row.part for row in rows if row.part in seconds and is_mended(row, seconds[row.part])]
     for row in rows:
         if row.part in mended:
-            lines.append(f"passed when run once more, alone: {', '.join(sorted(row.failed))}")
+            lines.append(f"passed when run once more, alone: {', '.join(row.failed)}")
     bad = [row.part for row in rows if row.code != 0 and row.part not in mended]
     return "\n".join([*lines, *([f"not passed: {', '.join(bad)}"] if bad else [])]), not bad
 
@@ -108,9 +138,9 @@ def main(names: list[str]) -> int:
         for name in names:
             print(f"== {name}", flush=True)
             rows.append(run(name, Path(scratch) / f"{name}.xml"))
-            second = again(rows[-1], Path(scratch) / f"{name}-again.xml")
-            if second is not None:
-                seconds[name] = second
+            if rows[-1].code == 1 and name == AGAIN and deserves_another(rows[-1], collected(name)):
+                print(f"== {name}, once more: {', '.join(rows[-1].failed)}", flush=True)
+                seconds[name] = run(name, Path(scratch) / f"{name}-again.xml", *rows[-1].failed)
     table, passed = total(rows, seconds)
     print(f"\n{table}")
     return 0 if passed else 1
