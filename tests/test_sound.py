@@ -58,7 +58,7 @@ class Heard:
         self.path = path
         code = WRITER.format(str(path))
         monkeypatch.setattr(speaking, "player_argv", lambda *_: (sys.executable, "-c", code))
-        self.speaker = speaking.Speaker("web", "pacat", Sound())
+        self.speaker = speaking.Speaker("web", ("pacat",), Sound())
 
     def has(self, count: int) -> bool:
         return bool(wait_until(lambda: self.path.exists() and self.path.stat().st_size >= count, 20, pause=0.02))
@@ -85,13 +85,29 @@ def test_a_player_that_takes_nothing_is_not_waited_for_and_gets_whole_frames(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(speaking, "player_argv", lambda *_: ("sleep", "60"))
-    speaker = speaking.Speaker("web", "pacat", Sound())
+    speaker = speaking.Speaker("web", ("pacat",), Sound())
     for _ in range(40):
         speaker.play(tone(0.25), 1.0)
     assert len(speaker._waiting) <= 2 * BYTES_PER_SECOND + 4
     assert (speaker._given + len(speaker._waiting)) % 4 == 0
     speaker.close()
     assert speaker._player is None
+
+
+@pytest.mark.spawns
+def test_another_player_is_tried_where_one_has_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = tmp_path / "tried"
+    tried.write_text("")
+    script = f'echo "$0" >>{tried}; [ "$0" = aucat ] && exec cat >/dev/null; exit 1'
+    monkeypatch.setattr(speaking, "player_argv", lambda program, *_: ("sh", "-c", script, program))
+    speaker = speaking.Speaker("web", ("pacat", "aucat"), Sound())
+    for now in (0.0, 3.0, 6.0, 9.0):
+        speaker.play(tone(0.01), now)
+        assert speaker._player is not None
+        player = speaker._player
+        wait_until(lambda player=player: player.poll() is not None or "aucat" in tried.read_text(), 20, pause=0.02)
+    assert tried.read_text().split() == ["pacat", "aucat"]
+    speaker.close()
 
 
 @pytest.mark.spawns
@@ -135,7 +151,7 @@ def test_what_is_late_is_left_out_in_silence_and_else_only_after_some_seconds(
 
     monkeypatch.setattr(speaking.Speaker, "_is_there", lambda *_: True)
     monkeypatch.setattr(speaking.Speaker, "_write", write)
-    speaker = speaking.Speaker("web", "pacat", Sound())
+    speaker = speaking.Speaker("web", ("pacat",), Sound())
     second = BYTES_PER_SECOND
 
     def late(samples: bytes, now: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,10 +16,16 @@ from okubsd.model import Argv, Description, Vm
 Rows = dict[str, list[float]]
 
 
+_MOST_SECONDS = 900
+
+
 def seconds(argv: Argv, *, code: int = 0, env: Mapping[str, str] | None = None) -> float:
     """Return how long ``argv`` takes.  Raises Problem unless it exits with ``code``."""
     start = time.monotonic()
-    done = door.run(argv, timeout=900, env=env)
+    try:
+        done = door.run(argv, timeout=_MOST_SECONDS, env=env)
+    except subprocess.TimeoutExpired:
+        raise Problem(f"{' '.join(argv[2:5])} takes more than {_MOST_SECONDS} seconds") from None
     if done.code != code:
         raise Problem(f"{' '.join(argv[2:5])} failed while it was measured: {door.reason(done)}")
     return time.monotonic() - start

@@ -85,8 +85,8 @@ class Attendant:
         self._asks_from = self._plays_from = 0.0
         self._may_play = Paced(_AT_ONCE, _CHUNK / (_FASTER * BYTES_PER_SECOND))
         self._directory = session.places.vm(orders.vm)
-        player = speaking.find_player() if orders.heard else ""
-        self.speaker = speaking.Speaker(orders.vm, player, speaking.read_sound(self._directory)) if player else None
+        players = speaking.find_players() if orders.heard else ()
+        self.speaker = speaking.Speaker(orders.vm, players, speaking.read_sound(self._directory)) if players else None
 
     def waiting(self, now: float) -> list[Any]:
         """Return what to wait for, after beginning what is to go on; a call that floods is left out for a moment."""

@@ -6,7 +6,7 @@ import contextlib
 import os
 import shlex
 import shutil
-import signal
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -34,6 +34,8 @@ from okubsd.qemu.argv import IDENTITY_BYTES, Saved, render_argv
 WAITING = b"okubsd: waiting"
 _MONITOR_SECONDS, _SAVE_SECONDS = 20.0, 120.0
 _LARGEST_LOG = 16 << 20
+# A disk with less room is full, in bytes.
+_NO_ROOM = 4 << 20
 # What a guest still does after its last word, before it only waits.
 _SETTLE_SECONDS = 0.5
 
@@ -99,17 +101,17 @@ def _boot_and_save(made: Path, boot: Boot, seat: Bare) -> None:
         run=made,
         console_log=made / layout.CONSOLE_LOG,
     )
-    read_end, write_end = os.pipe()
     log, largest = made / layout.QEMU_LOG, max(_LARGEST_LOG, size, vm.memory)
     argv = seat.confine(render_argv(vm, machine))
-    qemu = door.spawn(argv, log, largest_file=largest, life=made / layout.QEMU_LIFE)
-    try:
+    with _pipe() as read_end, _ending() as begun, _telling_of_room(made):
+        qemu = door.spawn(argv, log, largest_file=largest, life=made / layout.QEMU_LIFE)
+        begun.append(qemu)
         # Whatever ends us, it ends with us.
-        door.spawn(_watch(qemu.pid), made / layout.WATCH_LOG, stdin=read_end)
+        begun.append(door.spawn(_watch(qemu.pid), made / layout.WATCH_LOG, stdin=read_end))
 
         def waits() -> bool:
             if qemu.poll() is not None:
-                raise _why_ended(qemu.returncode, made, log)
+                raise Problem(f"QEMU ended with code {qemu.returncode}{last_lines(log)}")
             return WAITING in _tail(machine.console_log)
 
         wait_until(waits, vm.boot_timeout, f"the guest did not boot within {vm.boot_timeout} seconds")
@@ -117,22 +119,44 @@ def _boot_and_save(made: Path, boot: Boot, seat: Bare) -> None:
         with monitor(made / layout.QMP, timeout=_MONITOR_SECONDS) as asked:
             _save(asked, made / layout.MACHINE)
             asked.execute("quit")
-        qemu.wait(timeout=_MONITOR_SECONDS)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            qemu.wait(timeout=_MONITOR_SECONDS)
+
+
+@contextlib.contextmanager
+def _pipe() -> Iterator[int]:
+    """Yield the end to be read of a pipe whose other end we hold."""
+    ends = os.pipe()
+    try:
+        yield ends[0]
     finally:
-        os.close(read_end)
-        os.close(write_end)
-        qemu.kill()
-        qemu.wait()
+        for end in ends:
+            os.close(end)
 
 
-def _why_ended(code: int, made: Path, log: Path) -> Problem:
-    """Return why QEMU ended with ``code``; memory that lies in a file ends who writes to it where the disk is full."""
-    if code == -signal.SIGBUS:
+@contextlib.contextmanager
+def _ending() -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Yield a list of processes; they are ended in its order, so that what watches QEMU kills no pid that is free."""
+    begun: list[subprocess.Popen[bytes]] = []
+    try:
+        yield begun
+    finally:
+        for process in begun:
+            process.kill()
+            process.wait()
+
+
+@contextlib.contextmanager
+def _telling_of_room(made: Path) -> Iterator[None]:
+    """Tell any failure as one of room where there is none: QEMU writes to files as to memory, and is ended by that."""
+    try:
+        yield
+    except Problem:
         where = made.parent
-        return Problem(
-            f"there is no room for a saved state in {quoted(where, 200)}", f"df -h {shlex.quote(str(where))}"
-        )
-    return Problem(f"QEMU ended with code {code}{last_lines(log)}")
+        if shutil.disk_usage(made).free < _NO_ROOM:
+            hint = f"df -h {shlex.quote(str(where))}"
+            raise Problem(f"there is no room for a saved state in {quoted(where, 200)}", hint) from None
+        raise
 
 
 def _watch(pid: int) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ import msgspec
 from okubsd import layout
 from okubsd.decode import read_json
 from okubsd.host import door, programs
+from okubsd.model import Argv
 from okubsd.sound import BYTES_PER_SECOND, Sound, is_silence, player_argv, players
 
 # After so many seconds of silence nobody has to play it, and a player that ended is begun again after so many.
@@ -25,10 +26,10 @@ _MOST_WAITING, _LATE, _TOO_LATE = 2 * BYTES_PER_SECOND, BYTES_PER_SECOND // 100,
 _FRAME = 4
 
 
-def find_player() -> str:
-    """Return the program that plays sound here, "" where there is none."""
+def find_players() -> Argv:
+    """Return the programs of this host that play sound, the one that is tried first before the others."""
     names = players(openbsd=sys.platform.startswith("openbsd"))
-    return next((name for name in names if programs.find_program(name)), "")
+    return tuple(name for name in names if programs.find_program(name))
 
 
 def read_sound(directory: Path) -> Sound:
@@ -45,11 +46,11 @@ def write_sound(directory: Path, sound: Sound) -> None:
 
 
 class Speaker:
-    """Plays the samples of the VM called ``vm`` by ``program``, as ``sound`` says."""
+    """Plays the samples of the VM called ``vm`` as ``sound`` says, by the first of ``programs`` that does not fail."""
 
-    def __init__(self, vm: str, program: str, sound: Sound) -> None:
+    def __init__(self, vm: str, programs: Argv, sound: Sound) -> None:
         self.sound = sound
-        self._vm, self._program = vm, program
+        self._vm, self._programs = vm, programs
         self._player: subprocess.Popen[bytes] | None = None
         # The beginning of a frame whose end has not come; what waits for the player, and how much it was given.
         self._begun = self._waiting = b""
@@ -110,9 +111,12 @@ class Speaker:
             return True
         if now < self._from:
             return False
+        if self._player is not None and self._player.returncode != 0:
+            # Nobody is there for it to play on: another may know a sound server that runs.
+            self._programs = (*self._programs[1:], self._programs[0])
         self.close()
         self._from = now + _AGAIN_SECONDS
-        self._player = door.begin_fed(player_argv(self._program, self._vm, self.sound.volume))
+        self._player = door.begin_fed(player_argv(self._programs[0], self._vm, self.sound.volume))
         return True
 
     def _write(self) -> None:

@@ -71,7 +71,7 @@ def _may_be_heard(step: steps.Attend, performance: Performance) -> bool:
         return False
     if line.action != ALLOW:
         return False
-    if not speaking.find_player():
+    if not speaking.find_players():
         performance.report(f"{step.vm.name}: it is not heard: this host has neither aucat, pacat nor pw-cat")
         return False
     return True
