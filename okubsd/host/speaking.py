@@ -111,10 +111,7 @@ class Speaker:
             return True
         if now < self._from:
             return False
-        if self._player is not None and self._player.returncode != 0:
-            # Nobody is there for it to play on: another may know a sound server that runs.
-            self._programs = (*self._programs[1:], self._programs[0])
-        self.close()
+        self._lose()
         self._from = now + _AGAIN_SECONDS
         self._player = door.begin_fed(player_argv(self._programs[0], self._vm, self.sound.volume))
         return True
@@ -126,10 +123,16 @@ class Speaker:
         except BlockingIOError:
             return
         except OSError:
-            self.close()
+            self._lose()
             return
         self._waiting = self._waiting[written:]
         self._given += written
+
+    def _lose(self) -> None:
+        """Have the next program play, where one ended by itself: it may know a sound server that runs."""
+        if self._player is not None:
+            self._programs = (*self._programs[1:], self._programs[0])
+        self.close()
 
     def close(self) -> None:
         """Have nobody play any more."""
