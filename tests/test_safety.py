@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -412,8 +413,9 @@ class FakeQemu(threading.Thread):
 
     def run(self) -> None:
         self.connection, _ = self.listener.accept()
-        self.say({"QMP": {}})
-        with self.connection.makefile("rb") as stream:
+        # Who listens may have gone already.
+        with contextlib.suppress(BrokenPipeError), self.connection.makefile("rb") as stream:
+            self.say({"QMP": {}})
             for line in stream:
                 command = json.loads(line)["execute"]
                 self.heard.append(command)
