@@ -233,6 +233,27 @@ def test_a_cut_copy_goes_on_where_it_ended(guest: Files, there: Path, tmp_path: 
     assert (there / "a").read_bytes() == source.read_bytes()
 
 
+def test_a_copy_that_lies_elsewhere_each_time_is_gone_on_with(guest: Files, there: Path, tmp_path: Path) -> None:
+    """From guest to guest: what is brought lies in a directory of another name at each call."""
+
+    class Cut(Progress):
+        def __call__(self, done: int, total: int) -> None:
+            if done:
+                raise KeyboardInterrupt
+
+    for number in range(3):
+        top = tmp_path / f"random{number}/top"
+        top.mkdir(parents=True)
+        filled(top / "a", 1 << 20)
+        os.utime(top / "a", (5, 5))
+        with contextlib.suppress(KeyboardInterrupt):
+            send(guest, top / "a", b"one", Cut() if number < 2 else Progress(), origin=b"web:a")
+        with contextlib.suppress(KeyboardInterrupt):
+            send_tree(guest, top, b"", Cut() if number < 2 else Progress(), origin=b"web:top")
+    assert {path.name for path in there.iterdir()} == {"one", "top"}
+    assert [path.name for path in (there / "top").iterdir()] == ["a"]
+
+
 def test_a_part_that_somebody_else_laid_is_not_written_to(guest: Files, there: Path, tmp_path: Path) -> None:
     filled(there / "x", 1000)
     os.utime(there / "x", (5, 5))

@@ -170,12 +170,12 @@ def _between_guests(session: Session, source: _Side, target: _Side, *, recursive
         between = Path(directory) / "copy"
         _copy_one(session, source, ("", str(between)), recursive=recursive)
         with copying.files_of(reachable(session, target[0])) as guest, progress(session, source[1]) as step:
-            there = path_in_guest(target[1])
+            there, origin = path_in_guest(target[1]), os.fsencode(f"{source[0]}:{source[1]}")
             if between.is_dir():
                 # A whole home has no name of its own: what is in it goes to the target.
-                copying.send_tree(guest, between, there or (b"" if name else b"."), step, name or b".")
+                copying.send_tree(guest, between, there or (b"" if name else b"."), step, name or b".", origin=origin)
             else:
-                copying.send(guest, between, there, step, name)
+                copying.send(guest, between, there, step, name, origin=origin)
 
 
 def progress(session: Session, what: str) -> copying.Progress:

@@ -53,14 +53,15 @@ class Sent(msgspec.Struct, frozen=True):
     dates: tuple[int, int]
 
 
-def send(guest: Files, source: Path, target: bytes, step: Progress, name: bytes = b"") -> None:
+def send(guest: Files, source: Path, target: bytes, step: Progress, name: bytes = b"", *, origin: bytes = b"") -> None:
     """Copy the host's regular file ``source`` to ``target`` in the guest, "" or a directory meaning below it.
 
-    There it is called ``name``, or as it is here.  Raises Problem where that fails; then what was at the target before
+    There it is called ``name``, or as it is here.  ``origin`` is whence it comes where that is not where it lies here:
+    a copy that was cut is gone on with by who brings it from there.  Raises Problem where that fails; then what was at the target before
     is still there.
     """
     path = place_in_guest(guest, target, name or os.fsencode(source.name))
-    sent = send_part(guest, source, path, step)
+    sent = send_part(guest, source, path, step, origin=origin)
     compare(guest, [sent])
     guest.run(b"sync", b"--", relative(sent.part))
     give_name(guest, sent)
@@ -100,14 +101,16 @@ def _regular(source: Path) -> Iterator[tuple[Any, os.stat_result]]:
         yield stream, status
 
 
-def send_part(guest: Files, source: Path, path: bytes, step: Progress, *, fresh: bool = False) -> Sent:
+def send_part(
+    guest: Files, source: Path, path: bytes, step: Progress, *, origin: bytes = b"", fresh: bool = False
+) -> Sent:
     """Copy ``source`` to the hidden name beside ``path``; what the guest has is not compared yet.
 
-    A ``fresh`` directory has no copy in it that was cut.
+    ``origin`` is whence it comes, where it lies if not given.  A ``fresh`` directory has no copy in it that was cut.
     """
     with _regular(source) as (stream, status):
         size, changed = status.st_size, max(0, int(status.st_mtime))
-        part = _beside(path, os.fsencode(source.absolute()), size, changed)
+        part = _beside(path, origin or os.fsencode(source.absolute()), size, changed)
         done = 0 if fresh else _begun(guest, part, size)
         with guest_errors(guest, path, part), guest.client.open(part, "r+b" if done else "wb") as remote:
             written = _pump_out(guest, stream, remote, done, size, step)

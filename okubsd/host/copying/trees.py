@@ -46,11 +46,13 @@ class Entry(msgspec.Struct, frozen=True):
         return stat.S_ISDIR(self.mode)
 
 
-def send_tree(guest: Files, source: Path, target: bytes, step: Progress, name: bytes = b"") -> int:
+def send_tree(
+    guest: Files, source: Path, target: bytes, step: Progress, name: bytes = b"", *, origin: bytes = b""
+) -> int:
     """Copy the host's directory ``source`` with all below it; return how many entries were left out.
 
     They are links, sockets and the like.  ``name`` is what it is called below a ``target`` that is a directory, its
-    own if not given.  Files get their names when all of them are there.
+    own if not given, and ``origin`` whence it comes, see send().  Files get their names when all of them are there.
     """
     name = name or os.fsencode(source.name) or os.fsencode(source.resolve().name)
     top = join(target, name) if guest.is_directory(target) else target.rstrip(b"/") or name
@@ -63,7 +65,8 @@ def send_tree(guest: Files, source: Path, target: bytes, step: Progress, name: b
         for relative_path, size in files:
             path, here = join(top, relative_path), source / os.fsdecode(relative_path)
             new = path.rpartition(b"/")[0] in fresh
-            sent.append(send_part(guest, here, path, Share(step, before, total), fresh=new))
+            whence = join(origin, relative_path) if origin else b""
+            sent.append(send_part(guest, here, path, Share(step, before, total), origin=whence, fresh=new))
             before += size
     compare(guest, sent)
     guest.run(b"sync", b"-f", b"--", relative(top))
