@@ -57,8 +57,8 @@ def send(guest: Files, source: Path, target: bytes, step: Progress, name: bytes 
     """Copy the host's regular file ``source`` to ``target`` in the guest, "" or a directory meaning below it.
 
     There it is called ``name``, or as it is here.  ``origin`` is whence it comes where that is not where it lies here:
-    a copy that was cut is gone on with by who brings it from there.  Raises Problem where that fails; then what was at the target before
-    is still there.
+    a copy that was cut is gone on with by who brings it from there.  Raises Problem where that fails; then what was at
+    the target before is still there.
     """
     path = place_in_guest(guest, target, name or os.fsencode(source.name))
     sent = send_part(guest, source, path, step, origin=origin)
