@@ -7,6 +7,7 @@ policy, and never waited for.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import selectors
 import signal
@@ -28,7 +29,6 @@ from okubsd.host import door, locks, policy, programs, running, speaking, window
 from okubsd.host.guest import Guest
 from okubsd.host.session import Session
 from okubsd.model import Argv
-from okubsd.sound import BYTES_PER_SECOND
 
 LISTEN: Argv = ("/usr/lib/okubsd/listen",)
 PLAY: Argv = ("/usr/lib/okubsd/sound", "out")
@@ -38,8 +38,9 @@ _LOOK_SECONDS, _AGAIN_SECONDS = 5.0, 3.0
 # What is read at once, in bytes.
 _CHUNK = 1 << 14
 _NOTIFY_SECONDS = 5.0
-# How long a call is left unread that says too much, in seconds; how many times faster than it sounds is sound read.
-_TURN_SECONDS, _FASTER, _AT_ONCE = 0.1, 4, 16
+# How long a call is left unread after each reading, in seconds, so that a flood waits in the guest: of sound so
+# little that it is not heard, in which eight times as much is read as sounds in it.
+_ASKS_REST, _SOUND_REST = 0.1, 0.01
 # How long a VM is not heard after none, one, two ... addresses that nobody wanted opened, in seconds.
 _QUIET_SECONDS = (0.0, 2.0, 10.0, 60.0, 300.0)
 
@@ -81,9 +82,8 @@ class Attendant:
         self._opening: subprocess.Popen[bytes] | None = None
         self._may_open, self._may_notify = Paced(2, 2.0), Paced(5, 3.0)
         self._refused, self._open_from = 0, 0.0
-        # Until when nothing is read of either call, so that a flood waits in the guest.
+        # Until when nothing is read of either call.
         self._asks_from = self._plays_from = 0.0
-        self._may_play = Paced(_AT_ONCE, _CHUNK / (_FASTER * BYTES_PER_SECOND))
         self._directory = session.places.vm(orders.vm)
         players = speaking.find_players() if orders.heard else ()
         self.speaker = speaking.Speaker(orders.vm, players, speaking.read_sound(self._directory)) if players else None
@@ -98,17 +98,24 @@ class Attendant:
         calls = (asks, plays, self._opening)
         return [process.stdout for process in calls if process is not None and process.stdout is not None]
 
-    def is_flooded(self, now: float) -> bool:
-        """Return whether something is not read just now."""
-        return now < max(self._asks_from, self._plays_from)
+    def reads_again(self, now: float) -> float:
+        """Return in how many seconds something is read that is left unread now, infinity where there is nothing."""
+        return min((at - now for at in (self._asks_from, self._plays_from) if at > now), default=math.inf)
+
+    @property
+    def feeds(self) -> list[Any]:
+        """Return what takes more as soon as it can be written to."""
+        return [self.speaker.feeds] if self.speaker is not None and self.speaker.feeds is not None else []
 
     def turn(self, ready: list[Any], now: float) -> None:
-        """Take what is there."""
+        """Take what is there, and give what is waited for."""
+        if self.speaker is not None and self.speaker.feeds in ready:
+            self.speaker.go_on()
         if self._asks.process is not None and self._asks.process.stdout in ready:
-            self._asks_from = now + _TURN_SECONDS
+            self._asks_from = now + _ASKS_REST
             self._hear(self._asks.read(), now)
         if self.speaker is not None and self._plays.process is not None and self._plays.process.stdout in ready:
-            self._plays_from = now if self._may_play.may(now) else now + _TURN_SECONDS
+            self._plays_from = now + _SOUND_REST
             self.speaker.play(self._plays.read(), now)
         if self._opening is not None and self._opening.stdout in ready:
             self._opened(self._opening)
@@ -198,7 +205,9 @@ def _attend(attendant: Attendant, guest: Guest, session: Session, hangup: socket
         with selectors.DefaultSelector() as waiting:
             for stream in (hangup, *attendant.waiting(now)):
                 waiting.register(stream, selectors.EVENT_READ)
-            seconds = _TURN_SECONDS if attendant.is_flooded(now) else max(0.0, look_at - now)
+            for stream in attendant.feeds:
+                waiting.register(stream, selectors.EVENT_WRITE)
+            seconds = min(attendant.reads_again(now), max(0.0, look_at - now))
             ready = [key.fileobj for key, _ in waiting.select(seconds)]
         if hangup in ready:
             hangup.recv(100)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 import msgspec
 
@@ -82,6 +83,16 @@ class Speaker:
         self._write()
         self._leave_out(len(self._waiting) - _MOST_WAITING)
         self._catch_up(now)
+
+    @property
+    def feeds(self) -> IO[bytes] | None:
+        """Return what the player takes from, where something waits for it: go_on() is due when it can be written to."""
+        return self._player.stdin if self._player is not None and self._waiting else None
+
+    def go_on(self) -> None:
+        """Give the player what waits, as far as it takes it."""
+        if self._player is not None:
+            self._write()
 
     def _catch_up(self, now: float) -> None:
         """Leave out what was late for a whole second: clocks differ, and each hiccup of a player would add to it."""
