@@ -8,7 +8,10 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from okubsd.host.clip import kept
 from okubsd.host.places import Places
@@ -21,12 +24,22 @@ PAGE = f"""<!doctype html><title>okubsd</title>
 """
 
 
-def test_firefox_shows_a_local_page(world: World, tmp_path: Path) -> None:
-    page, picture = tmp_path / "page.html", tmp_path / "browser.png"
+@pytest.fixture(scope="module")
+def browser(built: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """The world with a Firefox that runs and has shown the page; the first tests share it."""
+    page = tmp_path_factory.mktemp("browser") / "page.html"
     page.write_text(PAGE)
-    world.ok("image", "build", "firefox")
-    world.ok("cp", str(page), "browser:")
-    world.ok("start", "browser", "firefox", "--headless", "--", "/home/user/page.html")
+    built.end_all()
+    built.ok("image", "build", "firefox")
+    built.ok("cp", str(page), "browser:")
+    built.ok("start", "browser", "firefox", "--headless", "--", "/home/user/page.html")
+    yield built
+    built.end_all()
+    built.assert_nothing_left()
+
+
+def test_firefox_shows_a_local_page(browser: World, tmp_path: Path) -> None:
+    world, page, picture = browser, tmp_path / "page.html", tmp_path / "browser.png"
 
     def shown() -> bool:
         world.ok("screenshot", "browser", str(picture))
@@ -56,6 +69,45 @@ def test_firefox_shows_a_local_page(world: World, tmp_path: Path) -> None:
     script = f"{each} echo $(readlink $p/ns/user) $(sed -n 's/^Seccomp_filters:.//p' $p/status); done; true"
     found = [line.split() for line in world.ok("run", "-r", "browser", "--", "sh", "-c", script).splitlines()]
     assert len({space for space, filters in found if int(filters) >= 2}) >= 2, found
+
+
+def text_of_page(world: World, vm: str, url: str, wanted: str) -> str:
+    """Return what a browser's page of its own says, as a user would copy it; it has ``wanted`` in it."""
+    places, said, tries = Places(state=world.state, share=CHECKOUT), [""], itertools.count()
+
+    def is_there() -> bool:
+        # A busy browser takes its time; asked again and again it would never be done.
+        if next(tries) % 8 == 0:
+            world.ok("key", vm, "Ctrl+L")
+            time.sleep(3)
+            world.ok("type", vm, url)
+            world.ok("key", vm, "Return")
+        time.sleep(8)
+        world.ok("click", vm, "500", "500")
+        for keys in ("Ctrl+A", "Ctrl+C"):
+            world.ok("key", vm, keys)
+            time.sleep(1)
+        if world.call("clip", "copy", vm).code == 0:
+            clip = kept(places)
+            said[0] = clip.data.decode(errors="replace") if clip is not None else ""
+        return wanted in said[0]
+
+    wait_until(is_there, 600)
+    return said[0]
+
+
+def test_firefox_says_that_its_own_sandbox_is_whole(browser: World) -> None:
+    said = text_of_page(browser, "browser", "about:support", "Seccomp-BPF")
+    told = dict(line.split("\t", 1) for line in said.splitlines() if "\t" in line)
+    for line in (
+        "Seccomp-BPF (System Call Filtering)",
+        "Seccomp Thread Synchronization",
+        "User Namespaces",
+        "Content Process Sandboxing",
+        "Media Plugin Sandboxing",
+    ):
+        assert told[line].strip() == "true", said
+    assert int(told["Effective Content Process Sandbox Level"]) >= 4
 
 
 def test_the_examples_of_the_manual_do_what_they_say(world: World, desktop: str, tmp_path: Path) -> None:
@@ -103,47 +155,6 @@ def test_an_address_is_opened_by_the_browser_that_runs(world: World, desktop: st
         assert refused.code == 2 and "passed on to nobody" in refused.err
     finally:
         (world.config / "okubsd/open.rules").unlink()
-
-
-def text_of_page(world: World, vm: str, url: str, wanted: str) -> str:
-    """Return what a browser's page of its own says, as a user would copy it; it has ``wanted`` in it."""
-    places, said, tries = Places(state=world.state, share=CHECKOUT), [""], itertools.count()
-
-    def is_there() -> bool:
-        # A busy browser takes its time; asked again and again it would never be done.
-        if next(tries) % 8 == 0:
-            world.ok("key", vm, "Ctrl+L")
-            time.sleep(3)
-            world.ok("type", vm, url)
-            world.ok("key", vm, "Return")
-        time.sleep(8)
-        world.ok("click", vm, "500", "500")
-        for keys in ("Ctrl+A", "Ctrl+C"):
-            world.ok("key", vm, keys)
-            time.sleep(1)
-        if world.call("clip", "copy", vm).code == 0:
-            clip = kept(places)
-            said[0] = clip.data.decode(errors="replace") if clip is not None else ""
-        return wanted in said[0]
-
-    wait_until(is_there, 600)
-    return said[0]
-
-
-def test_firefox_says_that_its_own_sandbox_is_whole(world: World) -> None:
-    world.ok("image", "build", "firefox")
-    world.ok("start", "browser", "--headless")
-    said = text_of_page(world, "browser", "about:support", "Seccomp-BPF")
-    told = dict(line.split("\t", 1) for line in said.splitlines() if "\t" in line)
-    for line in (
-        "Seccomp-BPF (System Call Filtering)",
-        "Seccomp Thread Synchronization",
-        "User Namespaces",
-        "Content Process Sandboxing",
-        "Media Plugin Sandboxing",
-    ):
-        assert told[line].strip() == "true", said
-    assert int(told["Effective Content Process Sandbox Level"]) >= 4
 
 
 def test_chromium_says_that_its_own_sandbox_is_whole(world: World) -> None:

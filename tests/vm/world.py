@@ -22,7 +22,7 @@ DESCRIPTION = """
 defaults: {display: 800x600, memory: 160M, home: 64M}
 vms:
   term: {image: term}
-  kept: {image: term, keep: yes}
+  kept: {image: term, keep: yes, boot_timeout: 90}
   spy: {image: spy, network: nat, keep: yes}
   shut: {image: spy, network: none, keep: yes}
   gone: {image: term, disposable: yes}
