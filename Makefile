@@ -13,7 +13,7 @@ COMPLETIONS = bash-completion/completions zsh/site-functions fish/vendor_complet
 PACKAGES = e2fsprogs fdisk iproute2 ldnsutils mmdebstrap mtools nftables openssh-client python3-venv \
 	qemu-system-x86 slirp4netns squashfs-tools syslinux syslinux-common uidmap util-linux x11-xkb-utils xserver-xephyr xvfb
 # What the tests need besides: other shells, linters, X clients to spy with.
-TEST_PACKAGES = busybox cwm desktop-file-utils fish git i3-wm ksh93u+m mandoc mksh openbox openssh-sftp-server openvpn procps pulseaudio pulseaudio-utils zstd \
+TEST_PACKAGES = busybox cwm dbus-bin dbus-daemon desktop-file-utils fish git i3-wm ksh93u+m mandoc mksh openbox openssh-sftp-server openvpn procps pulseaudio pulseaudio-utils zstd \
 	qemu-utils shellcheck signify-openbsd \
 	wireguard-tools xauth x11-utils x11-xserver-utils xdotool xterm zsh
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +15,9 @@ from okubsd.config.policy import PolicyLine
 from okubsd.display.asks import NotifyAsked, OpenAsked, Paced, notify_argv, parse_ask
 from okubsd.display.orders import Attending
 from okubsd.host import attending
+from okubsd.host.waiting import wait_until
 from okubsd.model import Vm
+from tests.conftest import CHECKOUT
 
 
 def test_an_address_is_written_anew() -> None:
@@ -127,3 +130,30 @@ def test_a_flood_is_let_through_a_little_at_a_time() -> None:
     paced = Paced(2, 5.0)
     assert [paced.may(now) for now in (100.0, 100.0, 100.0, 101.0)] == [True, True, False, False]
     assert [paced.may(now) for now in (105.0, 105.0, 200.0, 200.0, 200.0)] == [True, False, True, True, False]
+
+
+@pytest.mark.spawns
+def test_the_bus_of_a_guest_is_taken_by_its_daemon_and_lets_no_app_hear_the_others(tmp_path: Path) -> None:
+    text, address = (CHECKOUT / "images/base/files/usr/lib/okubsd/bus.conf").read_text(), f"unix:path={tmp_path}/bus"
+    assert "unix:path=/run/user/1000/bus" in text
+    (tmp_path / "bus.conf").write_text(text.replace("unix:path=/run/user/1000/bus", address))
+    env = {**os.environ, "DBUS_SESSION_BUS_ADDRESS": address}
+
+    def call(member: str, *words: str) -> int:
+        argv = ["dbus-send", "--session", "--print-reply", "--dest=org.freedesktop.DBus", "/org/freedesktop/DBus"]
+        done = subprocess.run(
+            [*argv, f"org.freedesktop.DBus.{member}", *words], env=env, capture_output=True, check=False
+        )
+        return done.returncode
+
+    argv = ["dbus-daemon", f"--config-file={tmp_path}/bus.conf", "--nofork", "--nopidfile"]
+    with subprocess.Popen(argv, stderr=subprocess.DEVNULL) as daemon:
+        try:
+            assert wait_until(lambda: call("GetId") == 0 or daemon.poll() is not None, 20, pause=0.05)
+            assert daemon.poll() is None
+            assert call("RequestName", "string:org.mozilla.firefox", "uint32:0") == 0
+            # Nobody hears what others say, or says what the service that takes notifications is started with.
+            assert call("UpdateActivationEnvironment", "dict:string:string:LD_PRELOAD,/tmp/x.so") == 1
+            assert call("Monitoring.BecomeMonitor", "array:string:", "uint32:0") == 1
+        finally:
+            daemon.kill()
