@@ -133,7 +133,8 @@ def _pump_out(guest: Files, stream: Any, remote: Any, done: int, size: int, step
     """
     step(done, size)
     at, end = done, size or _MOST_UNSIZED
-    theirs = 0 if done == 0 else -1
+    # How far the guest has it, as far as is known.
+    reached = 0 if done == 0 else -1
     while at < end:
         at = _next_data(stream, at, size) if size else at
         stream.seek(at) if size else None
@@ -144,13 +145,13 @@ def _pump_out(guest: Files, stream: Any, remote: Any, done: int, size: int, step
         remote.seek(at)
         remote.write(chunk)
         at += len(chunk)
-        theirs = at
+        reached = at
         step(at, size or at)
     if size == 0 and at == _MOST_UNSIZED:
         raise Problem(f"the file says that it is empty, and has more than {_MOST_UNSIZED >> 20} MB")
     if at < size:
         raise Problem("the file became shorter while it was copied", "call it again")
-    if theirs != at:
+    if reached != at:
         # It ends in a hole, or there was more of it.
         guest.renew()
         remote.truncate(size)

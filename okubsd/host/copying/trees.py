@@ -30,6 +30,8 @@ from okubsd.host.copying.outward import Sent, compare, give_name, send_part
 
 # Of a directory in a guest.
 _MOST_FILES, _LARGEST_LISTING, _LONGEST_PATH = 100_000, 32 << 20, 3000
+# As how many bytes it counts, in what is told of progress, to give a file its mode, dates and name.
+_NAMING = 4096
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -59,7 +61,7 @@ def send_tree(
     directories, files, left_out = _host_tree(source)
     paths = [join(top, path) if path else top for path, _ in directories]
     fresh = {path for path in paths if _make_directory(guest, path)}
-    total = sum(size for _, size in files)
+    total = sum(size for _, size in files) + _NAMING * len(files)
     sent, before = list[Sent](), 0
     with _forgetting(guest, top, sent):
         for relative_path, size in files:
@@ -72,6 +74,8 @@ def send_tree(
     guest.run(b"sync", b"-f", b"--", relative(top))
     for one in sent:
         give_name(guest, one)
+        before += _NAMING
+        step(before, total)
     for relative_path, status in reversed(directories):
         path = join(top, relative_path) if relative_path else top
         with guest_errors(guest, path, b""):
