@@ -32,6 +32,8 @@ WRONG = {
     "start empty": (["start", ""], 2, "name the VM"),
     "start with slash": (["start", "../x"], 4, "there is no VM"),
     "start unknown app": (["start", "-n", "--headless", "term", "xtrm"], 4, "has no app"),
+    "publish of no VM": (["publish"], 2, "say which VM"),
+    "publish of a VM and names": (["publish", "--hosts", "term"], 2, "say which VM"),
     "publish to no port": (["publish", "term", "8000:"], 2, "HOSTPORT:PORT"),
     "rm unknown": (["rm", "nosuch"], 4, "there is no VM"),
     "rm without asking": (["rm", "term"], 2, "there is no terminal to ask on"),

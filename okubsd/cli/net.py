@@ -217,16 +217,22 @@ def graph(session: Session, target: Path | None, json: bool) -> None:
 
 
 @click.command()
-@click.argument("name", metavar="VM")
+@click.argument("name", metavar="VM", default="")
 @click.argument("port", metavar="[[HOSTPORT:]PORT]", default="")
 @click.option("--stop", "stop", is_flag=True, help="Take a port back.")
+@click.option("--hosts", "hosts", is_flag=True, help="Print lines for hosts(5), by which VMs have names here.")
 @as_json
 @pass_session
-def publish(session: Session, name: str, port: str, stop: bool, json: bool) -> None:
+def publish(session: Session, name: str, port: str, stop: bool, hosts: bool, json: bool) -> None:
     """Give PORT of the running VM to this host's loopback, as HOSTPORT; without PORT, list what is published."""
     from okubsd.host import publish as publishing
     from okubsd.host.guest import Guest
 
+    if hosts and not (name or stop):
+        _print_hosts(session, json=json)
+        return
+    if not name or hosts:
+        raise Misuse("say which VM, or --hosts alone", "okubsd publish --hosts")
     vm = session.running_vm(name)
     run = session.places.vm_run(vm.name)
     if not port:
@@ -241,6 +247,16 @@ def publish(session: Session, name: str, port: str, stop: bool, json: bool) -> N
         print_json(vm=name, published=[{"host": f"127.0.0.1:{host}", "guest": guest_port}])
     else:
         print(f"127.0.0.1:{host}")
+
+
+def _print_hosts(session: Session, *, json: bool) -> None:
+    """Print by which names this host reaches what described VMs publish (hosts(5)); all of them are its loopback."""
+    names = [f"{vm.name}.okubsd" for vm in session.description.vms if vm.publish]
+    if json:
+        print_json(hosts=[{"address": "127.0.0.1", "name": name} for name in names])
+        return
+    for name in names:
+        print(f"127.0.0.1\t{name}")
 
 
 def _list_published(vm: Vm, found: dict[int, int], *, json: bool) -> None:

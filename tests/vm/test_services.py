@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import shutil
 import socket
 import subprocess
+import sys
 import tarfile
 import urllib.request
 from collections.abc import Iterator
@@ -20,7 +22,19 @@ from tests.vm.world import World
 pytestmark = pytest.mark.vm
 
 
-def test_a_recipe_with_a_service_only_answers_where_it_is_published(world: World) -> None:
+def fetched_by_name(hosts: str, url: str, tmp: Path) -> bytes:
+    """Return what is at ``url`` for a host whose hosts(5) has the lines ``hosts``, too: seen in a namespace alone."""
+    (tmp / "hosts").write_text(Path("/etc/hosts").read_text() + hosts)
+    read = (
+        "import sys, urllib.request as r; way = r.build_opener(r.ProxyHandler({}))\n"
+        "sys.stdout.buffer.write(way.open(sys.argv[1], timeout=60).read(65536))"
+    )
+    script = 'mount --bind "$1" /etc/hosts && exec "$2" -c "$3" "$4"'
+    argv = ["unshare", "--mount", "sh", "-c", script, "sh", str(tmp / "hosts"), sys.executable, read, url]
+    return subprocess.run(argv, capture_output=True, check=True, timeout=120).stdout
+
+
+def test_a_recipe_with_a_service_only_answers_where_it_is_published(world: World, tmp_path: Path) -> None:
     text = world.description.read_text()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -32,6 +46,9 @@ def test_a_recipe_with_a_service_only_answers_where_it_is_published(world: World
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=60) as page:
             assert b"nginx" in page.read(1 << 16)
         assert world.status("web")["published"] == [f"127.0.0.1:{port} -> 80"]
+        # A root directory that is no mount point, as a chroot's, lets nobody mount for himself.
+        if os.geteuid() == 0 and subprocess.run(["unshare", "--mount", "true"], check=False).returncode == 0:
+            assert b"nginx" in fetched_by_name(world.ok("publish", "--hosts"), f"http://web.okubsd:{port}/", tmp_path)
         world.ok("stop", "web")
         assert not world.running("web")
     finally:
