@@ -85,6 +85,10 @@ test-recipes: packages $(VENV)/.installed
 golden: $(VENV)/.tested
 	@OKUBSD_GOLDEN=write $(VENV)/bin/python -m pytest -q -m "not vm" -n auto $(GOLDEN_TESTS)
 
+# Ruff, mypy, codespell, mandoc and shellcheck, as the tests call them.
+lint: test-packages $(VENV)/.tested
+	@$(VENV)/bin/python -m pytest -q tests/test_papers.py
+
 # What a change of structure is judged by.
 measure: $(VENV)/.tested
 	@$(VENV)/bin/python tests/measure.py

@@ -153,3 +153,10 @@ def test_the_papers_speak_of_the_project_alone() -> None:
         if (found := FOREIGN.search(path.read_text(errors="replace"))) is not None
     ]
     assert wrong == []
+
+
+def test_every_make_that_the_papers_name_does_something() -> None:
+    rules = re.findall(r"(?m)^([a-z-]+):.*\n\t", (CHECKOUT / "Makefile").read_text())
+    text = "".join((CHECKOUT / paper).read_text() for paper in ("README.md", "CONTRIBUTING.md"))
+    named = set(re.findall(r"(?:`|\$ )make ([a-z-]+)", text))
+    assert {"run", "test", "lint"} <= named <= set(rules), named - set(rules)
