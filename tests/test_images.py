@@ -36,6 +36,11 @@ BROKEN = {
     "empty": ("", "empty"),
     "no base": ("apps: {a: [a]}\n", "says which base"),
     "no apps": ("from: base\n", "at least one app or service"),
+    "sound of a base": ("kind: base\nsound: yes\n", "only an app image has sound"),
+    "notifications of a container": (
+        "from: base\ncontainer: a.tar\nnotifications: yes\n",
+        "made of a container has no packages",
+    ),
     "app without words": ("from: base\napps: {a: []}\n", "at least one word"),
     "app a word": ("from: base\napps: {a: xterm}\n", "a command as a list of words"),
     "app name": ("from: base\napps: {'a;b': [x]}\n", "no name for an app"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from pathlib import Path
 
 from okubsd import layout
 from okubsd.bench.common import Rows, called, seconds
+from okubsd.errors import Problem
 from okubsd.host.session import Session
 from okubsd.model import Argv, Description
 
@@ -45,8 +47,10 @@ def measure(session: Session, rounds: int) -> Rows:
                 for name, value in _round(own, top).items():
                     rows.setdefault(name, []).append(value)
         finally:
-            seconds(called(own, "stop", "-f", _VM))
-            seconds(called(own, "rm", "--yes", _VM))
+            # What went wrong before says more than that there is nothing to end.
+            with contextlib.suppress(Problem):
+                seconds(called(own, "stop", "-f", _VM))
+                seconds(called(own, "rm", "--yes", _VM))
     names = list(rows)
     for share, other in zip(names[::2], names[1::2], strict=True):
         ratios = [one / two for one, two in zip(rows[share], rows[other], strict=True)]

@@ -150,9 +150,12 @@ _OF_SOUND = ("pulseaudio", "pulseaudio-utils", "libpulse0")
 # What apps are given a bus by, and what takes their notifications there (images/base/files/usr/lib/okubsd/bus).
 _OF_NOTIFICATIONS = ("dbus-daemon", "dbus-bin", "dunst")
 
+# Which packages a key brings.
+_BROUGHT = {"sound": _OF_SOUND, "notifications": _OF_NOTIFICATIONS}
+
 # What an app image is for, one of these.
 _PURPOSES = ("apps", "services", "gateway", "builder", "container")
-_NOT_OF_A_CONTAINER = ("packages", "apps", "services", "gateway", "files")
+_NOT_OF_A_CONTAINER = ("packages", "apps", "services", "gateway", "files", *_BROUGHT)
 
 
 def parse_recipe(name: str, path: Path, text: str, digest: str = "") -> Recipe:
@@ -166,15 +169,15 @@ def parse_recipe(name: str, path: Path, text: str, digest: str = "") -> Recipe:
     if tree is None and not mistakes.found:
         mistakes.add(1, "", "the recipe is empty")
     given["base"] = given.pop("from", "")
-    for key, brought in (("sound", _OF_SOUND), ("notifications", _OF_NOTIFICATIONS)):
-        if given.get(key):
-            given["packages"] = (*given.get("packages", ()), *brought)
     kind = given.setdefault("kind", Kind.APP)
     if not mistakes.found:
         for key, wrong in (*_wrong_purpose(given, kind), *_wrong_together(given, kind)):
             mistakes.add(1, key, wrong)
     if mistakes.found:
         raise BadDescription(mistakes.found)
+    for key, brought in _BROUGHT.items():
+        if given.get(key):
+            given["packages"] = (*given.get("packages", ()), *brought)
     return Recipe(name=name, digest=digest, **given)
 
 
@@ -193,10 +196,16 @@ def _wrong_purpose(given: Mapping[str, Any], kind: Kind) -> Iterator[tuple[str, 
 def _wrong_together(given: Mapping[str, Any], kind: Kind) -> Iterator[tuple[str, str]]:
     """Yield which keys of a recipe do not go together: a key, and what is wrong, in words."""
     if given.get("container") and any(given.get(key) for key in _NOT_OF_A_CONTAINER):
-        yield "container", "what is made of a container has no packages, apps, services or files beside"
+        yield (
+            "container",
+            "what is made of a container has no packages, apps, services, files, sound or notifications beside",
+        )
     if given.get("kernel") and (kind is not Kind.BOOT or not given.get("image")):
         yield "kernel", "a kernel is compiled for a boot image, which 'image' names"
     for app in given.get("opens", {}).keys() - given.get("apps", {}).keys():
         yield "opens", f"there is no app {quoted(app)} to open it"
+    for key in _BROUGHT:
+        if given.get(key) and kind is not Kind.APP:
+            yield key, f"only an app image has {key}"
     if given.get("tools") and kind is Kind.BOOT:
         yield "tools", "a boot image has no tools"
