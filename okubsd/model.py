@@ -12,6 +12,18 @@ from okubsd.rules import Bandwidth, Rule
 Argv = tuple[str, ...]
 
 
+class Slot(enum.StrEnum):
+    """What is known only while a plan runs; an argv holds it as this word."""
+
+    QEMU_PID = "<qemu-pid>"
+    DISPLAY = "<display>"
+    SCREEN = "<screen>"
+    DISPLAY_SOCKET = "<display-socket>"
+    REPORT_FD = "<report-fd>"
+    EXIT_FD = "<exit-fd>"
+    GUEST = "<guest-address>"
+
+
 class NetworkKind(enum.StrEnum):
     """What becomes of the packets of a network; what differs by kind is in _KINDS."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import ipaddress
 import shlex
 import struct
@@ -116,6 +115,8 @@ def _locale_files(vm: Vm) -> list[Entry]:
 
 def mac_of(name: str) -> str:
     """Return the address of the first NIC of the VM called ``name``: one of QEMU's, and no other VM's."""
+    import hashlib
+
     return ":".join(("52:54:00", *(f"{byte:02x}" for byte in hashlib.sha256(name.encode()).digest()[:3])))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 from pathlib import Path
 
 from okubsd import layout
@@ -66,7 +65,7 @@ def check_keys(directory: Path) -> None:
 
 def make_cookie(run: Path) -> bytes:
     """Return a fresh X11 cookie, after writing it as an Xauthority file for the VM's own server."""
-    cookie = secrets.token_bytes(16)
+    cookie = os.urandom(16)
     door.write(run / COOKIE, cookie, lasting=False)
     door.write(run / "Xauthority", render_xauthority(cookie), lasting=False)
     return cookie

@@ -1,19 +1,22 @@
 """The glass: show the windows of a VM's own display on the user's desktop (okubsd-desktop(7)).
 
-Two halves and one that minds them.  The reader speaks to the nested display only, the painter to the user's only; the
-minder speaks to neither.  Where one half ends, so does the other, and both begin anew: what runs in the guest goes on.
+Two halves and one that minds them (minder.py).  The reader speaks to the nested display only, the painter to the
+user's only; the minder speaks to neither.  Where one half ends, so does the other, and both begin anew: what runs in
+the guest goes on.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
+import importlib
 import itertools
 import os
-import signal
 import socket
 import struct
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -24,49 +27,85 @@ from okubsd.display.server import display_socket
 from okubsd.display.words import Asked, Told
 from okubsd.errors import HostLacks
 from okubsd.host import door, keys, locks, running
-from okubsd.host.glass import sandbox
+from okubsd.host.glass import minder, sandbox
 from okubsd.host.glass.control import Control
 from okubsd.host.glass.desk import Look
 from okubsd.host.glass.painter import Deeds, Painter
 from okubsd.host.glass.reader import Reader
 from okubsd.host.glass.whole import WholeReader
 from okubsd.host.glass.wire import SLOT_SIZE, Hung, Slots, Wire, pair
-from okubsd.host.sockets import listener_pid
 from okubsd.host.window import authority, open_desktop, open_display
-from okubsd.plan.steps.base import Slot
+from okubsd.model import Slot
 
 # What a half may hold, in bytes of data; how often both may begin anew within how many seconds.
 _MEMORY = 320 << 20
 _TRIES, _TRY_SECONDS, _SETTLE_SECONDS = 5, 60.0, 0.3
-# How long the nested display may take to tell its number, and how often is looked whether the VM lives.
-_DISPLAY_SECONDS, _LOOK_SECONDS = 20.0, 1.0
-# The exit code of a half that has nothing to begin anew for.
-_FOR_GOOD = 3
+# How long the nested display may take to tell its number.
+_DISPLAY_SECONDS = 20.0
+# The extensions that either half speaks; python-xlib takes memory, and reads what comes, for all that it knows.
+_EXTENSIONS = ("xtest", "composite", "randr", "xfixes", "damage")
 
 
 def main() -> int:
-    """Mind the halves until the VM ends."""
-    orders = parse_orders(sys.argv[1])
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    begun: list[float] = []
-    life, idle = _Life(Path(orders.run)), None
-    while _settled(begun) and len([moment for moment in begun if moment > time.monotonic() - _TRY_SECONDS]) < _TRIES:
-        begun.append(time.monotonic())
-        number = _display_number(Path(orders.run))
-        idle = idle or (_hold(Path(orders.run), number) if number is not None else None)
-        if number is None or not _halves(orders, number, life, idle):
-            return 0
+    """Begin both halves, and become what minds them."""
+    orders, past = parse_orders(sys.argv[1]), _Past.parse(sys.argv[2:])
+    _share_what_is_loaded()
+    if past.begun:
+        # Leave the servers a moment to notice that the halves of before are gone.
+        time.sleep(_SETTLE_SECONDS)
         # What a start says is said by the first halves.
         orders = msgspec.structs.replace(orders, words="")
-    print("okubsd: the windows ended too often", file=sys.stderr)
-    return 1
+    if len(past.begun) >= _TRIES:
+        print("okubsd: the windows ended too often", file=sys.stderr)
+        return 1
+    begun = (*past.begun, time.monotonic())
+    run = Path(orders.run)
+    number = _display_number(run)
+    if number is None:
+        return 0
+    idle = _hold(run, number) if past.idle < 0 else past.idle
+    _mind(run, _halves(orders, number), msgspec.structs.replace(past, idle=idle, begun=begun))
+    return 0
 
 
-def _settled(begun: list[float]) -> bool:
-    """Leave the servers a moment to notice that the halves of before are gone."""
-    if begun:
-        time.sleep(_SETTLE_SECONDS)
-    return True
+class _Past(msgspec.Struct, frozen=True):
+    """What is known of the tries before: when they were ``begun``, the idle client, and whether the VM was ``seen``."""
+
+    idle: int = -1
+    begun: tuple[float, ...] = ()
+    seen: bool = False
+
+    @classmethod
+    def parse(cls, words: Sequence[str]) -> _Past:
+        """Return the past that ``words`` are: those of _mind(), and one of the minder's; none is no past."""
+        if not words:
+            return cls()
+        idle, *begun, seen = words
+        recent = (moment for moment in map(float, begun) if moment > time.monotonic() - _TRY_SECONDS)
+        return cls(int(idle), tuple(recent), seen == "1")
+
+
+def _mind(run: Path, halves: Halves, past: _Past) -> None:
+    """Become the program that minds the halves, which calls us again as we were called."""
+    ourselves = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 2]
+    again = (sys.executable, *ourselves[1:], str(past.idle), *map(repr, past.begun))
+    life = (str(run / layout.QEMU_LIFE), str(run / f"{layout.SSH_SOCKET}user"), "1" if past.seen else "0")
+    numbers = (past.idle, halves.held, *halves.pids)
+    for descriptor in (past.idle, halves.held):
+        if descriptor >= 0:
+            os.set_inheritable(descriptor, True)
+    os.execv(sys.executable, (sys.executable, "-I", "-S", minder.__file__, *life, *map(str, numbers), *again))
+
+
+def _share_what_is_loaded() -> None:
+    """Import all that a half needs, and keep it out of later collections, which would write to it and so copy it."""
+    from Xlib import ext
+
+    ext.__extensions__[:] = [row for row in ext.__extensions__ if row[1] in _EXTENSIONS]
+    for name in ("display", "support.unix_connect", *(f"ext.{module}" for module in _EXTENSIONS)):
+        importlib.import_module(f"Xlib.{name}")
+    gc.collect()
+    gc.freeze()
 
 
 def _display_number(run: Path) -> int | None:
@@ -83,24 +122,15 @@ def _display_number(run: Path) -> int | None:
     return None
 
 
-class _Life:
-    """Whether the VM lives: by the lock of its QEMU, or else by the connection to it, once there was one."""
+class Halves(msgspec.Struct, frozen=True):
+    """The pids of the reader and of the painter, and the end of a pipe that tells both that we live."""
 
-    def __init__(self, run: Path) -> None:
-        self._lock, self._socket = run / layout.QEMU_LIFE, run / f"{layout.SSH_SOCKET}user"
-        self._seen = False
-
-    def goes_on(self) -> bool:
-        if self._lock.exists():
-            self._seen = True
-            return locks.is_alive(self._lock)
-        connected = listener_pid(self._socket) is not None
-        self._seen = self._seen or connected
-        return connected or not self._seen
+    pids: tuple[int, int]
+    held: int
 
 
-def _halves(orders: Orders, number: int, life: _Life, idle: socket.socket | None) -> bool:
-    """Run both halves until one ends, or the VM does; return whether they are to begin anew."""
+def _halves(orders: Orders, number: int) -> Halves:
+    """Begin both halves."""
     slots = Slots(SLOT_SIZE)
     ours, theirs = pair()
     guard, held = os.pipe()
@@ -115,29 +145,22 @@ def _halves(orders: Orders, number: int, life: _Life, idle: socket.socket | None
         os.close(held)
         return _paint(orders, number, Wire(ours, Told), slots, guard)
 
-    children = [door.fork(read), door.fork(paint)]
+    found = Halves((door.fork(read), door.fork(paint)), held)
     ours.close()
     theirs.close()
     os.close(guard)
-    try:
-        return _wait(children, life, idle)
-    finally:
-        os.close(held)
-        for pid in children:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, 0)
+    return found
 
 
-def _hold(run: Path, number: int) -> socket.socket | None:
+def _hold(run: Path, number: int) -> int:
     """Be a client of the nested display that does nothing: it ends with its last one, and a half can die.
 
-    Nothing that comes of it is looked at (X protocol, section 8: connection setup).
+    Return its descriptor, -1 where that fails.  Nothing that comes of it is looked at (X protocol, section 8:
+    connection setup).
     """
     cookie = keys.read_cookie(run)
     if cookie is None:
-        return None
+        return -1
     name = b"MIT-MAGIC-COOKIE-1"
     order = b"l" if sys.byteorder == "little" else b"B"
     padded = b"".join(part + bytes(-len(part) % 4) for part in (name, cookie))
@@ -147,40 +170,9 @@ def _hold(run: Path, number: int) -> socket.socket | None:
         idle.sendall(struct.pack("=cxHHHHxx", order, 11, 0, len(name), len(cookie)) + padded)
     except OSError:
         idle.close()
-        return None
+        return -1
     idle.setblocking(False)
-    return idle
-
-
-def _drain(idle: socket.socket | None) -> None:
-    """Take what the nested display tells every client, and drop it."""
-    with contextlib.suppress(OSError):
-        while idle is not None and idle.recv(1 << 16):
-            pass
-
-
-def _wait(children: list[int], life: _Life, idle: socket.socket | None) -> bool:
-    """Wait until a half ends, or the VM does; return whether another try may do better."""
-    codes: dict[int, int] = {}
-    while life.goes_on() and not codes:
-        # A child that ends interrupts nothing here: it is looked after, often enough for anybody who waits.
-        end = time.monotonic() + _LOOK_SECONDS
-        while time.monotonic() < end and not codes:
-            _drain(idle)
-            time.sleep(0.1)
-            codes = _ended(children)
-    if codes:
-        # One half ends with the other: which of them had a reason is known when both had time to.
-        time.sleep(0.2)
-        codes |= _ended([pid for pid in children if pid not in codes])
-    children[:] = [pid for pid in children if pid not in codes]
-    return bool(codes) and _FOR_GOOD not in codes.values()
-
-
-def _ended(children: list[int]) -> dict[int, int]:
-    """Return the exit codes of those ``children`` that ended."""
-    ended = (os.waitpid(pid, os.WNOHANG) for pid in children)
-    return {pid: os.waitstatus_to_exitcode(status) for pid, status in ended if pid}
+    return idle.detach()
 
 
 def _read(orders: Orders, number: int, wire: Wire, slots: Slots) -> int:
@@ -189,7 +181,7 @@ def _read(orders: Orders, number: int, wire: Wire, slots: Slots) -> int:
 
     cookie = keys.read_cookie(Path(orders.run))
     if cookie is None:
-        return _FOR_GOOD
+        return minder.FOR_GOOD
     with authority(number, cookie):
         opened = open_display(f":{number}")
     del cookie
@@ -229,7 +221,7 @@ def _paint(orders: Orders, number: int, wire: Wire, slots: Slots, guard: int) ->
         return 0
     except HostLacks as problem:
         print(f"okubsd: {problem.sentence}", file=sys.stderr)
-        return _FOR_GOOD
+        return minder.FOR_GOOD
     if orders.words:
         painter.say(orders.words)
     try:

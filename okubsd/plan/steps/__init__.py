@@ -3,8 +3,9 @@
 A start, a stop, new rules and an `apply` are all made of these, and host/perform has a function for each.
 """
 
+from okubsd.model import Slot
 from okubsd.plan.steps.apply import Call, Finish, Journal, PutRules, Remove, Replace, Stage, Tidy
-from okubsd.plan.steps.base import Phase, Plan, Slot, Step, render_plan
+from okubsd.plan.steps.base import Phase, Plan, Step, render_plan
 from okubsd.plan.steps.given import Attend, BeginShare, Publish
 from okubsd.plan.steps.start import (
     BuildImages,

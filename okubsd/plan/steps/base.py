@@ -22,18 +22,6 @@ class Phase(enum.StrEnum):
     PAINT = "paint"
 
 
-class Slot(enum.StrEnum):
-    """What is known only while a plan runs; an argv holds it as this word."""
-
-    QEMU_PID = "<qemu-pid>"
-    DISPLAY = "<display>"
-    SCREEN = "<screen>"
-    DISPLAY_SOCKET = "<display-socket>"
-    REPORT_FD = "<report-fd>"
-    EXIT_FD = "<exit-fd>"
-    GUEST = "<guest-address>"
-
-
 class Step(msgspec.Struct, frozen=True, kw_only=True):
     """One step; ``phase`` is what its time counts for, ``what`` names it where it fails.
 
