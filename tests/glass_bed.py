@@ -24,6 +24,7 @@ from okubsd.display.orders import Orders
 from okubsd.display.server import keyboard_argv
 from okubsd.guest.identity import FAMILY_LOCAL, render_xauthority
 from okubsd.host import windows
+from okubsd.host.glass.hearing import _QUIET_SECONDS
 from tests.conftest import CHECKOUT
 
 SIZE = (1400, 900)
@@ -202,6 +203,12 @@ class Bed:
     def frame(self, title: str) -> str:
         """Return the id of the window of the desktop that has ``title`` in its name."""
         return until(lambda: self.xdotool("search", "--name", title).split("\n")[0])  # type: ignore[no-any-return]
+
+    def take_keyboard(self, app: str) -> None:
+        """Give the keyboard to the window of ``app``, as a user does who types nowhere else."""
+        time.sleep(_QUIET_SECONDS + 0.1)
+        self.xdotool("windowfocus", self.frame(f"work. {app.lower()}"))
+        until(lambda: self.rows()[app].focused)
 
     def __enter__(self) -> Bed:
         return self

@@ -200,8 +200,7 @@ def test_the_keys_are_what_the_user_wants(tmp_path: Path) -> None:
         guest = Client(bed)
         guest.do("window", "red", 300, 200, "cc0000")
         bed.wait_for("Red")
-        bed.xdotool("windowfocus", bed.frame("work. red"))
-        until(lambda: bed.rows()["Red"].focused)
+        bed.take_keyboard("Red")
         bed.xdotool("key", "ctrl+shift+c")
         guest.wait_to_hear("key red C")
         bed.xdotool("key", "alt+F2")
@@ -310,8 +309,7 @@ def test_no_key_stays_down_when_a_half_dies(which: int, tmp_path: Path) -> None:
         guest = Client(bed)
         guest.do("window", "red", 300, 200, "cc0000")
         bed.wait_for("Red")
-        bed.xdotool("windowfocus", bed.frame("work. red"))
-        until(lambda: bed.rows()["Red"].focused)
+        bed.take_keyboard("Red")
         bed.xdotool("keydown", "shift", "keydown", "a")
         until(lambda: len(guest.held()) == 2)
         before = bed.halves()
@@ -327,8 +325,7 @@ def test_a_title_does_not_hide_what_was_carried(tmp_path: Path) -> None:
         guest = Client(bed)
         guest.do("window", "red", 400, 200, "cc0000")
         row = bed.wait_for("Red")
-        bed.xdotool("windowfocus", bed.frame("work. red"))
-        until(lambda: bed.rows()["Red"].focused)
+        bed.take_keyboard("Red")
 
         def label() -> bytes:
             with bed.desk() as opened:

@@ -335,7 +335,7 @@ def test_keys_for_crossing_are_ours(plain_bed: Bed) -> None:
     guest = Client(plain_bed)
     guest.do("window", "red", 300, 200, "cc0000")
     plain_bed.wait_for("Red")
-    plain_bed.xdotool("windowfocus", plain_bed.frame("work. red"))
+    plain_bed.take_keyboard("Red")
     plain_bed.xdotool("key", "ctrl+shift+c")
     until(lambda: plain_bed.crossed.exists() and plain_bed.crossed.read_text() == "clip copy work\n")
     plain_bed.xdotool("key", "ctrl+shift+v")
@@ -354,7 +354,7 @@ def test_another_keyboard_and_its_groups_follow(plain_bed: Bed) -> None:
     guest = Client(plain_bed)
     guest.do("window", "red", 300, 200, "cc0000")
     plain_bed.wait_for("Red")
-    plain_bed.xdotool("windowfocus", plain_bed.frame("work. red"))
+    plain_bed.take_keyboard("Red")
     env = {**os.environ, "DISPLAY": plain_bed.desktop}
     subprocess.run(["setxkbmap", "-layout", "de,ru"], env=env, check=True)
     # The key of Z is 52: y on a German keyboard, and я on a Russian one (keysym Cyrillic_ya, 0x6d1).
@@ -726,7 +726,7 @@ def test_keys_are_let_go_of_when_their_window_goes(plain_bed: Bed) -> None:
     guest = Client(plain_bed)
     guest.do("window", "red", 300, 200, "cc0000")
     plain_bed.wait_for("Red")
-    plain_bed.xdotool("windowfocus", plain_bed.frame("work. red"))
+    plain_bed.take_keyboard("Red")
     with plain_bed.desk() as opened:
         # Control, and w, held while the window goes.
         fake(opened, X.KeyPress, 37, 25)
@@ -744,7 +744,7 @@ def test_a_key_for_crossing_that_is_held_crosses_once(plain_bed: Bed) -> None:
     guest = Client(plain_bed)
     guest.do("window", "red", 300, 200, "cc0000")
     plain_bed.wait_for("Red")
-    plain_bed.xdotool("windowfocus", plain_bed.frame("work. red"))
+    plain_bed.take_keyboard("Red")
     with plain_bed.desk() as opened:
         codes = (37, 50, opened.keysym_to_keycode(ord("c")))
         fake(opened, X.KeyPress, *codes)

@@ -16,7 +16,7 @@ from Xlib.protocol import event as xevent
 from okubsd.errors import Problem
 from okubsd.host import windows
 from okubsd.host.glass.drops import parse_list
-from tests.glass_bed import Bed, Client, until
+from tests.glass_bed import INK, SIZE, Bed, Client, until
 
 # --- names of files --------------------------------------------------------------------------------
 
@@ -160,6 +160,19 @@ def test_a_label_says_that_the_vm_has_the_microphone_for_as_long_as_it_has(bed: 
         assert until(lambda: mark.recv(1) == b"")
     with pytest.raises(Problem, match="labels would say"), windows.marked(bed.run):
         pass
+
+
+@pytest.mark.spawns
+def test_a_menu_does_not_stay_over_the_mark_of_the_microphone(bed: Bed) -> None:
+    guest = Client(bed)
+    with windows.marked(bed.run):
+        bed.frame("okubsd: microphone")
+        until(lambda: bed.color(SIZE[0] - 3, 3) == INK)
+        guest.do("menu", "cover", SIZE[0] - 300, 0, 290, 60, "00cc00")
+        for step in range(6):
+            # More often than it comes up again, the last time after it just did.
+            guest.do("place", "cover", SIZE[0] - 300 + step, 0, 290, 60)
+        until(lambda: bed.color(SIZE[0] - 3, 3) == INK)
 
 
 @pytest.mark.spawns

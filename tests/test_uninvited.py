@@ -115,6 +115,54 @@ def test_what_comes_under_the_pointer_hears_nothing_where_the_keyboard_follows_i
         guest.wait_to_hear("key red h")
 
 
+@pytest.mark.parametrize("manager", ["cwm", "openbox", "i3"])
+def test_what_was_started_hears_nothing_while_the_user_types_elsewhere(manager: str, tmp_path: Path) -> None:
+    with Bed(tmp_path, manager) as bed:
+        guest = Client(bed)
+        with own_terminal(bed):
+            with typing(bed):
+                guest.do("window", "red", 900, 700, "cc0000")
+                time.sleep(1.5)
+                assert not heard(guest)
+            # Who has seen it stops, and types into it without a click.
+            time.sleep(1)
+            bed.take_keyboard("Red")
+            bed.xdotool("key", "h")
+            guest.wait_to_hear("key red h")
+
+
+def test_a_window_of_his_that_comes_under_the_pointer_hears_nothing_of_what_is_typed_elsewhere(tmp_path: Path) -> None:
+    with Bed(tmp_path, "cwm") as bed:
+        guest = Client(bed)
+        guest.do("window", "red", 300, 200, "cc0000")
+        click(bed, guest, "Red")
+        bed.xdotool("windowmove", bed.frame("work. red"), "10", "10")
+        with own_terminal(bed), typing(bed):
+            bed.xdotool("windowraise", bed.frame("work. red"))
+            guest.do("nothing")
+            guest.do("size", "red", 1300, 800)
+            until(lambda: bed.rows()["Red"].width > 1000)
+            time.sleep(1.0)
+            assert not heard(guest)
+
+
+def test_a_menu_of_his_that_comes_under_the_pointer_hears_nothing(tmp_path: Path) -> None:
+    with Bed(tmp_path, "none") as bed:
+        guest = Client(bed)
+        guest.do("window", "red", 300, 200, "cc0000")
+        row = bed.wait_for("Red")
+        bed.xdotool("mousemove", str(row.x + 40), str(row.y + 60), "click", "1")
+        guest.wait_to_hear("button")
+        guest.do("menu", "blue", 1000, 600, 100, 80, "0000cc")
+        until(lambda: bed.color(1020, 620) == 0x0000CC)
+        bed.xdotool("mousemove", "500", "400")
+        with typing(bed):
+            guest.do("place", "blue", 450, 350, 200, 150)
+            until(lambda: bed.color(520, 420) == 0x0000CC)
+            time.sleep(1.0)
+            assert not heard(guest)
+
+
 def test_keys_of_ours_mean_nothing_in_a_window_that_came_by_itself(tmp_path: Path) -> None:
     with Bed(tmp_path, "cwm", expecting=False) as bed:
         guest = Client(bed)

@@ -15,6 +15,7 @@ import msgspec
 from okubsd import layout
 from okubsd.bench.stock import stock_ssh
 from okubsd.errors import HostLacks, Problem, TimedOut
+from okubsd.guest.ssh import ssh_argv
 from okubsd.host import door, facts, lifecycle, locks, programs, running, window
 from okubsd.host.guest import ROOT, Guest
 from okubsd.host.monitor import monitor
@@ -71,8 +72,13 @@ class Ours(Contestant):
         run = self.session.places.vm_run(self.vm.name)
         server, glass = running.live_server(run), locks.living_pid(run / layout.GLASS_LIFE)
         children = Path(f"/proc/{glass}/task/{glass}/children").read_text().split() if glass else []
-        carrier = listener_pid(run / f"{layout.SSH_SOCKET}user")
-        return [pid for pid in (server, glass, carrier, *map(int, children)) if pid]
+        return [pid for pid in (server, glass, self._carrier(run), *map(int, children)) if pid]
+
+    def _carrier(self, run: Path) -> int:
+        """Return the pid of the ssh that carries X11, as it says itself: it has forked since it began to listen."""
+        said = door.ask(ssh_argv(self.vm, run, "-O", "check"), timeout=10)
+        found = re.search(rb"pid=([0-9]+)", said.out + said.err)
+        return int(found[1]) if found else 0
 
 
 class Forwarded(Contestant):

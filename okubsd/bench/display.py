@@ -16,8 +16,9 @@ from typing import Any
 
 import msgspec
 
+from okubsd.bench import film
 from okubsd.bench.common import Rows
-from okubsd.bench.contestants import Contestant, all_of, proportional, spent
+from okubsd.bench.contestants import Contestant, Ours, all_of, proportional, spent
 from okubsd.bench.stock import virtual_display
 from okubsd.errors import Problem, TimedOut
 from okubsd.host import facts, window
@@ -97,6 +98,10 @@ def _measure_one(contestant: Contestant, desktop: Desktop, rows: Rows) -> None:
     pictures = _pictures(contestant)
     rows[f"{name}: pictures of 500x500 a second"].append(pictures)
     rows[f"{name}: processor of the host for each (ms)"].append((spent(contestant.pids()) - before) / pictures / 5e-3)
+    if isinstance(contestant, Ours):
+        pictures, processor = film.play(contestant, desktop.opened)
+        rows[f"{name}: pictures shown of {film.RATE} a second, 854x480"].append(pictures)
+        rows[f"{name}: processor of the host for them (s a second)"].append(processor)
     rows[f"{name}: memory of what shows it (MB)"].append(sum(map(proportional, contestant.pids())) / 1e6)
 
 

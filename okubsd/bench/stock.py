@@ -10,14 +10,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from okubsd.display.server import parse_display_number, server_argv
+from okubsd.display.server import parse_display_number
 from okubsd.errors import HostLacks, Problem, TimedOut
 from okubsd.guest.identity import render_xauthority
 from okubsd.host import door, keys, release, window
 from okubsd.host.engine.qemu import memory_of
 from okubsd.host.places import Places
 from okubsd.images import commands
-from okubsd.model import Argv, Vm
+from okubsd.model import Argv
 from okubsd.qemu.argv import QEMU
 from okubsd.recipe import Recipe
 
@@ -96,11 +96,12 @@ def stock_argv(directory: Path, run: Path) -> Argv:
 
 @contextlib.contextmanager
 def virtual_display(run: Path) -> Iterator[tuple[int, bytes]]:
-    """Run an Xvfb of our own; yield its number and cookie."""
+    """Run an Xvfb of our own, with all that a desktop's server has; yield its number and cookie."""
     cookie = os.urandom(16)
     door.write(run / "Xauthority", render_xauthority(cookie))
     read_end, write_end = os.pipe()
-    argv = server_argv(Vm(name="stock", image="stock"), run / "Xauthority", str(write_end), nested=True)
+    own = ("-nolisten", "tcp", "-noreset", "-br", "-dpi", "96", "-screen", "0", "1280x800x24")
+    argv = ("Xvfb", "-displayfd", str(write_end), "-auth", str(run / "Xauthority"), *own)
     server = door.spawn(argv, run / "display.log", keep_fds=(write_end,))
     os.close(write_end)
     try:

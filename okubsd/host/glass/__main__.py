@@ -8,6 +8,7 @@ the guest goes on.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import importlib
 import itertools
@@ -40,10 +41,13 @@ from okubsd.model import Slot
 # What a half may hold, in bytes of data; how often both may begin anew within how many seconds.
 _MEMORY = 320 << 20
 _TRIES, _TRY_SECONDS, _SETTLE_SECONDS = 5, 60.0, 0.3
+# What a half keeps of memory for the next time, in bytes: for pictures of a film, and for select(2); malloc.h.
+_PICTURES, _SELECT = 4 << 20, 1 << 20
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 # How long the nested display may take to tell its number.
 _DISPLAY_SECONDS = 20.0
 # The extensions that either half speaks; python-xlib takes memory, and reads what comes, for all that it knows.
-_EXTENSIONS = ("xtest", "composite", "randr", "xfixes", "damage")
+_EXTENSIONS = ("xtest", "composite", "randr", "xfixes", "damage", "screensaver")
 
 
 def main() -> int:
@@ -108,6 +112,18 @@ def _share_what_is_loaded() -> None:
     gc.freeze()
 
 
+def _keep_memory(size: int) -> None:
+    """Have the C library keep up to ``size`` bytes that are freed at its heap's end, and make no mapping for less.
+
+    glibc gives back more than 128 KB, and asks for it again, with each select(2) and each picture, which is two fifths
+    of what a film costs.  Others have no mallopt(3), or do nothing by it.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(_TRIM_THRESHOLD, size)
+        libc.mallopt(_MMAP_THRESHOLD, size // 2)
+
+
 def _display_number(run: Path) -> int | None:
     """Return the number of the nested display, once it listens; None where it is gone or does not come.
 
@@ -136,11 +152,13 @@ def _halves(orders: Orders, number: int) -> Halves:
     guard, held = os.pipe()
 
     def read() -> int:
+        _keep_memory(_PICTURES)
         ours.close()
         os.close(held)
         return _read(orders, number, Wire(theirs, Asked), slots)
 
     def paint() -> int:
+        _keep_memory(_SELECT)
         theirs.close()
         os.close(held)
         return _paint(orders, number, Wire(ours, Told), slots, guard)

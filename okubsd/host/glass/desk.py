@@ -96,6 +96,12 @@ class Desk:
             found = [Box(one.x, one.y, one.width_in_pixels, one.height_in_pixels) for one in told]
         self.monitors = tuple(box for box in found if box.width > 0 and box.height > 0) or (whole,)
 
+    def idle_seconds(self) -> float:
+        """Return how long nobody has typed or pointed, 0 where the server does not tell (MIT-SCREEN-SAVER)."""
+        if not self.display.has_extension("MIT-SCREEN-SAVER"):
+            return 0.0
+        return float(self.root.screensaver_query_info().idle) / 1000
+
     def another_id(self) -> None:
         """Have the next window get a number that none had just before.
 

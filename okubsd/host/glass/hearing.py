@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 # How long nobody types before a window hears it that came by itself and got the keyboard all the same, in seconds; and
 # what is between a repeat's release and press, in milliseconds.
 _DEAF_SECONDS, _REPEAT = 0.7, 5
+# Who has touched neither keyboard nor pointer for so many seconds types to nobody else when a window comes.
+_QUIET_SECONDS = 0.5
 # The buttons behind it are wheels.
 _LAST_BUTTON = 3
 
@@ -62,6 +64,12 @@ def is_deaf(pane: Pane) -> bool:
     return True
 
 
+def greet(painter: Painter, pane: Pane) -> None:
+    """Have a window that is welcome be the user's, where it comes to him while he does nothing else."""
+    if pane.welcome and not pane.expected and painter.desk.idle_seconds() >= _QUIET_SECONDS:
+        pane.expected = True
+
+
 def _ours(painter: Painter, event: Any, word: str, pane: Pane, *, down: bool) -> None:
     """Do what a key of ours means, once for one that is held: its repeats are a release and a press at one time."""
     if not down:
@@ -73,7 +81,7 @@ def _ours(painter: Painter, event: Any, word: str, pane: Pane, *, down: bool) ->
         return
     if word == "fill":
         _fill_or_leave(painter, pane)
-    elif pane.expected:
+    elif pane.expected or (pane.welcome and not is_deaf(pane)):
         painter.deeds.cross(word)
     else:
         # What is copied crosses for a window that the user has chosen, and for no other.
@@ -115,6 +123,7 @@ def motion(painter: Painter, pane: Pane, event: Any) -> None:
 def enter(painter: Painter, pane: Pane, event: Any) -> None:
     if event.window.id == pane.inner.id:
         pane.waited = False
+        greet(painter, pane)
         painter.wire.tell(Asked.RAISE, pane.number)
         painter.wire.tell(Asked.POINTER, pane.number, event.event_x, event.event_y)
 
@@ -136,6 +145,7 @@ def focus_in(painter: Painter, pane: Pane, event: Any) -> None:
     if not (event.mode in (X.NotifyGrab, X.NotifyUngrab) and painter.before_grab is pane):
         pane.deaf_until = time.monotonic() + _DEAF_SECONDS
     pane.focused, painter.focused, pane.told_held = True, pane, False
+    greet(painter, pane)
     pane.be_urgent(False)
     painter.wire.tell(Asked.FOCUS, pane.number)
     # While somebody has the keyboard for himself, the release of what is held comes to him.

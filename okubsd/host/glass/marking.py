@@ -21,7 +21,7 @@ class Mark:
     """A small window of ours above all others, in the corner of the screen: whatever the guest's own windows are at."""
 
     def __init__(self, desk: Desk) -> None:
-        self._desk, self._raised = desk, 0.0
+        self._desk, self._raised, self._covered = desk, 0.0, False
         self._words = f"MICROPHONE {desk.look.vm}"
         wide, at = len(self._words) * desk.letter_width + 2 * desk.px(_EDGE), desk.monitors[0]
         self.top = desk.root.create_window(
@@ -37,11 +37,18 @@ class Mark:
         """Be drawn, and be seen."""
         if event.type == X.Expose:
             self._desk.text(self.top, self._desk.px(_EDGE), self._desk.px(15), self._words, turned=True)
-        elif event.type == X.VisibilityNotify and event.state != X.VisibilityUnobscured:
-            now = time.monotonic()
-            if now > self._raised + _AGAIN_SECONDS:
-                self._raised = now
-                self.top.configure(stack_mode=X.Above)
+        elif event.type == X.VisibilityNotify:
+            self._covered = event.state != X.VisibilityUnobscured
+
+    def wait(self) -> float | None:
+        """Return after how many seconds it comes up again, None where nothing covers it."""
+        return max(0.0, self._raised + _AGAIN_SECONDS - time.monotonic()) if self._covered else None
+
+    def come_up(self) -> None:
+        """Come up over what covers it, once its time is there."""
+        if self.wait() == 0.0:
+            self._raised, self._covered = time.monotonic(), False
+            self.top.configure(stack_mode=X.Above)
 
 
 def mark_hearing(painter: Painter, *, on: bool) -> None:

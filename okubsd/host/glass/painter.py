@@ -17,14 +17,15 @@ import msgspec
 from Xlib import X, error
 from Xlib.protocol import event as xevent
 
-from okubsd.display.frame import LARGEST, MOST_WINDOWS, Box, clamp_box, is_menu, menu_pixels, smallest
+from okubsd.display.frame import MOST_WINDOWS, clamp_box, is_menu, menu_pixels, smallest
 from okubsd.display.words import Asked, Message, Told
-from okubsd.host.glass import cursor, shm
+from okubsd.host.glass import cursor, drawing, shm
 from okubsd.host.glass.desk import Desk, Look
 from okubsd.host.glass.drops import Drops
 from okubsd.host.glass.grabs import Grabs
 from okubsd.host.glass.hearing import HANDLERS
 from okubsd.host.glass.marking import Mark
+from okubsd.host.glass.pacing import PACED, Pacing
 from okubsd.host.glass.pane import Pane
 from okubsd.host.glass.splash import Splash
 from okubsd.host.glass.told import TOLD
@@ -66,6 +67,7 @@ class Painter:
         self.cursor: Any = None
         self._notice_ends = self._expecting = self._hands_until = 0.0
         self._heard: deque[Message] = deque()
+        self._pacing = Pacing()
         # Keys of ours that are down, and when each was let go of last.
         self.taken: set[int] = set()
         self.crossing: dict[int, int] = {}
@@ -112,15 +114,15 @@ class Painter:
         self._drain()
         self.display.flush()
         waiting = [self.display.fileno(), self.wire, *others]
-        timeout = max(0.0, self._notice_ends - time.monotonic()) if self._notice_ends else None
         # What flush() read besides is there already.
-        timeout = 0.0 if self._heard or self.display.display.event_queue else timeout
+        timeout = 0.0 if self._heard or self.display.display.event_queue else self._next()
         ready, _, _ = select.select(waiting, [self.wire] if self.wire.waits else [], [], timeout)
         self.wire.flush()
         if self.wire in ready and len(self._heard) < _MOST_MESSAGES:
             self._heard.extend(self.wire.hear())
         for _ in range(min(_MOST_MESSAGES, len(self._heard))):
             self._told(self._heard.popleft())
+        self._tell_desktop()
         self._drain()
         if self._notice_ends and time.monotonic() >= self._notice_ends:
             self._notice_ends = 0.0
@@ -128,6 +130,21 @@ class Painter:
                 pane.notice = pane.whispered = ""
                 pane.draw_label()
         return [other for other in others if other in ready]
+
+    def _next(self) -> float | None:
+        """Return after how many seconds something is to be done by itself, None for nothing."""
+        notice = max(0.0, self._notice_ends - time.monotonic()) if self._notice_ends else None
+        mark = self.mark.wait() if self.mark is not None else None
+        return min((seconds for seconds in (notice, mark, self._pacing.wait()) if seconds is not None), default=None)
+
+    def _tell_desktop(self) -> None:
+        """Do what its window manager has to take in, no faster than it is meant to."""
+        for message in self._pacing.due():
+            pane = self.panes.get(message.window)
+            if pane is not None:
+                TOLD[Told(message.kind)](self, pane, message)
+        if self.mark is not None:
+            self.mark.come_up()
 
     def _drain(self) -> None:
         """Take every event that is there; of moves of the pointer that follow each other only the last."""
@@ -186,11 +203,13 @@ class Painter:
         elif message.kind == Told.WINDOW:
             self._window(message)
         elif message.kind == Told.PIXELS:
-            self._pixels(message)
+            drawing.pixels(self, message)
         elif message.kind == Told.CURSOR:
             cursor.show(self, message.numbers)
         elif message.kind == Told.GONE:
             self._gone(message)
+        elif message.kind in PACED and message.window in self.panes:
+            self._pacing.put(message)
         elif (pane := self.panes.get(message.window)) is not None and message.kind in TOLD:
             TOLD[Told(message.kind)](self, pane, message)
 
@@ -205,8 +224,11 @@ class Painter:
         pixels = menu_pixels(box.width, box.height, self.desk.menu)
         menu = bool(over) and is_menu(pixels, smallest(self.desk.monitors), self.menus())
         now = time.monotonic()
-        expected = self._has_hands() or (not menu and now < self._expecting)
-        welcome = now < self._hands_until
+        hands = self.focused
+        expected = hands is not None and hands.expected
+        # What was started comes when it likes, perhaps while the user types elsewhere.
+        started = not menu and now < self._expecting
+        welcome = started or now < self._hands_until or (hands is not None and hands.welcome)
         # A menu, or the picture that some programs begin with, is not the window that was waited for.
         self._expecting = self._expecting if menu else 0.0
         pane = Pane(
@@ -223,10 +245,6 @@ class Painter:
             self.splash.destroy()
         self.splash = None
 
-    def _has_hands(self) -> bool:
-        """Return whether the user is at work in a window of the VM that is his choice."""
-        return self.focused is not None and self.focused.expected
-
     def menus(self, but: Pane | None = None) -> list[int]:
         """Return how many pixels of the desktop each menu of the VM that is shown covers."""
         menus = (pane for pane in self.panes.values() if pane.menu and pane.shown and pane is not but)
@@ -242,6 +260,7 @@ class Painter:
         pane = self.panes.get(message.window)
         if pane is None:
             return
+        self._pacing.forget(message.window)
         del self.panes[message.window], self.frames[pane.top.id], self.frames[pane.inner.id]
         if self.before_grab is pane:
             self.before_grab = None
@@ -250,7 +269,7 @@ class Painter:
             self.let_go()
         if self.focused is pane:
             # One that closed in his hands often makes room for the next.
-            self._hands_until = time.monotonic() + _HANDS_SECONDS if pane.expected else 0.0
+            self._hands_until = time.monotonic() + _HANDS_SECONDS if pane.expected or pane.welcome else 0.0
             self.focused = None
             self.let_go()
         pane.destroy()
@@ -269,34 +288,6 @@ class Painter:
         """Have the guest's display let go of every key: the user types elsewhere."""
         self.down.clear()
         self.wire.tell(Asked.FOCUS, 0)
-
-    def _pixels(self, message: Message) -> None:
-        """Draw a rectangle inside of its window's frame, whatever the reader says of it."""
-        x, y, width, height, slot = message.numbers[:5]
-        box, pane = Box(x, y, width, height), self.panes.get(message.window)
-        if not (0 < width <= LARGEST and 0 < height <= LARGEST):
-            box = Box(0, 0, 1, 1)
-        view = self.slots.view(slot, 4 * box.width * box.height)
-        with view:
-            if pane is not None and pane.clip(box) is not None:
-                self._draw(pane, box, view)
-                pane.painted = True
-        # One round trip for what is drawn: nobody is ahead of the server by more than the slots.
-        self.display.sync()
-        self.wire.tell(Asked.DONE, 0, slot)
-
-    def _draw(self, pane: Pane, box: Box, view: memoryview) -> None:
-        """Put the image ``view`` at ``box``; the server cuts off what lies beyond the window."""
-        if self.segment is not None:
-            self.segment.memory[: len(view)] = view
-            self.segment.put(pane.inner, pane.gc, box.x, box.y, box.width, box.height, 24)
-            return
-        # A request holds 256 KB at most, so an image goes in strips.
-        rows = max(1, (200 << 10) // (4 * box.width))
-        for row in range(0, box.height, rows):
-            high = min(rows, box.height - row)
-            strip = bytes(view[4 * box.width * row : 4 * box.width * (row + high)])
-            pane.inner.put_image(pane.gc, box.x, box.y + row, box.width, high, X.ZPixmap, 24, 0, strip)
 
     def ask_manager(self, pane: Pane, name: str, *numbers: int) -> None:
         data = (32, [*numbers, *[0] * (5 - len(numbers))])

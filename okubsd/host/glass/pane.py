@@ -45,8 +45,8 @@ class Pane:
     ) -> None:  # fmt: skip
         """Make and map it: a ``menu`` by itself where it wants to be, any other by the desktop's window manager.
 
-        One that is neither ``expected`` by the user nor ``welcome``, as the next one after one of his own that has
-        closed, does not get the keyboard.
+        One that is neither ``expected`` by the user nor ``welcome``, as what he has started is and the next one after
+        one of his own that has closed, does not get the keyboard; one that is welcome hears it once nobody types.
         """
         self.desk, self.number, self.menu, self.owner, self.expected = desk, number, menu, owner, expected
         self.welcome = welcome
@@ -157,7 +157,12 @@ class Pane:
             self.top.set_wm_hints(flags=flags, input=1, initial_state=Xutil.NormalState, window_group=self.desk.leader)
 
     def wish(self, box: Box) -> None:
-        """Have the size that the guest asks for, and a menu its place, too."""
+        """Have the size that the guest asks for, and a menu its place, too.
+
+        What comes under the pointer by that is not what the user types to, though it was his choice once.
+        """
+        if not self.focused:
+            self.expected, self.welcome, self.waited = False, self.expected or self.welcome, False
         width, height = fit(box.width, box.height, self.edges, self.desk.size)
         outer = self.edges.around(Box(box.x, box.y, width, height))
         if self.menu:

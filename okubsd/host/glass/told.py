@@ -85,7 +85,7 @@ def _may_fill(painter: Painter, pane: Pane) -> bool:
 
     That holds until he points into a window of the VM.
     """
-    return painter.desk.look.fullscreen and pane.focused and pane.expected and not painter.left
+    return painter.desk.look.fullscreen and pane.focused and (pane.expected or pane.welcome) and not painter.left
 
 
 def fill(painter: Painter, pane: Pane, how: int) -> None:

@@ -11,6 +11,9 @@ from okubsd.display.words import SIZE, Asked, Message, Told, decode, encode
 # Of what the other half does not take, this much waits; it is gone or hangs where there is more.
 MOST_WAITING = 4 << 20
 
+# So many messages are taken at once: memory for more would be asked of the system, and given back, each time.
+_AT_ONCE = 256
+
 # How many rectangles of pixels may be on their way, and the bytes of each: memory is only taken where it is used.
 SLOTS, SLOT_SIZE = 2, 16 << 20
 
@@ -57,7 +60,7 @@ class Wire:
     def hear(self) -> list[Message]:
         """Return the messages that came.  Raises Hung where the other half is gone, or one is none."""
         try:
-            data = self._end.recv(256 << 10)
+            data = self._end.recv(_AT_ONCE * SIZE)
         except BlockingIOError:
             return []
         except OSError as error:
