@@ -115,7 +115,9 @@ def test_what_a_policy_says_of_notifications_of_a_vm_holds_for_its_copies(
     name = "web-1" if copy_of else "web"
     made = attending.Attendant.__new__(attending.Attendant)
     made._guest = SimpleNamespace(run=Path("/nonexistent"), vm=Vm(name=name, image="x", copy_of=copy_of))  # type: ignore[assignment]
-    made._orders, made._session = Attending(vm=name), None  # type: ignore[assignment]
+    made._orders, made._session = Attending(vm=name), SimpleNamespace(places=None)  # type: ignore[assignment]
+    said: list[str] = []
+    monkeypatch.setattr(attending, "write_down", lambda *words: said.append(words[-1]))
     shown: list[str] = []
     monkeypatch.setattr(attending.programs, "find_program", lambda name: None)
     monkeypatch.setattr(attending.windows, "whisper", lambda run, words: shown.append(words))
@@ -123,7 +125,7 @@ def test_what_a_policy_says_of_notifications_of_a_vm_holds_for_its_copies(
         lines = (PolicyLine("notify", "web", "@host", action),)
         monkeypatch.setattr(attending.policy, "read_policy", lambda session, lines=lines: lines)
         made._notify(NotifyAsked("title", action))
-    assert shown == ["title: allow"]
+    assert shown == ["title: allow"] and said == ["refused", "allowed"]
 
 
 def test_a_flood_is_let_through_a_little_at_a_time() -> None:

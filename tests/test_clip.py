@@ -21,6 +21,7 @@ from okubsd.display.clip import LARGEST, PNG, TEXT, Clip, clip_of, describe, par
 from okubsd.display.png import redraw_png, render_png
 from okubsd.errors import Problem, TimedOut
 from okubsd.host import clip as clips
+from okubsd.host.crossings import crossings
 from okubsd.host.selection import Display, Offer, take
 from okubsd.host.session import Session
 from tests.conftest import CHECKOUT
@@ -34,7 +35,7 @@ DOT = render_png(2, 1, b"\x01\x02\x03\x00\x04\x05\x06\x00")
 def test_what_is_not_seen_is_taken_out_and_counted() -> None:
     clip = clip_of("web", TEXT, "rm \u202eexe\x1b[2J\r\nok\ttab\u200b".encode())
     assert clip.data.decode() == "rm exe[2J\nok\ttab" and clip.removed == 3
-    assert describe(clip) == "16 letters from web, 3 unseen taken out: rm exe[2J ok tab"
+    assert describe(clip) == "16 letters from web, 3 unseen taken out (U+202E U+001B U+200B): rm exe[2J ok tab"
     assert clip_of("web", TEXT, b"a\x1bb", raw=True).data == b"a\x1bb"
 
 
@@ -250,7 +251,7 @@ def test_a_crossing_is_written_down_and_what_crossed_is_forgotten(
 ) -> None:
     monkeypatch.setenv("OKUBSD_STATE", str(tmp_path / "state"))
     monkeypatch.setattr(clips, "display_of", lambda session, name: web)
-    monkeypatch.setattr(clips, "need_leave", lambda *_: None)
+    monkeypatch.setattr(clips, "judge_crossing", lambda *_: None)
     monkeypatch.setattr(clips, "need_somebody", lambda *_: None)
     session, shown = Session(), list[Clip]()
     with owner(web, "words of the web"):
@@ -261,10 +262,10 @@ def test_a_crossing_is_written_down_and_what_crossed_is_forgotten(
         assert clips.paste(session, "mail", shown.append, seconds=60) == (clip, "taken")
         assert taker.communicate()[0] == b"words of the web\n"
     assert clips.kept(session.places) is None
-    begun, entry = clips.crossings(session.places, "mail")
+    begun, entry = crossings(session.places, "mail")
     assert begun["outcome"] == "offered" and shown == [clip]
     assert entry["source"] == "web" and entry["bytes"] == 16 and entry["outcome"] == "taken"
-    assert "words" not in json.dumps(entry) and clips.crossings(session.places, "other") == []
+    assert "words" not in json.dumps(entry) and crossings(session.places, "other") == []
     with pytest.raises(Problem, match="nothing was copied"):
         clips.paste(session, "mail", shown.append)
 
@@ -303,7 +304,7 @@ def test_one_clip_is_pasted_once_and_a_newer_one_is_not_lost(tmp_path: Path, mon
         (state / "clip").write_bytes(render_clip(newer))
         raise Problem("no")
 
-    monkeypatch.setattr(clips, "need_leave", refuse)
+    monkeypatch.setattr(clips, "judge_crossing", refuse)
     with pytest.raises(Problem, match="no"):
         clips.paste(session, "mail", lambda _: None)
     assert clips.kept(session.places) == newer and len(list(state.glob(".clip*"))) == 0
@@ -319,7 +320,7 @@ def test_a_log_that_was_cut_short_loses_no_other_line(tmp_path: Path, monkeypatc
     monkeypatch.setattr(clips, "display_of", lambda *_: 1 / 0)
     (session.places.state / "crossings.log").write_text('12\n{"source": "a", "tar')
     clips._write_down(session.places, Clip(source="vault", kind=TEXT, data=b"x"), "bank", "taken")
-    (entry,) = clips.crossings(session.places, "bank")
+    (entry,) = crossings(session.places, "bank")
     assert entry["source"] == "vault"
     (session.places.state / "crossings.log").unlink()
     os.mkfifo(session.places.state / "crossings.log")

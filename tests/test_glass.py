@@ -416,6 +416,17 @@ def test_nothing_is_left_when_something_ends(what: str, plain_bed: Bed) -> None:
     until(lambda: not [pid for pid in halves if alive(pid)])
 
 
+@pytest.mark.spawns
+def test_a_display_that_ended_while_its_vm_lives_is_told(plain_bed: Bed) -> None:
+    Client(plain_bed).do("window", "red", 300, 200, "cc0000")
+    plain_bed.wait_for("Red")
+    plain_bed.nested.kill()
+    plain_bed.lives[layout.DISPLAY_LIFE].close()
+    until(lambda: plain_bed.glass.poll() is not None)
+    told = until(lambda: plain_bed.xdotool("search", "--name", r"^\[work\] okubsd$"))
+    assert len(told.split()) == 1
+
+
 def alive(pid: int) -> bool:
     """Return whether a process lives, and is no zombie."""
     try:

@@ -61,7 +61,7 @@ FLOORS = {
         {"programs", "trust", "waiting", "locks", "door", "sockets", "keeper", "places", "system", "console"},
         # What lies on the disk, what runs, and how it is spoken to.
         {"reading", "running", "monitor", "records", "session", "keys", "homes", "store", "walls", "window", "tunnels",
-         "selection", "policy", "performance", "windows", "hands", "gateway_files", "signing", "workshop", "bootdrive", "zone"},
+         "selection", "crossings", "policy", "performance", "windows", "hands", "gateway_files", "signing", "workshop", "bootdrive", "zone"},
         {"packer", "container", "release", "staging", "builder", "versions"},
         {"engine"},
         {"saved"},

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import pty
+import termios
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,7 +19,10 @@ from okubsd.display.clip import Clip, render_clip
 from okubsd.errors import BadDescription, Problem
 from okubsd.host import clip as clips
 from okubsd.host import policy as policies
+from okubsd.host.crossings import crossings
+from okubsd.host.running import write_started
 from okubsd.host.session import Session
+from okubsd.model import Vm
 
 VMS = {"vault": ("secret",), "bank": ("secret", "money"), "web": ()}
 TEXT = """
@@ -114,17 +120,60 @@ def test_it_is_asked_before_anything_crosses(session: Session, capsys: pytest.Ca
         clips.paste(session, "web", lambda _: None)
     # What was refused is not lost, and it is written down.
     assert kept.exists() and not list(session.places.state.glob(".clip*"))
-    assert clips.crossings(session.places)[-1]["outcome"] == "refused"
-    with pytest.raises(Problem, match="no terminal or display to ask on"):
+    assert crossings(session.places)[-1]["outcome"] == "refused"
+    with pytest.raises(Problem, match="no display or terminal to ask on"):
         policies.need_leave(session, "clip", "web", "bank", "5 letters")
     policies.need_leave(session, "clip", "bank", "web", "5 letters")
     with pytest.raises(Problem, match="'old' is not in the description"):
         policies.need_leave(session, "clip", "old", "web", "5 letters")
     with pytest.raises(Problem, match="clip from vault is denied to everybody"):
         clips.copy(session, "vault")
+    # Each of them is written down, whoever was asked.
+    said = [
+        (entry["service"], entry["source"], entry["target"], entry["outcome"]) for entry in crossings(session.places)
+    ]
+    assert said == [
+        ("clip", "vault", "web", "refused"),
+        ("clip", "web", "bank", "refused"),
+        ("clip", "bank", "web", "allowed"),
+        ("clip", "old", "web", "refused"),
+        ("clip", "vault", "*", "refused"),
+    ]
     assert call(["policy", "test", "clip", "vault", "host"]) == 1
     assert call(["policy", "test", "clip", "web", "bank"]) == 0
     assert "ask, by " in capsys.readouterr().out
+
+
+def test_what_is_said_of_a_vm_holds_for_the_clipboard_of_its_copies(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, origin in (("vault-1", "vault"), ("web-1", "web"), ("lost-1", "lost")):
+        run = session.places.vm_run(name)
+        run.mkdir(parents=True)
+        write_started(run, Vm(name=name, image="term", copy_of=origin))
+    with pytest.raises(Problem, match="clip from vault is denied to everybody"):
+        clips.copy(session, "vault-1")
+    monkeypatch.setattr(clips, "display_of", lambda *_: None)
+    monkeypatch.setattr(clips, "take", lambda *_: ("text", b"words"))
+    clip = clips.copy(session, "web-1")
+    assert clip.source == "web-1" and clips.kept(session.places) == clip
+    # Its copy may be gone when it is pasted.
+    (session.places.vm_run("web-1") / "started.json").unlink(missing_ok=True)
+    with pytest.raises(Problem, match="clip from web to bank has to be asked"):
+        clips.paste(session, "bank", lambda _: None)
+    with pytest.raises(Problem, match="'lost' is not in the description"):
+        clips.paste(session, "lost-1", lambda _: None)
+
+
+def test_a_clip_that_nobody_pastes_is_forgotten(session: Session) -> None:
+    session.places.state.mkdir(mode=0o700)
+    kept = session.places.state / "clip"
+    kept.write_bytes(render_clip(Clip(source="web", kind="text", data=b"x")))
+    assert clips.kept(session.places) is not None
+    os.utime(kept, (0, time.time() - clips.KEPT - 1))
+    with pytest.raises(Problem, match="nothing was copied"):
+        clips.paste(session, "web", lambda _: None)
+    assert not kept.exists() and not list(session.places.state.glob(".clip*"))
 
 
 def test_a_policy_with_a_mistake_lets_nothing_cross(session: Session, tmp_path: Path) -> None:
@@ -161,15 +210,26 @@ def test_a_comment_ends_with_its_line_and_at_nothing_else() -> None:
     assert parse("clip * * deny\r\n")[0].line == 1
 
 
-@pytest.mark.parametrize(("typed", "crosses"), [("yes\n", True), ("y\n", False), ("", False)])
+@pytest.mark.parametrize(
+    ("before", "typed", "crosses"),
+    [("", "yes\n", True), ("y\n", "yes\n", True), ("", "y\n", False), ("", "", False), ("yes\n", "", False)],
+)
 def test_a_question_is_answered_by_yes_and_by_nothing_else(
-    typed: str, crosses: bool, session: Session, monkeypatch: pytest.MonkeyPatch
+    before: str, typed: str, crosses: bool, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, theirs = pty.openpty()
-    monkeypatch.setattr(policies, "_ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(policies, "_ANSWER_SECONDS", 0.5 if not crosses else 30.0)
+    flush = termios.tcflush
+
+    def asked(*words: Any) -> None:
+        flush(*words)
+        # What is typed once the question is there.
+        os.write(ours, typed.encode())
+
+    monkeypatch.setattr(policies.termios, "tcflush", asked)
     with os.fdopen(theirs) as terminal:
         monkeypatch.setattr("sys.stdin", terminal)
-        os.write(ours, typed.encode())
+        os.write(ours, before.encode())
         if crosses:
             policies.need_leave(session, "clip", "web", "bank", "5 letters")
         else:

@@ -15,7 +15,7 @@ from okubsd import layout
 from okubsd.display.server import display_socket
 from okubsd.host.selftest import inside, screen
 from okubsd.host.selftest.actor import Actor, on_desktop, through
-from okubsd.host.selftest.lines import Report, Verdict, judge, last_report, not_tried
+from okubsd.host.selftest.lines import Line, Report, Verdict, judge, last_report, not_tried
 from okubsd.host.selftest.stage import Stage
 from tests.conftest import CHECKOUT
 from tests.glass_bed import COLOR, Bed, Client, until
@@ -46,8 +46,45 @@ def test_a_report_says_how_many_and_is_read_again(tmp_path: Path) -> None:
 
 
 def test_ports_of_a_guest_are_read_from_its_table() -> None:
-    assert inside.listening(PROC_NET_TCP.splitlines()) == {6010, 22}
-    assert inside.listening(["x" * 100, "", "0: zz"]) == set()
+    assert inside.listening(PROC_NET_TCP.splitlines()) == {6010: "1", 22: "2"}
+    assert inside.listening(["x" * 100, "", "0: zz"]) == {}
+
+
+HELD_SOCKETS = """61/comm:dropbear
+70/comm:app one
+61/fd:
+total 0
+lrwx------    1 root     root            64 Jan  1 00:00 3 -> socket:[2]
+lrwx------    1 root     root            64 Jan  1 00:00 4 -> /dev/null
+
+70/fd:
+lrwx------    1 user     user            64 Jan  1 00:00 5 -> socket:[1]
+"""
+
+
+def test_who_holds_a_socket_is_read_of_what_the_guest_lists() -> None:
+    assert inside.holders(HELD_SOCKETS.splitlines()) == {"2": {"dropbear"}, "1": {"app one"}}
+    assert inside.holders(["../fd:", "x -> socket:[y]", "1/comm:"]) == {}
+
+
+ROUTES = """Iface Destination Gateway Flags RefCnt Use Metric Mask MTU Window IRTT
+eth0 00000000 0202000A 0003 0 0 0 00000000 0 0 0
+eth0 0002000A 00000000 0001 0 0 0 00FFFFFF 0 0 0
+"""
+
+
+def test_routes_of_a_guest_are_read_from_its_table() -> None:
+    assert inside.parse_routes(ROUTES.splitlines()) == inside.Routes(("10.0.2.2",), ((0x0A000200, 0xFFFFFF00),))
+    alone = [line for line in ROUTES.splitlines() if " 0202000A " not in line]
+    assert inside.parse_routes(alone) == inside.Routes((), ((0x0A000200, 0xFFFFFF00),))
+    assert inside.parse_routes(["", "eth0 zz", "a b c d e f g h"]) == inside.Routes((), ())
+
+
+@pytest.mark.parametrize("dead", [Verdict.NO_CONTROL, Verdict.NO_ANSWER, Verdict.BROKE])
+def test_no_test_has_held_whose_attacks_say_nothing(dead: Verdict) -> None:
+    held, other = judge("a", "b", broke=False, control=True, seen=""), not_tried("c", "d", "e")
+    assert Report(1.0, (held, other)).held
+    assert not Report(1.0, (held, other, Line("f", "g", "h", dead))).held and not Report(1.0, (other,)).held
 
 
 # --- before real servers -----------------------------------------------------------------------------
@@ -141,7 +178,7 @@ def test_a_desktop_that_is_no_more_breaks_nothing_of_ours(tmp_path: Path) -> Non
     with Bed(tmp_path, "none") as bed, stage_of(bed) as stage:
         bed.host.kill()
         line = screen.play(attack("windows"), stage)
-        assert line.verdict is Verdict.NOT_TRIED
+        assert line.verdict is Verdict.NO_ANSWER
 
 
 @pytest.mark.spawns
@@ -163,7 +200,7 @@ def test_no_program_of_the_guest_is_ended_in_place_of_one_of_the_desktop(tmp_pat
 def test_a_desktops_side_that_does_nothing_proves_nothing(name: str, tmp_path: Path) -> None:
     with Bed(tmp_path, "none") as bed, stage_of(bed) as stage:
         os.kill(stage.witness._child._pid, signal.SIGKILL)
-        assert screen.play(attack(name), stage).verdict is Verdict.NOT_TRIED
+        assert screen.play(attack(name), stage).verdict is Verdict.NO_ANSWER
 
 
 @pytest.mark.spawns
@@ -178,7 +215,7 @@ def test_what_broke_stays_broken_when_the_guest_takes_no_other_client(tmp_path: 
             deaf = Stage(stage.attacker, stage.witness, refuses, stage.another, stage.run, COLOR)
             lines = [screen.play(attack(name), deaf) for name in ("windows", "grabs", "server", "picture")]
         assert [line.verdict for line in lines] == [
-            Verdict.BROKE, Verdict.NOT_TRIED, Verdict.NOT_TRIED, Verdict.BROKE,
+            Verdict.BROKE, Verdict.NO_ANSWER, Verdict.NO_ANSWER, Verdict.BROKE,
         ]  # fmt: skip
     finally:
         bed.end()

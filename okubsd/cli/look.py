@@ -168,7 +168,7 @@ def log(session: Session, name: str, previous: bool, follow: bool, crossings: bo
 
 
 def _print_crossings(session: Session, name: str, *, json: bool) -> None:
-    from okubsd.host.clip import crossings
+    from okubsd.host.crossings import crossings
 
     found = crossings(session.places, name)
     if json:

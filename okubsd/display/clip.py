@@ -19,18 +19,23 @@ TEXT, PNG = "text", "png"
 
 # How many letters of a text a notice shows.
 _SHOWN = 40
+# How many of the letters that were taken out are named.
+_NAMED = 4
 
 
 class Clip(msgspec.Struct, frozen=True, kw_only=True):
     """What was taken from the clipboard of ``source``: its ``kind``, TEXT (UTF-8) or PNG, and ``data``.
 
-    ``removed`` is how many letters that are not seen were taken out of a text.
+    ``removed`` is how many letters that are not seen were taken out of a text, ``unseen`` the first of them by their
+    numbers, ``origin`` the VM that policies judge: of a copy, the VM that it is one of.
     """
 
     source: str
     kind: str
     data: bytes
     removed: int = 0
+    unseen: tuple[str, ...] = ()
+    origin: str = ""
 
 
 def clip_of(source: str, kind: str, untrusted: bytes, *, raw: bool = False, limit: int = LARGEST) -> Clip:
@@ -54,7 +59,8 @@ def clip_of(source: str, kind: str, untrusted: bytes, *, raw: bool = False, limi
     clean = text if raw else CONTROL.sub("", text)
     if not clean:
         raise ValueError("it holds no text")
-    return Clip(source=source, kind=TEXT, data=clean.encode(), removed=len(text) - len(clean))
+    taken = () if raw else tuple(dict.fromkeys(f"U+{ord(letter):04X}" for letter in CONTROL.findall(text)))
+    return Clip(source=source, kind=TEXT, data=clean.encode(), removed=len(text) - len(clean), unseen=taken[:_NAMED])
 
 
 def describe(clip: Clip) -> str:
@@ -64,7 +70,7 @@ def describe(clip: Clip) -> str:
     text = clip.data.decode()
     seen = CONTROL.sub("", text).replace("\n", " ").replace("\t", " ")
     first = seen if len(seen) <= _SHOWN else f"{seen[:_SHOWN]}..."
-    removed = f", {clip.removed} unseen taken out" if clip.removed else ""
+    removed = f", {clip.removed} unseen taken out ({' '.join(clip.unseen)})" if clip.removed else ""
     return f"{len(text)} letters from {clip.source}{removed}: {first}"
 
 

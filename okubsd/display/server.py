@@ -21,6 +21,7 @@ _OFF = (*("MIT-SHM", "SECURITY", "GLX", "XVideo", "DOUBLE-BUFFER", "X-Resource",
 _OF_GLASS = ("XTEST", "RECORD", "Composite", "DAMAGE")
 # A server's own programs and pictures beside those of its guest, in bytes; 512 MB were found to do for Firefox.
 _OWN_MEMORY, _SCREENS = 384 << 20, 32
+_NICER = 5
 
 
 def display_memory(vm: Vm) -> int:
@@ -36,7 +37,9 @@ def server_argv(vm: Vm, cookies: Path, report_fd: str, *, nested: bool, screen: 
     ``nested`` has no connection to the user's display, and a ``screen`` of WIDTHxHEIGHT where that is not the VM's.
     """
     width, height = vm.display
-    limit = ("sh", "-c", 'ulimit -d "$1" && shift && exec "$@"', "okubsd-display", str(display_memory(vm) >> 10))
+    # A guest can keep it busy; what else the user does comes first (nice(1)).
+    limited = f'ulimit -d "$1" && shift && exec nice -n {_NICER} "$@"'
+    limit = ("sh", "-c", limited, "okubsd-display", str(display_memory(vm) >> 10))
     off = tuple(word for name in (*_OFF, *(() if nested else _OF_GLASS)) for word in ("-extension", name))
     common = ("-displayfd", report_fd, "-auth", str(cookies), *_COMMON, *off)
     if nested:

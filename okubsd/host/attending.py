@@ -26,6 +26,7 @@ from okubsd.display.orders import Attending, parse_attending
 from okubsd.errors import BadDescription, Problem
 from okubsd.guest.ssh import remote_command
 from okubsd.host import door, locks, policy, programs, running, speaking, windows
+from okubsd.host.crossings import ALLOWED, REFUSED, write_down
 from okubsd.host.guest import Guest
 from okubsd.host.session import Session
 from okubsd.model import Argv
@@ -181,7 +182,9 @@ class Attendant:
             line = policy.decision(policy.read_policy(self._session), "notify", self._guest.vm.copy_of or vm, HOST)
         except (BadDescription, Problem):
             return
-        if line.action != ALLOW:
+        allowed = line.action == ALLOW
+        write_down(self._session.places, "notify", vm, HOST, ALLOWED if allowed else REFUSED)
+        if not allowed:
             return
         argv = notify_argv(vm, asked)
         if programs.find_program(argv[0]) is None:

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
+
+import msgspec
 
 from okubsd import layout
 from okubsd.display.clip import HOST, LARGEST, LEASE, Clip, clip_of, describe, parse_clip, render_clip
 from okubsd.errors import HostLacks, Problem
 from okubsd.host import door, keys, running
+from okubsd.host.crossings import write_down
 from okubsd.host.lifecycle import interruptible
 from okubsd.host.places import Places
-from okubsd.host.policy import need_leave, need_somebody
+from okubsd.host.policy import judge_crossing, known_as, need_somebody
 from okubsd.host.selection import Display, Offer, take
 from okubsd.host.session import Session
 
-# The log of crossings is kept twice, each at most so long.
-_LONGEST_LOG = 1 << 20
+# How long what was copied waits for its paste, in seconds.
+KEPT = 300.0
 
 
 def display_of(session: Session, name: str) -> Display:
@@ -42,17 +44,19 @@ def read(session: Session, source: str, *, raw: bool = False) -> Clip:
 
     Raises Problem where it holds nothing that may cross, or the policy lets it cross to nobody.
     """
-    need_somebody(session, "clip", source)
+    origin = known_as(session, source)
+    need_somebody(session, "clip", origin)
     limit = session.known_description.host.clip_limit if session.known_description else LARGEST
     kind, untrusted = take(display_of(session, source), limit)
     try:
-        return clip_of(source, kind, untrusted, raw=raw, limit=limit)
+        clip = clip_of(source, kind, untrusted, raw=raw, limit=limit)
     except ValueError as error:
         raise Problem(f"{source}: {error}") from None
+    return msgspec.structs.replace(clip, origin=origin)
 
 
 def copy(session: Session, source: str, *, raw: bool = False) -> Clip:
-    """Take what the clipboard of ``source`` holds, and keep it until it is pasted; as read()."""
+    """Take what the clipboard of ``source`` holds, and keep it until it is pasted, for KEPT seconds; as read()."""
     clip = read(session, source, raw=raw)
     door.make_private(session.places.state)
     door.write(session.places.state / layout.CLIP, render_clip(clip))
@@ -60,9 +64,13 @@ def copy(session: Session, source: str, *, raw: bool = False) -> Clip:
 
 
 def kept(places: Places) -> Clip | None:
-    """Return the clip that was copied last and is not pasted yet, or None."""
+    """Return the clip that was copied last and is not pasted yet, or None; one that is too old is forgotten."""
+    path = places.state / layout.CLIP
     try:
-        return parse_clip((places.state / layout.CLIP).read_bytes())
+        if not 0 <= time.time() - path.stat().st_mtime <= KEPT:
+            path.unlink()
+            return None
+        return parse_clip(path.read_bytes())
     except OSError:
         return None
 
@@ -81,6 +89,7 @@ def _claimed(places: Places) -> Iterator[Clip]:
 
     Where the block raises Problem before it was offered, it is kept again, unless something was copied since.
     """
+    kept(places)
     path, mine = places.state / layout.CLIP, places.state / f".{layout.CLIP}.{os.getpid()}"
     try:
         path.rename(mine)
@@ -116,7 +125,7 @@ def give(session: Session, clip: Clip, target: str, tell: Callable[[Clip], None]
     written down before, and what came of it after.  Raises Problem as paste().
     """
     try:
-        need_leave(session, "clip", clip.source, target, describe(clip))
+        judge_crossing(session, "clip", clip.origin or clip.source, known_as(session, target), describe(clip))
     except Problem:
         _write_down(session.places, clip, target, "refused")
         raise
@@ -137,32 +146,4 @@ def give(session: Session, clip: Clip, target: str, tell: Callable[[Clip], None]
 
 
 def _write_down(places: Places, clip: Clip, target: str, outcome: str) -> None:
-    """Append a crossing to its log: who, to whom, what kind, how much, but not what."""
-    door.make_private(places.state)
-    path = places.state / layout.CROSSINGS
-    with contextlib.suppress(FileNotFoundError):
-        if path.stat().st_size > _LONGEST_LOG:
-            path.replace(places.state / layout.OLD_CROSSINGS)
-    said = {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "service": "clip",
-        "source": clip.source,
-        "target": target,
-        "kind": clip.kind,
-        "bytes": len(clip.data),
-        "outcome": outcome,
-    }
-    door.append(path, json.dumps(said).encode())
-
-
-def crossings(places: Places, name: str = "") -> list[dict[str, object]]:
-    """Return the crossings that were written down, the oldest first: all, or those from or to the VM ``name``."""
-    found = []
-    for log in (layout.OLD_CROSSINGS, layout.CROSSINGS):
-        with contextlib.suppress(OSError):
-            for line in (places.state / log).read_text(errors="replace").splitlines():
-                # The last line of a host that lost its power may be half a one.
-                with contextlib.suppress(ValueError):
-                    found.append(json.loads(line))
-    entries = [entry for entry in found if isinstance(entry, dict)]
-    return [entry for entry in entries if not name or name in (entry.get("source"), entry.get("target"))]
+    write_down(places, "clip", clip.source, target, outcome, kind=clip.kind, bytes=len(clip.data))

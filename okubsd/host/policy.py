@@ -6,6 +6,7 @@ import os
 import select
 import subprocess
 import sys
+import termios
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from okubsd.display.clip import HOST
 from okubsd.display.orders import Asked
 from okubsd.errors import BadDescription, Problem
 from okubsd.host import door, programs
+from okubsd.host.crossings import ALLOWED, REFUSED, write_down
 from okubsd.host.places import xdg_directory
 from okubsd.host.reading import read_trusted
+from okubsd.host.running import read_started
 from okubsd.host.session import Session
 
 _DIRECTORY = "okubsd/policy.d"
@@ -63,7 +66,25 @@ def decision(policy: Iterable[PolicyLine], service: str, source: str, target: st
     return decide_crossing(policy, service, *sides)
 
 
+def known_as(session: Session, name: str) -> str:
+    """Return the name that policies know a VM by: for a copy that of the VM it is one of."""
+    if name == HOST or session.description.find(name) is not None:
+        return name
+    started = read_started(session.places, name)
+    return started.copy_of if started is not None and started.copy_of else name
+
+
 def need_leave(session: Session, service: str, source: str, target: str, what: str) -> None:
+    """Have ``service`` cross, and write that down; raise Problem as judge_crossing()."""
+    try:
+        judge_crossing(session, service, source, target, what)
+    except Problem:
+        write_down(session.places, service, source, target, REFUSED)
+        raise
+    write_down(session.places, service, source, target, ALLOWED)
+
+
+def judge_crossing(session: Session, service: str, source: str, target: str, what: str) -> None:
     """Raise Problem where the policy, or the user whom it asks about ``what``, does not let ``service`` cross."""
     for name in (source, target):
         if name != HOST and session.description.find(name) is None:
@@ -79,23 +100,29 @@ def need_leave(session: Session, service: str, source: str, target: str, what: s
 
 
 def _says_yes(question: str, what: str, line: PolicyLine) -> bool:
-    """Return whether the user says yes: on the terminal, or else in a window of the desktop.
+    """Return whether the user says yes: in a window of the desktop, or where there is none on the terminal.
 
     Raises Problem where there is neither.
     """
-    if sys.stdin.isatty():
-        print(f"okubsd: {question}: {what}", file=sys.stderr)
-        print("okubsd: let it cross? Write yes: ", end="", file=sys.stderr, flush=True)
-        answered, _, _ = select.select([sys.stdin], [], [], _ANSWER_SECONDS)
-        return bool(answered) and sys.stdin.readline().strip() == "yes"
     desktop = os.environ.get("DISPLAY", "")
+    if not desktop and not sys.stdin.isatty():
+        raise Problem(f"{question} has to be asked ({line.place}), and there is no display or terminal to ask on")
     if not desktop:
-        raise Problem(f"{question} has to be asked ({line.place}), and there is no terminal or display to ask on")
+        return _says_yes_here(question, what)
     asked = Asked(desktop=desktop, question=question, what=what, place=line.place, seconds=_ANSWER_SECONDS)
     try:
         return door.run(programs.ask_argv(asked.render()), timeout=_ANSWER_SECONDS + 15).code == 0
     except subprocess.TimeoutExpired:
         return False
+
+
+def _says_yes_here(question: str, what: str) -> bool:
+    """Return whether the user says yes on the terminal, after the question: what was typed before is no answer."""
+    print(f"okubsd: {question}: {what}", file=sys.stderr)
+    print("okubsd: let it cross? Write yes: ", end="", file=sys.stderr, flush=True)
+    termios.tcflush(sys.stdin, termios.TCIFLUSH)
+    answered, _, _ = select.select([sys.stdin], [], [], _ANSWER_SECONDS)
+    return bool(answered) and sys.stdin.readline().strip() == "yes"
 
 
 def need_somebody(session: Session, service: str, source: str) -> None:
@@ -104,4 +131,5 @@ def need_somebody(session: Session, service: str, source: str) -> None:
     policy = read_policy(session)
     lines = [decision(policy, service, source, target) for target in targets if target != source]
     if lines and all(line.action == DENY for line in lines):
+        write_down(session.places, service, source, "*", REFUSED)
         raise Problem(f"{service} from {source} is denied to everybody: {lines[0].place}", "okubsd policy show")

@@ -13,6 +13,7 @@ import gc
 import importlib
 import itertools
 import os
+import resource
 import socket
 import struct
 import sys
@@ -27,7 +28,7 @@ from okubsd.display.orders import Orders, parse_orders
 from okubsd.display.server import display_socket
 from okubsd.display.words import Asked, Told
 from okubsd.errors import HostLacks
-from okubsd.host import door, keys, locks, running
+from okubsd.host import door, keys, locks, programs, running
 from okubsd.host.glass import minder, sandbox
 from okubsd.host.glass.control import Control
 from okubsd.host.glass.desk import Look
@@ -35,11 +36,14 @@ from okubsd.host.glass.painter import Deeds, Painter
 from okubsd.host.glass.reader import Reader
 from okubsd.host.glass.whole import WholeReader
 from okubsd.host.glass.wire import SLOT_SIZE, Hung, Slots, Wire, pair
+from okubsd.host.sockets import listener_pid
 from okubsd.host.window import authority, open_desktop, open_display
 from okubsd.model import Slot
 
 # What a half may hold, in bytes of data; how often both may begin anew within how many seconds.
 _MEMORY = 320 << 20
+# A guest can keep its display and the reader busy; what else the user does comes first (nice(3)).
+_NICER = 5
 _TRIES, _TRY_SECONDS, _SETTLE_SECONDS = 5, 60.0, 0.3
 # What a half keeps of memory for the next time, in bytes: for pictures of a film, and for select(2); malloc.h.
 _PICTURES, _SELECT = 4 << 20, 1 << 20
@@ -61,15 +65,28 @@ def main() -> int:
         orders = msgspec.structs.replace(orders, words="")
     if len(past.begun) >= _TRIES:
         print("okubsd: the windows ended too often", file=sys.stderr)
+        _say_on_desktop(orders, f"its windows ended too often; okubsd start {orders.vm} shows them again")
         return 1
     begun = (*past.begun, time.monotonic())
     run = Path(orders.run)
     number = _display_number(run)
     if number is None:
+        if past.begun and _vm_lives(run):
+            _say_on_desktop(orders, f"its display has ended; okubsd start {orders.vm} gives it a new one")
         return 0
     idle = _hold(run, number) if past.idle < 0 else past.idle
-    _mind(run, _halves(orders, number), msgspec.structs.replace(past, idle=idle, begun=begun))
+    _mind(run, _halves(orders, number, idle), msgspec.structs.replace(past, idle=idle, begun=begun))
     return 0
+
+
+def _vm_lives(run: Path) -> bool:
+    return locks.is_alive(run / layout.QEMU_LIFE) or listener_pid(run / f"{layout.SSH_SOCKET}user") is not None
+
+
+def _say_on_desktop(orders: Orders, words: str) -> None:
+    """Say in a window of ours why the VM's are gone; it is a program of its own, and ends by itself."""
+    said = msgspec.structs.replace(orders, words=f"{orders.vm}: {words}")
+    door.spawn(programs.farewell_argv(said.render()), Path(orders.run) / layout.FAREWELL_LOG)
 
 
 class _Past(msgspec.Struct, frozen=True):
@@ -145,22 +162,23 @@ class Halves(msgspec.Struct, frozen=True):
     held: int
 
 
-def _halves(orders: Orders, number: int) -> Halves:
-    """Begin both halves."""
+def _halves(orders: Orders, number: int, idle: int) -> Halves:
+    """Begin both halves; neither holds the ``idle`` client of the nested display."""
     slots = Slots(SLOT_SIZE)
     ours, theirs = pair()
     guard, held = os.pipe()
 
     def read() -> int:
         _keep_memory(_PICTURES)
+        os.nice(_NICER)
         ours.close()
-        os.close(held)
+        _close(held, idle)
         return _read(orders, number, Wire(theirs, Asked), slots)
 
     def paint() -> int:
         _keep_memory(_SELECT)
         theirs.close()
-        os.close(held)
+        _close(held, idle)
         return _paint(orders, number, Wire(ours, Told), slots, guard)
 
     found = Halves((door.fork(read), door.fork(paint)), held)
@@ -168,6 +186,12 @@ def _halves(orders: Orders, number: int) -> Halves:
     theirs.close()
     os.close(guard)
     return found
+
+
+def _close(*descriptors: int) -> None:
+    for descriptor in descriptors:
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 def _hold(run: Path, number: int) -> int:
@@ -232,6 +256,8 @@ def _paint(orders: Orders, number: int, wire: Wire, slots: Slots, guard: int) ->
     """Be the painter, until the user's display is gone, the reader, or the minder; return our exit code."""
     from Xlib import error
 
+    # A soft limit: the programs that it begins may raise theirs.
+    resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY, resource.getrlimit(resource.RLIMIT_DATA)[1]))
     control = Control(Path(orders.run) / layout.GLASS)
     try:
         painter = _painter(orders, number, wire, slots, control)

@@ -12,6 +12,7 @@ from okubsd.config.policy import ALLOW
 from okubsd.display.clip import HOST
 from okubsd.errors import BadDescription, Problem
 from okubsd.host import door, locks, policy, shares, speaking
+from okubsd.host.crossings import ALLOWED, REFUSED, write_down
 from okubsd.host.guest import Guest
 from okubsd.host.performance import Performance
 from okubsd.host.publish import is_open, publish
@@ -69,7 +70,9 @@ def _may_be_heard(step: steps.Attend, performance: Performance) -> bool:
     except BadDescription as error:
         performance.report(f"{step.vm.name}: it is not heard, the policy has mistakes: {error.mistakes[0]}")
         return False
-    if line.action != ALLOW:
+    allowed = line.action == ALLOW
+    write_down(performance.places, "sound", step.vm.name, HOST, ALLOWED if allowed else REFUSED)
+    if not allowed:
         return False
     if not speaking.find_players():
         performance.report(f"{step.vm.name}: it is not heard: this host has neither aucat, pacat nor pw-cat")

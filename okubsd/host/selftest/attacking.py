@@ -79,7 +79,7 @@ def _on_screen(session: Session, guest: Guest, tell: Callable[[Line], Any]) -> l
         with _way(guest) as path, _players(path, cookie, desktop, guest) as stage:
             return screen.attack_all(stage, tell)
     except (ConnectionError, HostLacks) as error:
-        return _told(screen.unseen(f"a display does not answer: {type(error).__name__}"), tell)
+        return _told(screen.unanswered(f"a display does not answer: {type(error).__name__}"), tell)
 
 
 def _told(lines: list[Line], tell: Callable[[Line], Any]) -> list[Line]:

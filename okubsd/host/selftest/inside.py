@@ -14,12 +14,14 @@ from okubsd.config.names import quoted
 from okubsd.guest.ssh import USER, X11_PORT
 from okubsd.host import door
 from okubsd.host.guest import ROOT, Guest
-from okubsd.host.selftest.lines import Line, judge, not_tried
+from okubsd.host.selftest.lines import Line, judge, no_answer, not_tried
 from okubsd.model import Argv, NetworkKind
 from okubsd.recipe import Recipe
 
-_SECONDS, _MOST_ROUTES = 30.0, 4
+_SECONDS, _MOST_ROUTES, _MOST_LINES = 30.0, 16, 20_000
 SSH_PORT = 22
+# What the guest's ssh server is called.
+_SERVERS = {"dropbear", "sshd"}
 
 
 class Victim(msgspec.Struct, frozen=True):
@@ -88,28 +90,58 @@ def change_images(victim: Victim) -> Line:
     return judge("images", tried, broke=bool(more), control=control and bool(shut or more), seen=seen)
 
 
-def listening(lines: list[str]) -> set[int]:
-    """Return the ports that a guest listens at, of what is in its /proc/net/tcp (proc(5))."""
-    rows = (re.match(r"\s*\d+: [0-9A-F]{8}:([0-9A-F]{4}) [0-9A-F]{8}:0000 0A ", line) for line in lines[:10_000])
-    return {int(row[1], 16) for row in rows if row}
+def listening(lines: list[str]) -> dict[int, str]:
+    """Return the ports that a guest listens at with their sockets' numbers, of its /proc/net/tcp (proc(5))."""
+    pattern = r"\s*\d+: [0-9A-F]{8}:([0-9A-F]{4}) [0-9A-F]{8}:0000 0A(?: +\S+){5} +([0-9]+)"
+    rows = (re.match(pattern, line) for line in lines[:_MOST_LINES])
+    return {int(row[1], 16): row[2] for row in rows if row}
+
+
+def holders(lines: list[str]) -> dict[str, set[str]]:
+    """Return who holds each socket, by its number, of what ls(1) and grep(1) say of /proc/PID/fd and /proc/PID/comm."""
+    names: dict[str, str] = {}
+    held: dict[str, set[str]] = {}
+    at = ""
+    for line in lines[:_MOST_LINES]:
+        if match := re.fullmatch(r"([0-9]+)/comm:(.{1,16})", line):
+            names[match[1]] = match[2]
+        elif match := re.fullmatch(r"([0-9]+)/fd:", line):
+            at = match[1]
+        elif match := re.search(r"-> socket:\[([0-9]+)\]$", line):
+            held.setdefault(match[1], set()).add(at)
+    return {socket: {names.get(pid, "") for pid in pids} for socket, pids in held.items()}
+
+
+_SOCKETS = (
+    "cat /proc/net/tcp; env | grep -c '^SSH_AUTH_SOCK=' ; cd /proc; grep . [0-9]*/comm /dev/null 2>/dev/null; "
+    "ls -l [0-9]*/fd 2>/dev/null; true"
+)
 
 
 def use_channels(victim: Victim) -> Line:
     """Look for ways through the ssh connection that it does not need."""
     tried = "look for ports, agents and sockets that the ssh connection brought"
-    lines = _shell(victim, "cat /proc/net/tcp; env | grep -c '^SSH_AUTH_SOCK=' ; true", user=ROOT) or []
-    ports, agents = listening(lines), next((line for line in reversed(lines) if line.strip().isdigit()), "0")
+    lines = _shell(victim, _SOCKETS, user=ROOT) or []
+    ports, who = listening(lines), holders(lines)
+    agents = next((line for line in lines if line.strip().isdigit()), "0")
     known = {SSH_PORT, X11_PORT, *victim.published}
     effective = _effective(victim)
     open_ways = [f"{name} {value}" for name, value in effective.items() if name in _CLOSED and value != "no"]
-    broke = agents != "0" or bool(open_ways)
-    seen = f"the host's ssh has {open_ways[0]}" if open_ways else "an agent is there" if broke else (
-        "windows only" if X11_PORT in ports else "none"
-    )  # fmt: skip
-    more = sorted(ports - known)
-    if more and not broke:
+    more = sorted(port for port in ports if port not in known)
+    # A port that the guest's ssh server listens at is one that the host's ssh has asked for.
+    brought = [port for port in more if _SERVERS & who.get(ports[port], set())]
+    seen = "windows only" if X11_PORT in ports else "none"
+    if open_ways:
+        seen = f"the host's ssh has {open_ways[0]}"
+    elif brought:
+        seen = f"port {brought[0]} leads through the connection"
+    elif agents != "0":
+        seen = "an agent is there"
+    elif more:
         seen += f"; port {more[0]} is a program's of the guest"
-    return judge("ssh", tried, broke=broke, control=SSH_PORT in ports and bool(effective), seen=seen)
+    broke = bool(open_ways or brought) or agents != "0"
+    control = bool(_SERVERS & who.get(ports.get(SSH_PORT, ""), set())) and bool(effective)
+    return judge("ssh", tried, broke=broke, control=control, seen=seen)
 
 
 # What of ssh_config(5) leads from a guest to the host.
@@ -156,18 +188,19 @@ def _is_reached(victim: Victim, listener: socket.socket, address: str, user: str
 def reach_host(victim: Victim) -> list[Line]:
     """Connect to this host by every address of it, as the guest's user and as root."""
     tried = "connect to this host"
-    # The far side of the guest's own router stands for the host's loopback.
+    # The far side of the guest's own network stands for the host's loopback.
     targets = {address: address for address in victim.host}
-    targets |= dict.fromkeys(_routers(victim), "127.0.0.1")
+    targets |= dict.fromkeys(_neighbors(victim), "127.0.0.1")
     control = _connects_to_itself(victim)
     lines = []
-    for address, here in targets.items():
-        with _listening(here) as listener:
-            if listener is None:
-                continue
-            by = [user for user in (USER, ROOT) if _is_reached(victim, listener, address, user)]
-        seen = f"it was reached by {by[0]}" if by else "it was not reached"
-        lines.append(judge(f"host {address}", f"{tried} at {address}", broke=bool(by), control=control, seen=seen))
+    with _way_out(victim):
+        for address, here in targets.items():
+            with _listening(here) as listener:
+                if listener is None:
+                    continue
+                by = [user for user in (USER, ROOT) if _is_reached(victim, listener, address, user)]
+            seen = f"it was reached by {by[0]}" if by else "it was not reached"
+            lines.append(judge(f"host {address}", f"{tried} at {address}", broke=bool(by), control=control, seen=seen))
     return lines
 
 
@@ -175,14 +208,17 @@ _GREETING = 'timeout 5 busybox nc -w 3 "$1" "$2" </dev/null 2>/dev/null | head -
 
 
 def reach_others(victim: Victim) -> Line:
-    """Connect to the ssh servers of other VMs, where they are and behind the guest's own router."""
+    """Connect to the ssh servers of other VMs, where they are and behind the guest's own network."""
     tried = "connect to other VMs"
     if not victim.others:
         return not_tried("other VMs", tried, "no other VM runs")
-    places = [(address, port) for _, port in victim.others for address in _routers(victim)]
+    places = [(address, port) for _, port in victim.others for address in _neighbors(victim)]
     places += [(address, port) for address, port in victim.others if not address.startswith("127.")]
-    by = [place for place in places if _greets(victim, *place)]
-    seen = f"the ssh server at {by[0][0]} port {by[0][1]} greeted" if by else "none was reached"
+    if not places:
+        return no_answer("other VMs", tried, "the guest does not tell its network, so there is no place to try")
+    with _way_out(victim):
+        by = [(place, user) for place in places for user in (USER, ROOT) if _greets(victim, *place, user=user)]
+    seen = f"the ssh server at {by[0][0][0]} port {by[0][0][1]} greeted {by[0][1]}" if by else "none was reached"
     return judge("other VMs", tried, broke=bool(by), control=_connects_to_itself(victim), seen=seen)
 
 
@@ -191,37 +227,102 @@ def _connects_to_itself(victim: Victim) -> bool:
     return _greets(victim, "127.0.0.1", SSH_PORT)
 
 
-def _greets(victim: Victim, address: str, port: int) -> bool:
+def _greets(victim: Victim, address: str, port: int, user: str = USER) -> bool:
     """Return whether an ssh server greets the guest there."""
-    said = _shell(victim, _GREETING, address, str(port))
+    said = _shell(victim, _GREETING, address, str(port), user=user)
     return bool(said and said[0].startswith("SSH"))
 
 
-def _routers(victim: Victim) -> list[str]:
-    """Return the routers that the guest knows, from its table of routes (proc(5), /proc/net/route)."""
-    found = []
-    for line in (_shell(victim, "cat /proc/net/route") or [])[1:_MOST_ROUTES]:
-        words = line.split()
-        if len(words) > 2 and words[1] == "00000000" and re.fullmatch(r"[0-9A-F]{8}", words[2]):
-            found.append(".".join(str(byte) for byte in bytes.fromhex(words[2])[::-1]))
-    return found
+class Routes(msgspec.Struct, frozen=True):
+    """What a guest's table of routes says: its ``routers``, and the ``networks`` that it lies in, by their numbers."""
+
+    routers: tuple[str, ...]
+    networks: tuple[tuple[int, int], ...]
+
+
+def parse_routes(lines: list[str]) -> Routes:
+    """Return the routes that ``lines`` of /proc/net/route (proc(5)) are; numbers there are in the host's order."""
+    rows = [line.split() for line in lines[1 : 1 + _MOST_ROUTES]]
+    numbers = [
+        tuple(int.from_bytes(bytes.fromhex(row[at]), "little") for at in (1, 2, 7))
+        for row in rows
+        if len(row) > 7 and all(re.fullmatch(r"[0-9A-F]{8}", row[at]) for at in (1, 2, 7))
+    ]
+    routers = tuple(_dotted(router) for network, router, _ in numbers if network == 0 and router)
+    return Routes(routers, tuple((network, mask) for network, router, mask in numbers if network and not router))
+
+
+def _dotted(number: int) -> str:
+    return ".".join(str(byte) for byte in number.to_bytes(4, "big"))
+
+
+def _routes(victim: Victim) -> Routes:
+    return parse_routes(_shell(victim, "cat /proc/net/route") or [])
+
+
+def _neighbors(victim: Victim) -> list[str]:
+    """Return who may lie at the far side of the guest's networks: routers, and the first addresses of each."""
+    routes = _routes(victim)
+    first = [_dotted(network + number) for network, mask in routes.networks for number in (1, 2, 3) if ~mask & 2]
+    return list(dict.fromkeys((*routes.routers, *first)))
+
+
+@contextlib.contextmanager
+def _way_out(victim: Victim) -> Iterator[None]:
+    """Have root send what goes elsewhere by the guest's network, where no route is, for the block."""
+    routes = _routes(victim)
+    made = None
+    if not routes.routers and routes.networks:
+        network, _ = routes.networks[0]
+        # The far side of QEMU's network is the second address (qemu(1), -netdev user).
+        made = _shell(victim, 'ip route add default via "$1"', _dotted(network + 2), user=ROOT)
+    try:
+        yield
+    finally:
+        if made is not None:
+            _shell(victim, "ip route del default", user=ROOT)
 
 
 def leave_unasked(victim: Victim) -> Line:
-    """Leave by the network that the guest has none of."""
+    """Leave by the network that the guest has none of, by a route that its root makes."""
     tried = "find a way out"
     if victim.guest.vm.network.kind is not NetworkKind.NONE:
         return not_tried("no network", tried, f"the VM has the network {victim.guest.vm.network.name}")
-    routers = _routers(victim)
+    routers = _routes(victim).routers
     control = _connects_to_itself(victim)
-    seen = f"there is a router, {routers[0]}" if routers else "there is no route"
-    return judge("no network", tried, broke=bool(routers), control=control, seen=seen)
+    with _way_out(victim):
+        answers = [address for address in _neighbors(victim) if _answers(victim, address)]
+    broke = bool(routers or answers)
+    seen = "nobody answers, by whatever route"
+    if broke:
+        seen = f"there is a router, {routers[0]}" if routers else f"{answers[0]} answers"
+    return judge("no network", tried, broke=broke, control=control, seen=seen)
+
+
+_RESOLVE = 'timeout 5 busybox nslookup okubsd.invalid "$1" 2>&1 | grep -c "find\\|^Name:"; true'
+
+
+def _answers(victim: Victim, address: str) -> bool:
+    """Return whether somebody answers as a resolver of names there."""
+    said = _shell(victim, _RESOLVE, address, user=ROOT)
+    return bool(said and said[0].strip() not in ("", "0"))
+
+
+def speak_ipv6(victim: Victim) -> Line:
+    """Look whether the guest has IPv6, in which no rule of a VM is."""
+    tried = "have an address of IPv6, as root"
+    add = "ip -6 address add fd00::2/64 dev eth0 2>/dev/null; cat /proc/net/if_inet6 2>/dev/null; true"
+    found = _shell(victim, add, user=ROOT)
+    more = [line for line in found or [] if not line.startswith("0" * 31 + "1 ")]
+    _shell(victim, "ip -6 address del fd00::2/64 dev eth0 2>/dev/null; true", user=ROOT)
+    seen = "it has one" if more else "there is no IPv6"
+    return judge("IPv6", tried, broke=bool(more), control=found is not None and _connects_to_itself(victim), seen=seen)
 
 
 def attack_all(victim: Victim, tell: Callable[[Line], Any]) -> list[Line]:
     """Try every attack, and ``tell`` each line as it is known."""
     lines: list[Line] = []
-    for found in (become_root, change_images, use_channels, leave_unasked, reach_others):
+    for found in (become_root, change_images, use_channels, leave_unasked, speak_ipv6, reach_others):
         lines.append(found(victim))
         tell(lines[-1])
     for line in reach_host(victim):

@@ -20,7 +20,8 @@ class Verdict(enum.StrEnum):
     HELD = "held"
     BROKE = "BROKE"
     NO_CONTROL = "no control"  # the attack does not work on the guest's own side either, so it says nothing
-    NOT_TRIED = "not tried"
+    NO_ANSWER = "no answer"  # who plays a side did not answer, so it says nothing
+    NOT_TRIED = "not tried"  # there is nothing of the kind to try
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -40,8 +41,9 @@ class Report(msgspec.Struct, frozen=True):
 
     @property
     def held(self) -> bool:
-        """Whether walls were tried, and each of them held."""
-        return not self.broke and any(line.verdict is Verdict.HELD for line in self.lines)
+        """Whether walls were tried, and each of them held: an attack that says nothing is no pass."""
+        verdicts = {line.verdict for line in self.lines}
+        return Verdict.HELD in verdicts and verdicts <= {Verdict.HELD, Verdict.NOT_TRIED}
 
     @property
     def broke(self) -> bool:
@@ -58,6 +60,11 @@ def judge(name: str, tried: str, *, broke: bool, control: bool, seen: str) -> Li
     """Return the line of an attack; ``control`` says that it works where there is no wall."""
     verdict = Verdict.BROKE if broke else Verdict.HELD if control else Verdict.NO_CONTROL
     return Line(name, tried, seen, verdict)
+
+
+def no_answer(name: str, tried: str, why: str) -> Line:
+    """Return the line of an attack whose players did not play."""
+    return Line(name, tried, why, Verdict.NO_ANSWER)
 
 
 def not_tried(name: str, tried: str, why: str) -> Line:

@@ -15,7 +15,7 @@ from okubsd import layout
 from okubsd.host import windows
 from okubsd.host.locks import living_pid
 from okubsd.host.selftest.actor import Actor
-from okubsd.host.selftest.lines import Line, judge, not_tried
+from okubsd.host.selftest.lines import Line, judge, no_answer, not_tried
 from okubsd.host.selftest.shown import FLOOD, cover, dress_pointer, flood, lie
 from okubsd.host.selftest.stage import (
     HUNG_SECONDS,
@@ -278,21 +278,26 @@ def unseen(why: str) -> list[Line]:
     return [not_tried(attack.name, attack.tried, why) for attack in ATTACKS]
 
 
+def unanswered(why: str) -> list[Line]:
+    """Return the lines of attacks whose displays do not answer."""
+    return [no_answer(attack.name, attack.tried, why) for attack in ATTACKS]
+
+
 def play(attack: Attack, stage: Stage) -> Line:
     """Try one attack and return its line."""
     try:
         outcome = attack.play(stage)
     except ConnectionError:
-        outcome = "the guest's display did not take another client"
+        return no_answer(attack.name, attack.tried, "the guest's display did not take another client")
     except OSError as error:
         # What was looked at ended just now; the other lines stay.
-        outcome = f"it could not be looked at: {error.strerror}"
+        return no_answer(attack.name, attack.tried, f"it could not be looked at: {error.strerror}")
     if isinstance(outcome, str):
         return not_tried(attack.name, attack.tried, outcome)
     broke, control, seen = outcome
     if not broke and stage.witness.do("ping") is not True:
         # What the desktop's side did not do proves nothing.
-        return not_tried(attack.name, attack.tried, "the desktop did not answer")
+        return no_answer(attack.name, attack.tried, "the desktop did not answer")
     return judge(attack.name, attack.tried, broke=broke, control=control, seen=seen)
 
 
