@@ -183,13 +183,13 @@ def in_words(details: dict[str, Any]) -> Iterator[tuple[str, str]]:
         value = details.get(key)
         if key == "state" and details.get("stands_still"):
             value = f"paused: {details['stands_still']}"
-        if name and value not in (None, "", [], (), {}):
+        if name and value is not False and value not in (None, "", [], (), {}):
             yield name, _say(key, value)
 
 
 def _say(key: str, value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
+    if value is True:
+        return "yes"
     if key == "memory_bytes":
         return render_size(value)
     if key.endswith(("_bytes", "_used")):

@@ -96,11 +96,11 @@ def _switches(description: Description, vms: Iterable[Vm]) -> list[str]:
         nics = 1 + clients + (vm.network.kind in (NetworkKind.GATEWAY, NetworkKind.SWITCH))
         if nics > MOST_NICS:
             sentence = f"VM '{vm.name}' needs {nics} NICs, one for each VM behind it, and vmd gives {MOST_NICS}"
-            found.append(f"{description.path}: {sentence}")
+            found.append(f"{description.path}: vms.{vm.name}.network: {sentence}")
         if nics > 1 and vm.backend is Backend.QEMU:
             found.append(
-                f"{description.path}: VM '{vm.name}' has a switch or a gateway, and where there is a vmd, that needs "
-                "'backend: vmd'"
+                f"{description.path}: vms.{vm.name}.backend: VM '{vm.name}' has a switch or a gateway, and where there "
+                "is a vmd, that needs 'backend: vmd'"
             )
     return found
 
@@ -108,7 +108,7 @@ def _switches(description: Description, vms: Iterable[Vm]) -> list[str]:
 def _bandwidths(description: Description, vms: Iterable[Vm]) -> list[str]:
     """Return the limits whose queue would have no interface to be on."""
     return [
-        f"{description.path}: VM '{vm.name}' has a limit of what it sends; "
+        f"{description.path}: vms.{vm.name}.bandwidth: VM '{vm.name}' has a limit of what it sends; "
         "write 'uplink', the host's interface, below 'host'"
         for vm in vms
         if vm.bandwidth.up and vm.network.kind is NetworkKind.NAT and not description.host.uplink
@@ -120,7 +120,7 @@ def _memory(description: Description, usable: int) -> list[str]:
     if not usable:
         return []
     found = [
-        f"{description.path}: VM '{vm.name}' wants {vm.memory >> 20} MB, "
+        f"{description.path}: vms.{vm.name}.memory: VM '{vm.name}' wants {vm.memory >> 20} MB, "
         f"and this host has {usable >> 20} MB for everything"
         for vm in description.vms
         if vm.memory + HOST_MEMORY > usable
@@ -128,7 +128,7 @@ def _memory(description: Description, usable: int) -> list[str]:
     at_boot = sum(vm.memory for vm in description.vms if vm.autostart)
     if not found and at_boot + HOST_MEMORY > usable:
         found.append(
-            f"{description.path}: the VMs that start at boot want {at_boot >> 20} MB together, "
+            f"{description.path}: vms: the VMs that start at boot want {at_boot >> 20} MB together, "
             f"and this host has {usable >> 20} MB, of which {HOST_MEMORY >> 20} are its own"
         )
     return found

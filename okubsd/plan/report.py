@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
+from okubsd.rules import SPECIAL
+
 # No part is longer; of a log its end is what tells.  In characters.
 LONGEST = 1 << 16
 
@@ -16,11 +18,9 @@ _IPV6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}(?![\w
 _LLADDR = re.compile(r"(?<![\w:])(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}(?![\w:])")
 
 # What says nothing of anybody: this host, what vmd gives, masks, multicast (RFC 6890, vm.conf(5)); and the networks
-# that rules name as a whole.
+# that rules name as a whole, each by its first address.
 _COMMON = tuple(map(ipaddress.ip_network, ("0.0.0.0/8", "127.0.0.0/8", "100.64.0.0/10", "224.0.0.0/3", "::/127")))
-_NAMED = frozenset(
-    {"10.0.0.0", "172.16.0.0", "192.168.0.0", "169.254.0.0", "192.0.2.0", "198.18.0.0", "fe80::", "fc00::"}
-)
+_NAMED = frozenset({*(special.network.partition("/")[0] for special in SPECIAL), "192.0.2.0", "fe80::", "fc00::"})
 
 _KEYS = (
     # What openvpn(8) takes within its file; a user and a password can be among it.
