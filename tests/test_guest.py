@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from okubsd.errors import Problem
@@ -107,8 +107,9 @@ def test_the_display_is_forwarded_to_the_guests_loopback_only() -> None:
 
 @given(st.binary(max_size=300), st.integers(min_value=0, max_value=0o777))
 def test_cpio_members_start_on_four_bytes(data: bytes, mode: int) -> None:
+    assume(b"070701" not in data)
     archive = render_cpio([file("x", data, mode), file("y", b"")])
-    assert (archive.count(b"070701") >= 3 and archive.index(b"070701", 6) % 4 == 0) or b"070701" in data
+    assert archive.count(b"070701") == 3 and archive.index(b"070701", 6) % 4 == 0
 
 
 def test_the_header_of_a_member_is_whole() -> None:

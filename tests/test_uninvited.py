@@ -92,6 +92,7 @@ def test_who_left_a_vm_is_not_listened_to_by_its_next_window(tmp_path: Path) -> 
         click(bed, guest, "Red")
         with own_terminal(bed), typing(bed):
             guest.do("window", "blue", 900, 700, "0000cc")
+            until(lambda: "Blue" in bed.rows())
             time.sleep(1.5)
             assert not heard(guest)
 

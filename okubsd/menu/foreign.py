@@ -42,9 +42,9 @@ def parse_foreign(untrusted: bytes) -> Foreign | None:
     """Return what a desktop file of a guest says, None where it shows no program."""
     keys = _group(untrusted[:_LONGEST].decode("utf-8", errors="replace"))
     command = _words(keys.get("Exec", ""))
-    if keys.get("Type") != "Application" or not command or "true" in (keys.get("Hidden"), keys.get("NoDisplay")):
-        return None
     program = next((word for word in command if word != "env" and "=" not in word), "")
+    if keys.get("Type") != "Application" or not program or "true" in (keys.get("Hidden"), keys.get("NoDisplay")):
+        return None
     icon = keys.get("Icon", "")
     wanted = tuple(word for word in keys.get("Categories", "").split(";") if word in CATEGORIES)
     return Foreign(
