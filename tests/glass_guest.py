@@ -17,7 +17,7 @@ from Xlib.error import XError
 from Xlib.ext import xinput
 from Xlib.protocol.event import ClientMessage, ConfigureRequest, DestroyNotify, MappingNotify, MapRequest
 
-from okubsd.host.glass.xkb import Keyboard
+from okubsd.host.xkb import Keyboard
 
 
 class Guest:

@@ -43,7 +43,7 @@ from okubsd.host.glass import cursor, sandbox
 from okubsd.host.glass.desk import Look
 from okubsd.host.glass.painter import Deeds, Painter
 from okubsd.host.glass.wire import SLOT_SIZE, SLOTS, Hung, Slots, Wire, pair
-from okubsd.host.glass.xkb import Keyboard
+from okubsd.host.xkb import Keyboard
 from tests.conftest import CHECKOUT
 from tests.glass_bed import COLOR, INK, Bed, Client, serve, until
 

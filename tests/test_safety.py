@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 
 from okubsd.cli.check import _as_dict
 from okubsd.cli.doctor import build_obstacles
-from okubsd.cli.look import changes
 from okubsd.cli.main import BUG, call
+from okubsd.cli.rows import changes
 from okubsd.cli.session import Harmless, harmless, print_json
 from okubsd.config.edit import remove_vm, rename_vm
 from okubsd.errors import BadClock, BadDescription, HostLacks, Mistake, Problem

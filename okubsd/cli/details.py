@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from okubsd import layout
-from okubsd.cli.look import changes, summary
+from okubsd.cli.rows import changes, summary
 from okubsd.config.sizes import render_megabytes, render_size
 from okubsd.errors import Problem
 from okubsd.host import facts, gateway, lifecycle, locks, performance, rules, shares, speaking, versions

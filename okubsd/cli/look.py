@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
 from okubsd import __version__, layout
+from okubsd.cli.rows import changes, row, summary
 from okubsd.cli.session import as_json, cleaners, harmless, pass_session, print_json, print_table
-from okubsd.config.sizes import render_size
 from okubsd.errors import Misuse, Problem
 from okubsd.host import running
-from okubsd.host.running import PAUSED
 from okubsd.host.session import Session
 from okubsd.model import Vm
 
@@ -46,76 +44,11 @@ def list_vms(session: Session, names_only: bool, json: bool) -> None:
         print_json(vms=[summary(session, vm, runs) | {"after_restart": later.get(vm.name, {})} for vm, runs in shown])
         return
     header = ("NAME", "STATE", "IMAGE", "MEMORY", "NETWORK", "APPS")
-    print_table(header, [_row(session, vm, runs, described=vm.name in described) for vm, runs in shown])
+    print_table(header, [row(session, vm, runs, described=vm.name in described) for vm, runs in shown])
     for name, changed in sorted(later.items()):
         if changed:
             words = ", ".join(f"{key} {value}" for key, value in changed.items())
             print(f"{name}: after a restart: {words}")
-
-
-# What a VM keeps until it is stopped, whatever the description says meanwhile.
-_KEPT: dict[str, Callable[[Vm], str]] = {
-    "image": lambda vm: vm.image,
-    "memory": lambda vm: render_size(vm.memory),
-    "cpus": lambda vm: str(vm.cpus),
-    "network": lambda vm: vm.network.name,
-    "home": lambda vm: render_size(vm.home),
-    "display": lambda vm: f"{vm.face} {vm.display[0]}x{vm.display[1]}",
-    "disposable": lambda vm: "yes" if vm.disposable else "no",
-    "keep": lambda vm: "yes" if vm.keep else "no",
-}
-
-
-def changes(started: Vm, described: Vm) -> dict[str, str]:
-    """Return what of a running VM will be different after a restart, by the keys of the description."""
-    return {key: say(described) for key, say in _KEPT.items() if started.image and say(started) != say(described)}
-
-
-def state_in_words(session: Session, name: str, running_now: bool) -> str:
-    """Return "stopped", "running", or that a running VM stands still, and why."""
-    why = running.why_it_stands_still(session.places.vm_run(name)) if running_now else ""
-    if why == PAUSED:
-        # Nothing is wrong: somebody had it stop, or it waits to be taken.
-        return "waits" if (session.places.vm(name) / layout.WAITING).exists() else "paused"
-    return f"paused: {why}" if why else "running" if running_now else "stopped"
-
-
-def _row(session: Session, vm: Vm, running_now: bool, *, described: bool) -> tuple[str, ...]:
-    state = state_in_words(session, vm.name, running_now)
-    if not vm.image:
-        return (vm.name, state, "-", "-", "-", "(not in the description)")
-    apps = " ".join(_apps(session, vm)) or "-"
-    known = described or session.known_description is None
-    return (
-        vm.name,
-        state,
-        vm.image,
-        render_size(vm.memory),
-        vm.network.name,
-        f"(a copy of {vm.copy_of})" if vm.copy_of else apps if known else "(not in the description)",
-    )
-
-
-def _apps(session: Session, vm: Vm) -> tuple[str, ...]:
-    recipe = session.known_recipes.get(vm.image)
-    return vm.apps or (tuple(recipe.apps) if recipe else ())
-
-
-def summary(session: Session, vm: Vm, running_now: bool) -> dict[str, Any]:
-    """Return what `list --json` says of a VM."""
-    state = state_in_words(session, vm.name, running_now)
-    return {
-        "name": vm.name,
-        "state": state.partition(":")[0],
-        "stands_still": state.partition(": ")[2] or None,
-        "image": vm.image,
-        "memory_bytes": vm.memory,
-        "network": vm.network.name,
-        "apps": _apps(session, vm),
-        "color": vm.color,
-        "disposable": vm.disposable,
-        "autostart": vm.autostart,
-    }
 
 
 @click.command()

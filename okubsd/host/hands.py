@@ -93,7 +93,7 @@ def _untouched(opened: Any) -> Iterator[None]:
 
     What the user of the VM's windows holds or has locked would make other letters of what is typed.
     """
-    from okubsd.host.glass.xkb import Keyboard, State
+    from okubsd.host.xkb import Keyboard, State
 
     keyboard = Keyboard(opened)
     before, down = keyboard.state(), opened.query_keymap()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from Xlib import XK, X
 
 from okubsd.config.chords import Chord, keysym_of, parse_chord, usual_code
-from okubsd.host.glass.xkb import LOCKS
+from okubsd.host.xkb import LOCKS
 from okubsd.model import Keys
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Any
 from Xlib import X
 from Xlib.ext import xtest
 
-from okubsd.host.glass.xkb import Keyboard
+from okubsd.host.xkb import Keyboard
 
 
 class Inputs:

@@ -30,7 +30,7 @@ from okubsd.host.glass.pane import Pane
 from okubsd.host.glass.splash import Splash
 from okubsd.host.glass.told import TOLD
 from okubsd.host.glass.wire import Slots, Wire
-from okubsd.host.glass.xkb import LOCKS, Keyboard
+from okubsd.host.xkb import LOCKS, Keyboard
 
 # How long a notice stays in the label, in seconds.
 _NOTICE_SECONDS = 4.0
