@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -60,18 +61,18 @@ def own_home(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest
         monkeypatch.setattr("okubsd.host.door.spawning.subprocess.Popen", refuse)
 
 
+def same_as_file(path: Path, text: str) -> None:
+    """Compare ``text`` with a file that is kept; `make golden`, by OKUBSD_GOLDEN=write, writes it instead."""
+    if os.environ.get("OKUBSD_GOLDEN") == "write":
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    assert text == path.read_text(), f"{path} differs; make golden writes it anew"
+
+
 @pytest.fixture
-def golden(request: pytest.FixtureRequest) -> object:
-    """Compare text with a file under tests/golden; OKUBSD_GOLDEN=write writes it instead."""
-    import os
-
-    def compare(name: str, text: str) -> None:
-        path = HERE / "golden" / name
-        if os.environ.get("OKUBSD_GOLDEN") == "write":
-            path.write_text(text)
-        assert text == path.read_text(), f"{path} differs; OKUBSD_GOLDEN=write writes it anew"
-
-    return compare
+def golden() -> object:
+    """Compare text with a file under tests/golden, by its name."""
+    return lambda name, text: same_as_file(HERE / "golden" / name, text)
 
 
 def run_tool(*argv: str) -> subprocess.CompletedProcess[str]:

@@ -44,7 +44,7 @@ from okubsd.rules import Bandwidth, Rule, named_sets
 from okubsd.vpn.openvpn import parse_openvpn, render_config
 from okubsd.vpn.status import parse_ifconfig_wg, parse_wg_show
 from okubsd.vpn.wg_quick import parse_wg_quick, render_setconf
-from tests.conftest import CHECKOUT
+from tests.conftest import CHECKOUT, same_as_file
 
 RECIPES = {
     "term": parse_recipe("term", Path("r"), "from: base\napps: {app: [a]}\n"),
@@ -442,10 +442,7 @@ NFT = {
 
 @pytest.mark.parametrize("name", NFT)
 def test_the_rules_for_nft_are_as_expected(name: str) -> None:
-    path = CHECKOUT / f"tests/golden/{name}.nft"
-    if os.environ.get("OKUBSD_GOLDEN") == "write":
-        path.write_text(NFT[name])
-    assert NFT[name] == path.read_text(), f"{path} differs; OKUBSD_GOLDEN=write writes it anew"
+    same_as_file(CHECKOUT / f"tests/golden/{name}.nft", NFT[name])
 
 
 @pytest.mark.spawns

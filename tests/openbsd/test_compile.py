@@ -28,6 +28,7 @@ from okubsd.vmd.grammar import parse_conf
 from okubsd.vpn.keys import TunnelKeys
 from okubsd.vpn.openvpn import parse_openvpn
 from okubsd.vpn.wg_quick import parse_wg_quick
+from tests.conftest import same_as_file
 
 RECIPES: dict[str, Recipe] = {
     name: parse_recipe(name, Path("r"), "from: base\napps: {app: [a]}\n") for name in ("term", "firefox", "gimp")
@@ -128,14 +129,7 @@ GOLDEN = {
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_the_tree_is_as_expected(name: str) -> None:
-    import os
-
-    path = Path(__file__).parent / f"golden/{name}.tree"
-    text = as_text(compiled(GOLDEN[name]))
-    if os.environ.get("OKUBSD_GOLDEN") == "write":
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
-    assert text == path.read_text(), f"{path} differs; OKUBSD_GOLDEN=write writes it anew"
+    same_as_file(Path(__file__).parent / f"golden/{name}.tree", as_text(compiled(GOLDEN[name])))
 
 
 @pytest.mark.parametrize("name", GOLDEN)

@@ -14,7 +14,7 @@ import pytest
 from okubsd import __version__
 from okubsd.layout import HELPER
 from okubsd.vmd.helper import doas_line
-from tests.conftest import CHECKOUT
+from tests.conftest import CHECKOUT, same_as_file
 
 PORT = CHECKOUT / "etc/port"
 SITE = "lib/python${MODPY_VERSION}/site-packages"
@@ -72,11 +72,7 @@ def render_plist(options: dict[str, Any]) -> str:
 
 
 def test_the_packing_list_is_what_setup_installs(installed: dict[str, Any]) -> None:
-    path = PORT / "pkg/PLIST"
-    text = render_plist(installed)
-    if os.environ.get("OKUBSD_GOLDEN") == "write":
-        path.write_text(text)
-    assert path.read_text() == text, f"{path} differs; OKUBSD_GOLDEN=write writes it anew"
+    same_as_file(PORT / "pkg/PLIST", render_plist(installed))
 
 
 def test_the_port_needs_what_setup_needs(installed: dict[str, Any]) -> None:
