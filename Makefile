@@ -25,7 +25,7 @@ GOLDEN_TESTS = tests/test_plan.py tests/test_images.py tests/test_qemu.py tests/
 
 PARTS = $(VENV)/bin/python tests/parts.py
 
-.PHONY: all run test test-unit test-fast test-oldest test-vm test-recipes golden measure bench lint packages test-packages install uninstall clean
+.PHONY: all run test test-unit test-fast test-oldest test-vm test-recipes golden measure mutate bench lint packages test-packages install uninstall clean
 .NOTPARALLEL:
 
 all: $(VENV)/.installed
@@ -92,6 +92,10 @@ lint: test-packages $(VENV)/.tested
 # What a change of structure is judged by.
 measure: $(VENV)/.tested
 	@$(VENV)/bin/python tests/measure.py
+
+# Lines that are broken, one after the other: do the pure tests notice?
+mutate: $(VENV)/.tested
+	@$(VENV)/bin/python tests/mutate.py
 
 OLDEST = $(shell sed -n 's/.*"\([a-z-]*\)>=\([0-9.]*\)",/\1==\2/p' setup.py | grep -E '^(click|cryptography|msgspec|paramiko|python-xlib|pyyaml|rich)==')
 
