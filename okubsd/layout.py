@@ -87,6 +87,8 @@ TOOLS, TOOLS_INDEX = "tools.squashfs", "tools.json"
 SIGNED, INDEX = "SHA256.sig", "index.json"
 # In a build that was never current: no VM was started with it yet but to try it.
 UNTRIED = "untried"
+# Which builds are to be current together, among the images, while they are being made so.
+SWITCH = ".switch"
 
 # --- an OpenBSD host (okubsd(8), FILES) -------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from okubsd.errors import Misuse, Problem
-from okubsd.host import mirror, signing, store
+from okubsd.host import exchange, mirror, signing, store
 from okubsd.host.places import Places
 from okubsd.model import Image, Kind, Part
 from tests.test_versions import build, silent
@@ -287,7 +287,65 @@ def test_a_push_follows_no_link_of_somebody_elses(pushed: tuple[Image, Path], he
     assert victim.read_text() == "mine" and (directory / mirror.PARTS / digest).is_file()
 
 
-def test_older_than_what_is_here_is_not_taken(pushed: tuple[Image, Path], there: Places) -> None:
+def test_older_than_what_is_here_is_not_taken_and_the_others_are(
+    pushed: tuple[Image, Path], here: Places, there: Places
+) -> None:
+    mirror.push(here, [build(here, "zathura", CONTENT + "z", 6)], pushed[1], silent)
     build(there, "term", "hsqsnewer", 50, Kind.APP)
     with pytest.raises(Problem, match="is older than the one that is here"):
-        pull(there, pushed[1])
+        pull(there, pushed[1], names=("term",))
+    assert [image.name for image in pull(there, pushed[1])] == ["zathura"]
+
+
+def test_a_mirror_that_lies_and_breaks_off_keeps_nobody_from_an_honest_one(
+    server: tuple[Server, str], there: Places, pushed: tuple[Image, Path], tmp_path: Path
+) -> None:
+    made, url = server
+    made.spoil = lambda path, data: b"hsqs" + b"lies" * 999 if "parts" in path else data
+    (image,) = pull(there, url, pushed[1])
+    store.verify(there, [image], there.state)
+    # Nor from itself, once it is honest again.
+    (there.images / "term").rename(tmp_path / "aside")
+    (there.images / ".parts" / pushed[0].parts[0].sha256).write_bytes(b"hsqs what an earlier try left")
+    made.spoil = lambda path, data: data
+    assert pull(there, url)
+
+
+def test_a_mirror_that_gives_a_byte_a_connection_is_too_slow(
+    server: tuple[Server, str], there: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, url = server
+    made.ranges = True
+    made.spoil = lambda path, data: data[:1] if "parts" in path else data
+    monkeypatch.setattr(mirror, "_RATE_SECONDS", 0.2)
+    monkeypatch.setattr(mirror, "_LEAST_RATE", 1 << 20)
+    with pytest.raises(Problem, match="is too slow"):
+        pull(there, url)
+    assert len(made.asked) < 1000
+
+
+def test_nothing_is_pushed_that_is_not_what_was_signed(
+    pushed: tuple[Image, Path], here: Places, tmp_path: Path
+) -> None:
+    image = pushed[0]
+    manifest = here.images / image.name / image.build / "manifest.json"
+    manifest.chmod(0o644)
+    manifest.write_text(manifest.read_text().replace('"built":5', '"built":6'))
+    changed = store.need_image(here, "term")
+    assert changed.built == 6
+    with pytest.raises(Problem, match="is not what was signed"):
+        mirror.push(here, [changed], tmp_path / "other", silent)
+    with pytest.raises(Problem, match="is not what was signed"):
+        exchange.export_images(here, [changed], tmp_path / "images.tar")
+    assert not (tmp_path / "images.tar").exists()
+
+
+def test_what_was_pulled_is_not_taken_for_good_once_its_key_is_trusted_no_more(
+    pushed: tuple[Image, Path], there: Places
+) -> None:
+    (image,) = pull(there, pushed[1])
+    (found,) = [store.need_image(there, image.name)]
+    store.verify(there, [found], there.state)
+    signing.distrust(there, "friend")
+    with pytest.raises(Problem, match="which is not trusted any more"):
+        store.verify(there, [found], there.state)

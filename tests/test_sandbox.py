@@ -17,14 +17,14 @@ from okubsd.model import Kind
 from okubsd.recipe import Recipe, Sandbox
 
 X86_64, I386 = 0xC000003E, 0x40000003
-ALLOWED, EPERM, ENOSYS, EAFNOSUPPORT = 0x7FFF0000, 0x50001, 0x50026, 0x50061
+ALLOWED, EPERM, ENOSYS, EAFNOSUPPORT, EPROTONOSUPPORT = 0x7FFF0000, 0x50001, 0x50026, 0x50061, 0x5005D
 PROGRAM = list(struct.iter_unpack("<HBBI", sandbox.seccomp_filter()))
 REFUSED = {number for group in sandbox.REFUSED.values() for number in group}
 
 
-def verdict(number: int, first: int = 0, second: int = 0, machine: int = X86_64) -> int:
+def verdict(number: int, first: int = 0, second: int = 0, third: int = 0, machine: int = X86_64) -> int:
     """Run the filter over one struct seccomp_data (linux/seccomp.h), as the kernel does, and return what it says."""
-    data = struct.pack("<IIQ6Q", number, machine, 0, first, second, 0, 0, 0, 0)
+    data = struct.pack("<IIQ6Q", number, machine, 0, first, second, third, 0, 0, 0)
     program = PROGRAM
     at, loaded = 0, 0
     while True:
@@ -48,6 +48,12 @@ def test_each_call_is_refused_or_passes(number: int) -> None:
 @given(st.integers(0, 0xFFFFFFFF))
 def test_only_four_families_of_sockets_are_there(family: int) -> None:
     assert verdict(41, first=family) == (ALLOWED if family in (1, 2, 10, 16) else EAFNOSUPPORT)
+
+
+@given(st.integers(0, 0xFFFFFFFF) | st.integers(0, 40), st.sampled_from([1, 2, 10, 16]))
+def test_no_app_reaches_nftables_and_what_else_netlink_leads_to(protocol: int, family: int) -> None:
+    refused = family == 16 and protocol not in (0, 15)
+    assert verdict(41, first=family, third=protocol) == (EPROTONOSUPPORT if refused else ALLOWED)
 
 
 @given(st.integers(0, 0xFFFFFFFF))

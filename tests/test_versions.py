@@ -139,10 +139,10 @@ def test_a_bit_that_flips_anywhere_is_found(
     path.chmod(0o644)
     path.write_bytes(content)
     found = store.read_image(path.parent)
-    if found is None:
-        return
-    with pytest.raises(Problem):
-        store.verify(places, [found], places.state)
+    if found is not None:
+        with pytest.raises(Problem):
+            store.verify(places, [found], places.state)
+    assert list(versions.damaged(places, "term")) == [image.build]
 
 
 def test_verify_reads_every_build_again(places: Places) -> None:
@@ -195,7 +195,7 @@ def test_an_app_needs_the_libraries_of_its_base_by_their_names_and_what_it_hides
         "etc/passwd": Node(FILE, 0, 0, "p"),
     }
     whole = {**base, "usr/bin/tool": Node(FILE, 0, 0, "new"), "etc/passwd": Node(FILE, 0, 0, "q")}
-    assert needs_of(whole, base) == {f"{LIB}libz.so.1": "", f"{LIB}libc.so.6": "", "usr/bin/tool": "old"}
+    assert needs_of(whole, base) == {f"{LIB}libz.so.1": "", f"{LIB}libc.so.6": "", "usr/bin/tool": "old new"}
 
 
 BASE = Image(name="base", kind=Kind.BASE, build="b2", recipe="", base="", built=2, parts=(), packages=("libc6 2.36-9",))
@@ -212,6 +212,9 @@ APP = msgspec.structs.replace(BASE, name="app", kind=Kind.APP, build="a", base="
         ({"needs": {"usr/lib/libssl.so.3": ""}}, ""),
         ({"needs": {"usr/lib/libssl.so.3": "three"}}, ""),
         ({"needs": {"usr/lib/libssl.so.3": "two"}}, "would hide the base's newer /usr/lib/libssl.so.3"),
+        ({"needs": {"usr/lib/libssl.so.3": "two one"}}, "would hide the base's newer /usr/lib/libssl.so.3"),
+        # The base has caught up with what the app has.
+        ({"needs": {"usr/lib/libssl.so.3": "two three"}}, ""),
     ],
 )
 def test_what_fits_a_base_and_what_does_not(app: dict[str, object], said: str) -> None:
@@ -227,6 +230,51 @@ def test_rollback_of_a_base_that_an_app_has_outgrown_is_refused(places: Places) 
     with pytest.raises(Problem, match=r"does not fit the base .* it was made with libc6 2\.36-9"):
         versions.rollback(places, "base", "", silent)
     assert store.current_image(places, "base") == base
+
+
+def test_rollback_of_an_app_asks_its_own_base_only(places: Places) -> None:
+    base = build(places, "base", "base", 1, Kind.BASE, packages=("libc6 2.36-9",))
+    build(places, "other", "other", 2, Kind.BASE, packages=("libc6 2.30-1",))
+    older = build(places, "term", "old", 3, base=base.build, packages=("libc6 2.36-9",))
+    build(places, "term", "new", 4, base=base.build, packages=("libc6 2.36-9",))
+    assert versions.rollback(places, "term", "", silent) == older
+
+
+def test_a_manifest_that_cannot_be_read_is_damage(places: Places) -> None:
+    image = build(places, "term", "tree", 1)
+    manifest = places.images / "term" / image.build / "manifest.json"
+    manifest.chmod(0o644)
+    manifest.write_text(manifest.read_text()[1:])
+    assert versions.names_here(places) == ["term"]
+    assert "no manifest that can be read" in versions.damaged(places, "term")[image.build]
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2])
+def test_a_switch_that_is_killed_is_finished_by_who_comes_next(
+    cut: int, places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = [build(places, name, f"{name} old", 1) for name in ("a", "b", "c")]
+    new = [build(places, name, f"{name} new", 2) for name in ("a", "b", "c")]
+    for image in old:
+        store.make_current(places, image)
+    real, done = store.make_current, []
+
+    def killed(where: Places, image: Image) -> None:
+        if len(done) == cut:
+            raise KeyboardInterrupt
+        done.append(image)
+        real(where, image)
+
+    monkeypatch.setattr(store, "make_current", killed)
+    with pytest.raises(KeyboardInterrupt):
+        store.switch(places, new)
+    monkeypatch.setattr(store, "make_current", real)
+    store.discard_untried(places)
+    assert [store.current_image(places, image.name) for image in new] == new
+    store.finish_switch(places)
+    (places.images / ".switch").write_bytes(b"{")
+    store.discard_untried(places)
+    assert [store.current_image(places, image.name) for image in new] == new
 
 
 MADISON = """\

@@ -76,11 +76,14 @@ def dated(archive: int) -> str:
 def verify(session: Session, names: tuple[str, ...], json: bool) -> None:
     """Read images whole and compare them with what was signed: every build of NAME, or of all images."""
     rows: list[dict[str, object]] = []
-    for name in _meant(session, names):
+    known = versions.names_here(session.places)
+    for name in names or known:
+        if name not in known:
+            store.need_image(session.places, name)
         session.report(f"reading every build of '{name}'")
         damaged = versions.damaged(session.places, name)
-        for version in versions.versions(session.places, name):
-            build = version.image.build
+        whole = [image.build for image in versions.builds(session.places, name)]
+        for build in dict.fromkeys((*whole, *damaged)):
             rows.append({"name": name, "build": build, "good": build not in damaged, "why": damaged.get(build, "")})
     if json:
         print_json(builds=rows)

@@ -59,6 +59,8 @@ OPTIONS: dict[str, tuple[str, str]] = {
     "SECURITY_LOCKDOWN_LSM": ("y", "root can be kept out of it"),
     "PAGE_TABLE_ISOLATION": ("y", "programs do not guess its memory"),
     "RETPOLINE": ("y", "programs do not guide its guesses"),
+    "MITIGATION_SPECTRE_BHI": ("y", "nor by the history of branches"),
+    "MITIGATION_RFDS": ("y", "old registers are not left to guess from"),
     "SYN_COOKIES": ("y", "a flood of connections is borne"),
     "DEVMEM": ("n", "there is no file of the machine's memory"),
     "DEVKMEM": ("n", "there is no file of its memory"),

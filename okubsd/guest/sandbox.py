@@ -15,9 +15,9 @@ HOME = "/home/user"
 # The words of the machine and of its 32-bit calls (linux/audit.h, asm/unistd.h), and the language of linux/filter.h.
 _X86_64, _X32 = 0xC000003E, 0x40000000
 _LOAD, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
-_NUMBER_AT, _MACHINE_AT, _ARGUMENT_AT = 0, 4, 16
+_NUMBER_AT, _MACHINE_AT, _ARGUMENT_AT, _ARGUMENT = 0, 4, 16, 8
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
-_EPERM, _ENOSYS, _EAFNOSUPPORT = 1, 38, 97
+_EPERM, _ENOSYS, _EPROTONOSUPPORT, _EAFNOSUPPORT = 1, 38, 93, 97
 
 # System calls of x86_64 (asm/unistd_64.h) that no app needs, by what they would reach.
 REFUSED: dict[str, tuple[int, ...]] = {
@@ -35,8 +35,10 @@ REFUSED: dict[str, tuple[int, ...]] = {
     # modify_ldt, _sysctl, ustat, uselib.
     "of another age": (154, 156, 136, 134),
 }
-# socket(2) and the families that an app may ask for: UNIX, INET, INET6, and NETLINK for the list of interfaces.
-_SOCKET, FAMILIES = 41, (1, 2, 10, 16)
+# socket(2) and the families that an app may ask for: UNIX, INET, INET6, and NETLINK.  Of the latter's protocols it gets
+# the list of interfaces and the news of devices (netlink(7)): in a network namespace of its own, which it may make, an
+# app would reach nftables and others by the rest.
+_SOCKET, FAMILIES, _NETLINK, NETLINK_PROTOCOLS = 41, (1, 2, 10), 16, (0, 15)
 # ioctl(2), and the requests that type into a terminal as if its user did: TIOCSTI and TIOCLINUX (ioctl_tty(2)).
 _IOCTL, TYPING = 16, (0x5412, 0x541C)
 
@@ -54,15 +56,33 @@ def seccomp_filter() -> bytes:
     ]
     for number in numbers:
         steps += _unless(_EQUAL, number, _EPERM)
-    steps += [(_EQUAL, 0, len(FAMILIES) + 2, _SOCKET), (_LOAD, 0, 0, _ARGUMENT_AT)]
-    steps += [(_EQUAL, len(FAMILIES) - at, 0, family) for at, family in enumerate(FAMILIES)]
-    steps += [(_RETURN, 0, 0, _ERRNO | _EAFNOSUPPORT), (_LOAD, 0, 0, _NUMBER_AT)]
-    steps += [(_EQUAL, 0, 2 * len(TYPING) + 1, _IOCTL), (_LOAD, 0, 0, _ARGUMENT_AT + 8)]
+    sockets = _socket_steps()
+    steps += [(_EQUAL, 0, len(sockets), _SOCKET), *sockets]
+    steps += [(_EQUAL, 0, 2 * len(TYPING) + 1, _IOCTL), (_LOAD, 0, 0, _ARGUMENT_AT + _ARGUMENT)]
     for request in TYPING:
         steps += _unless(_EQUAL, request, _EPERM)
     steps.append((_RETURN, 0, 0, _ALLOW))
     # struct sock_filter { u16 code; u8 jt; u8 jf; u32 k; };
     return b"".join(struct.pack("<HBBI", *step) for step in steps)
+
+
+def _socket_steps() -> list[tuple[int, int, int, int]]:
+    """Return the steps that refuse a socket of another family or protocol, and else go on behind them."""
+    protocols = [
+        (_LOAD, 0, 0, _ARGUMENT_AT + 2 * _ARGUMENT),
+        *((_EQUAL, len(NETLINK_PROTOCOLS) - at, 0, one) for at, one in enumerate(NETLINK_PROTOCOLS)),
+        (_RETURN, 0, 0, _ERRNO | _EPROTONOSUPPORT),
+        (_LOAD, 0, 0, _NUMBER_AT),
+    ]
+    # Behind each family are the others, the question for NETLINK, a refusal, and the steps of its protocols.
+    behind = 1 + 1 + len(protocols) - 1
+    return [
+        (_LOAD, 0, 0, _ARGUMENT_AT),
+        *((_EQUAL, len(FAMILIES) - 1 - at + behind, 0, family) for at, family in enumerate(FAMILIES)),
+        (_EQUAL, 1, 0, _NETLINK),
+        (_RETURN, 0, 0, _ERRNO | _EAFNOSUPPORT),
+        *protocols,
+    ]
 
 
 def _unless(jump: int, value: int, errno: int) -> list[tuple[int, int, int, int]]:

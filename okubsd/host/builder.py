@@ -80,8 +80,10 @@ def _build_and_keep(places: Places, recipe: Recipe, report: Report, base: Image 
         recipe = msgspec.structs.replace(recipe, locales=tuple(sorted({*recipe.locales, *ready.locales})))
     with _making(places.images) as made:
         image = _build_in(made, places, recipe, report, base, workshop)
-        for name in ("apt.sources", "apt.conf", "tree.tar", "drive.tar", "tools.tar"):
-            (made / name).unlink(missing_ok=True)
+        for left in made.iterdir():
+            # What only the build needed: sources of packages, trees, its own mounts and files of the user's.
+            if left.name not in {part.name for part in image.parts}:
+                _remove_tree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
         store.keep(places, image, made)
     return image
 
@@ -89,7 +91,7 @@ def _build_and_keep(places: Places, recipe: Recipe, report: Report, base: Image 
 @contextlib.contextmanager
 def _making(images: Path) -> Iterator[Path]:
     """Yield an empty directory that is gone afterwards; also remove what a killed build left behind."""
-    for left in [*images.glob(".making-*"), *images.glob("*/.gone-*")]:
+    for left in [*images.glob(".making-*"), *images.glob(".gone-*"), *images.glob("*/.gone-*")]:
         _remove_tree(left)
     made = Path(tempfile.mkdtemp(prefix=".making-", dir=images))
     try:

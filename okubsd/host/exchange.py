@@ -43,15 +43,17 @@ VMD_DRIVE = "drive.qcow2"
 _CHUNK = 1 << 20
 _BUILD = re.compile(r"[0-9a-f]{12}")
 _SHA256, _DAY = re.compile(r"[0-9a-f]{64}"), 86400
-_DIGEST = re.compile(r"([0-9a-f]{64})?")
+_DIGEST = re.compile(r"([0-9a-f]{64}( [0-9a-f]{64})?)?")
 _VERSION = re.compile(r"[A-Za-z0-9.+~:-]{1,200}")
 
 
 def export_images(places: Places, images: list[Image], target: Path) -> str:
     """Write ``images`` to the tar ``target``, whole or not at all, signed with the user's key.
 
-    Return the key's fingerprint.  Raises Problem where a part is not what its manifest says.
+    Return the key's fingerprint.  Raises Problem where one is not what a trusted key has signed: our signature says no
+    better of it than we know.
     """
+    store.verify(places, images, places.state)
     manifests = {image.name: manifest_of(image) for image in images}
     digests = {
         f"{image.name}/{name}": digest

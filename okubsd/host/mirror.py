@@ -71,6 +71,7 @@ def push(places: Places, images: list[Image], directory: Path, report: Report, *
 
     Raises Problem where a part is not what was built, or the index there is somebody else's.
     """
+    store.verify(places, images, places.state)
     (directory / PARTS).mkdir(parents=True, exist_ok=True)
     with locks.locked(directory / ".lock", lambda: report("waiting for another push")):
         before = _own_index(places, directory)
@@ -151,7 +152,14 @@ def pull(
             current = store.current_image(places, image.name)
             if current is not None and exchange.carried(current) == image.parts:
                 continue
-            exchange.refuse_older(places, image)
+            try:
+                exchange.refuse_older(places, image)
+            except Problem as problem:
+                if names:
+                    raise
+                # The others are taken all the same.
+                report(problem.sentence)
+                continue
             _take(places, image, sources, fingerprint, report, for_vmd=for_vmd, keys=keys)
             taken.append(image)
         if not names:
@@ -253,52 +261,79 @@ def _take(
 def _fetch(sources: tuple[str, ...], part: Part, target: Path, image: Image, report: Report) -> None:
     """Have a part at ``target``, going on where an earlier try broke off.  Raises Problem where nobody has it whole."""
     why = ""
+
+    def tell(done: int) -> None:
+        report(f"{image.name}: {done >> 20} of {part.size >> 20} MB")
+
     for source in sources:
-        try:
-            _fetch_from(
-                source, part, target, lambda done: report(f"{image.name}: {done >> 20} of {part.size >> 20} MB")
-            )
-        except OSError as error:
-            why = f"{source}: {error}"
-            continue
-        with target.open("rb") as stream:
-            wrong = magic_mistake(part.name, stream.read(512))
-        if store.hash_file(target) == part.sha256 and not wrong:
-            return
-        # Whatever it is, it is not what was signed.
-        target.unlink()
-        why = f"{source}: {part.name} is not what was signed"
+        # What is there may be another's lie: who is to blame is known where all of it is from one source.
+        for begun in _beginnings(target):
+            try:
+                _fetch_from(source, part, target, tell)
+            except OSError as error:
+                why = f"{source}: {error}"
+                break
+            if _is_signed(part, target):
+                return
+            # Whatever it is, it is not what was signed.
+            target.unlink()
+            why = f"{source}: {part.name} is not what was signed" if not begun else why
     raise Problem(f"image '{image.name}' was not pulled: {why}", "try again: what was fetched stays")
 
 
+def _beginnings(target: Path) -> Iterator[int]:
+    """Yield how many bytes are there already, and once more from none where there were some."""
+    begun = target.stat().st_size if target.exists() else 0
+    yield begun
+    if begun:
+        yield 0
+
+
+def _is_signed(part: Part, target: Path) -> bool:
+    with target.open("rb") as stream:
+        wrong = magic_mistake(part.name, stream.read(512))
+    return store.hash_file(target) == part.sha256 and not wrong
+
+
+class _Rate:
+    """Who gives less than so many bytes a second, in whatever pieces, is waited for no longer."""
+
+    def __init__(self) -> None:
+        self._since, self._came = time.monotonic(), 0
+
+    def came(self, count: int) -> None:
+        """Take that ``count`` bytes came.  Raises OSError where they come too slowly."""
+        self._came += count
+        if time.monotonic() > self._since + _RATE_SECONDS:
+            if self._came < _LEAST_RATE * _RATE_SECONDS:
+                raise OSError("is too slow")
+            self._since, self._came = time.monotonic(), 0
+
+
 def _fetch_from(source: str, part: Part, target: Path, tell: Callable[[int], None]) -> None:
+    if part.size > LARGEST[part.name]:
+        raise OSError("it is too large")
     done = target.stat().st_size if target.exists() else 0
     if done > part.size:
         target.unlink()
         done = 0
-    told = done
+    told, rate = done, _Rate()
     while done < part.size:
-        with _opened(source, f"{PARTS}/{part.sha256}", done) as stream, target.open("ab") as out:
-            before = looked = done
-            since = time.monotonic()
+        with _opened(source, f"{PARTS}/{part.sha256}", done, rate) as stream, target.open("ab") as out:
+            before = done
             while done < part.size and (chunk := stream.read1(min(_CHUNK, part.size - done))):
                 out.write(chunk)
                 done += len(chunk)
-                if time.monotonic() > since + _RATE_SECONDS:
-                    if done - looked < _LEAST_RATE * _RATE_SECONDS:
-                        raise OSError("is too slow")
-                    looked, since = done, time.monotonic()
+                rate.came(len(chunk))
                 if done - told >= _TOLD:
                     told = done
                     tell(done)
         if done == before:
             raise OSError(f"it ends after {done} of {part.size} bytes")
-    if part.size > LARGEST[part.name]:
-        raise OSError("it is too large")
 
 
 @contextlib.contextmanager
-def _opened(source: str, name: str, offset: int) -> Iterator[Any]:
+def _opened(source: str, name: str, offset: int, rate: _Rate | None = None) -> Iterator[Any]:
     """Open the file ``name`` of a source at ``offset``.  Raises OSError, in words, where that fails."""
     if not is_url(source):
         with open_regular(Path(source) / name) as stream:
@@ -314,7 +349,7 @@ def _opened(source: str, name: str, offset: int) -> Iterator[Any]:
                 raise OSError("it leads elsewhere")
             if offset and answer.status != 206:
                 # It begins at the beginning: what is here is passed over.
-                _skip(answer, offset)
+                _skip(answer, offset, rate or _Rate())
             yield answer
     except urllib.error.HTTPError as error:
         raise OSError(f"has no {name}: {error.code}") from None
@@ -326,9 +361,10 @@ def _opened(source: str, name: str, offset: int) -> Iterator[Any]:
         raise OSError(f"does not answer as a web server does: {type(error).__name__}") from None
 
 
-def _skip(stream: IO[bytes], count: int) -> None:
-    while count and (chunk := stream.read(min(_CHUNK, count))):
+def _skip(stream: IO[bytes], count: int, rate: _Rate) -> None:
+    while count and (chunk := stream.read1(min(_CHUNK, count))):  # type: ignore[attr-defined]
         count -= len(chunk)
+        rate.came(len(chunk))
 
 
 def is_url(source: str) -> bool:

@@ -114,8 +114,32 @@ def make_current(places: Places, image: Image) -> None:
     (places.images / image.name / image.build / layout.UNTRIED).unlink(missing_ok=True)
 
 
+def switch(places: Places, images: Iterable[Image]) -> None:
+    """Have VMs start with all of these builds from now on, or with none: who is killed in between has it finished."""
+    pairs = [(image.name, image.build) for image in images]
+    door.write(places.images / layout.SWITCH, msgspec.json.encode(pairs))
+    finish_switch(places)
+
+
+def finish_switch(places: Places) -> None:
+    """Have builds be current that somebody was about to switch to; called while the lock of the images is held."""
+    path = places.images / layout.SWITCH
+    try:
+        pairs = read_json(path.read_bytes(), list[tuple[str, str]])
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError):
+        pairs = []
+    for name, build in pairs:
+        image = _build_of(places, name, build)
+        if image is not None:
+            make_current(places, image)
+    path.unlink(missing_ok=True)
+
+
 def discard_untried(places: Places) -> None:
     """Remove the builds that no VM starts with, since whoever was about to try them was killed."""
+    finish_switch(places)
     for mark in places.images.glob(f"*/*/{layout.UNTRIED}"):
         if mark.parent.is_symlink():
             continue
@@ -184,6 +208,7 @@ def verify(places: Places, images: Iterable[Image], remembered: Path, *, anew: b
     for image in images:
         if signed:
             _verify_signature(places, image, fresh, trusted)
+            _refuse_distrusted(image, trusted)
         for part in image.parts:
             _verify_part(places, image, part, fresh)
     if fresh != cache:
@@ -234,6 +259,13 @@ def _verify_signature(places: Places, image: Image, seen: dict[str, str], truste
     if digests != wanted:
         raise _damaged(places, image, f"{manifest} is not what was signed")
     seen[str(path)] = f"{stamp(path)} {stamp(manifest)} {known.key.fingerprint}"
+
+
+def _refuse_distrusted(image: Image, trusted: set[str]) -> None:
+    """Raise Problem where whoever made ``image`` elsewhere is not trusted any more: our own key signed what came."""
+    if image.signer and image.signer not in trusted:
+        sentence = f"image '{image.name}' ({image.build}) is from the key {image.signer}, which is not trusted any more"
+        raise Problem(sentence, f"okubsd image build --force {image.name}  # or trust the key again: okubsd key ls")
 
 
 def _read_small(path: Path) -> bytes:

@@ -154,8 +154,7 @@ def update(session: Session, names: tuple[str, ...]) -> list[Image]:
             for app in _to_try(session, changed):
                 _try(session, app, changed)
             with locks.locked(places.images / ".lock"):
-                for image in made.values():
-                    store.make_current(places, image)
+                store.switch(places, made.values())
         finally:
             _discard_untried(places)
     return list(made.values())

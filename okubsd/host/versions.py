@@ -77,6 +77,7 @@ def rollback(places: Places, name: str, build: str, report: Report) -> Image:
     Raises Unknown where there is no such build, Problem where it cannot be taken.
     """
     with locks.locked(places.images / ".lock", lambda: report("waiting for a build to end")):
+        store.finish_switch(places)
         image = _earlier(places, name, build)
         store.verify(places, [image], places.state)
         _check_fit(places, image)
@@ -100,10 +101,18 @@ def _earlier(places: Places, name: str, build: str) -> Image:
 
 
 def _check_fit(places: Places, image: Image) -> None:
-    """Raise Problem where ``image`` and the current image of the other kind do not fit each other."""
+    """Raise Problem where ``image`` and a current image of the other kind do not fit that belong to each other."""
     for other in store.all_images(places):
         if {image.kind, other.kind} == {Kind.BASE, Kind.APP} and other.name != image.name:
-            store.check_fit(places, (image, other))
+            app, base = (image, other) if image.kind is Kind.APP else (other, image)
+            if _base_of(places, app) in ("", base.name):
+                store.check_fit(places, (image, other))
+
+
+def _base_of(places: Places, app: Image) -> str:
+    """Return the name of the base that ``app`` was built on, "" where none of its builds is here any more."""
+    bases = [image.name for image in store.all_images(places) if image.kind is Kind.BASE]
+    return next((name for name in bases if any(build.build == app.base for build in builds(places, name))), "")
 
 
 def prune(places: Places, names: Iterable[str], keep: int, report: Report, *, dry: bool = False) -> list[Image]:
@@ -112,6 +121,7 @@ def prune(places: Places, names: Iterable[str], keep: int, report: Report, *, dr
     What is current, what a running VM was started with, and the base that a current app was built on stay.
     """
     with locks.locked(places.images / ".lock", lambda: report("waiting for a build to end")):
+        store.finish_switch(places)
         gone = [image for name in names for image in _old(places, name, keep)]
         for image in () if dry else gone:
             store.discard(places.images / image.name / image.build)
@@ -129,9 +139,21 @@ def _old(places: Places, name: str, keep: int) -> Iterator[Image]:
 def damaged(places: Places, name: str) -> dict[str, str]:
     """Read every build of image ``name`` whole; return the builds that are not what was signed: to the reason."""
     found = {}
-    for version in versions(places, name):
+    for path in sorted((places.images / name).glob("[!.]*")):
+        if path.is_symlink() or not path.is_dir() or not _is_tried(path):
+            continue
+        image = store.read_image(path)
+        if image is None or (image.name, image.build) != (name, path.name):
+            found[path.name] = f"{path} has no manifest that can be read, or lacks a part of it"
+            continue
         try:
-            store.verify(places, [version.image], places.state, anew=True)
+            store.verify(places, [image], places.state, anew=True)
         except Problem as problem:
-            found[version.image.build] = problem.sentence
+            found[path.name] = problem.sentence
     return found
+
+
+def names_here(places: Places) -> list[str]:
+    """Return the names of which there is any build, whole or not."""
+    tops = (path for path in places.images.glob("[!.]*") if path.is_dir() and not path.is_symlink())
+    return sorted(top.name for top in tops if any(path.is_dir() for path in top.glob("[!.]*")))

@@ -26,7 +26,7 @@ def needs_of(tree: Index, base: Index) -> dict[str, str]:
     """Return what an app with the whole ``tree`` needs of ``base``: path to digest.
 
     A library that it takes from there is needed as it is called, with "" for the digest; a file that it hides is needed
-    unchanged, since the newer one would be hidden too.
+    unchanged, or as the app has it, since another would be hidden too: those two digests, with a space between.
     """
     needs: dict[str, str] = {}
     for path, node in base.items():
@@ -34,7 +34,7 @@ def needs_of(tree: Index, base: Index) -> dict[str, str]:
         if mine == node and _LIBRARY.fullmatch(path):
             needs |= {path: ""} if stat.S_ISLNK(node.mode) or _ASKED_FOR.fullmatch(path) else {}
         elif mine is not None and mine != node and stat.S_ISREG(node.mode) and not _MADE_BY_ALL.fullmatch(path):
-            needs[path] = node.content
+            needs[path] = f"{node.content} {mine.content}" if stat.S_ISREG(mine.mode) else node.content
     return dict(sorted(needs.items()))
 
 
@@ -57,7 +57,7 @@ def _missing(needs: Mapping[str, str], index: Index) -> Iterator[str]:
         node = index.get(path)
         if node is None and not digest:
             yield f"it needs /{path}, which the base does not have"
-        elif node is not None and digest and node.content != digest:
+        elif node is not None and digest and node.content not in digest.split():
             yield f"it would hide the base's newer /{path}"
 
 
