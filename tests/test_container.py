@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import io
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from okubsd.config.recipe import parse_recipe
@@ -42,9 +43,23 @@ def layer(*members: tuple[tarfile.TarInfo, bytes]) -> bytes:
     return stream.getvalue()
 
 
+def rootfs(*layers: bytes) -> dict[str, Any]:
+    """Return what a configuration says of its layers: the digest of each as it is unpacked."""
+    unpacked = []
+    for data in layers:
+        with contextlib.suppress(EOFError):
+            if data[:2] == b"\x1f\x8b":
+                data = gzip.decompress(data)  # noqa: PLW2901
+        if data[:4] == b"\x28\xb5\x2f\xfd":
+            data = subprocess.run(["zstd", "-dcq"], input=data, capture_output=True, check=False).stdout  # noqa: PLW2901
+        unpacked.append(f"sha256:{hashlib.sha256(data).hexdigest()}")
+    return {"type": "layers", "diff_ids": unpacked}
+
+
 def saved(path: Path, *layers: bytes, config: dict[str, Any] = CONFIG, **more: Any) -> Path:
     """Write what `docker save` writes."""
-    parts = {"config.json": json.dumps({"config": config, **more}).encode()}
+    described = {"config": config, "rootfs": rootfs(*layers), **more}
+    parts = {"config.json": json.dumps(described).encode()}
     parts |= {f"l{at}/layer.tar": data for at, data in enumerate(layers)}
     manifest = [{"Config": "config.json", "Layers": [name for name in parts if name != "config.json"]}]
     return written(path, {"manifest.json": json.dumps(manifest).encode(), **parts})
@@ -67,7 +82,7 @@ def layout(path: Path, *layers: bytes) -> Path:
         parts[f"blobs/sha256/{digest}"] = data
         return {"digest": f"sha256:{digest}", "size": len(data), **more}
 
-    config = blob(json.dumps({"config": CONFIG, "architecture": "amd64"}).encode())
+    config = blob(json.dumps({"config": CONFIG, "architecture": "amd64", "rootfs": rootfs(*layers)}).encode())
     manifest = blob(json.dumps({"config": config, "layers": [blob(gzip.compress(one)) for one in layers]}).encode(),
                     platform={"architecture": "amd64"})  # fmt: skip
     other = blob(b"{}", platform={"architecture": "arm64"})
@@ -121,6 +136,65 @@ def test_a_file_in_the_place_of_a_directory_takes_it_away_and_the_other_way_roun
     found = packed(saved(tmp_path / "c.tar", FIRST, second), tmp_path)
     assert found["oci/www"][1] == b"file" and "oci/www/index.html" not in found
     assert found["oci/link"][0].isdir() and found["oci/link/below"][1] == b"x"
+
+
+def test_a_path_over_a_link_to_a_directory_leads_to_what_is_there(tmp_path: Path) -> None:
+    """As of the link lib to usr/lib, which most distributions have."""
+    first = layer(
+        member("etc/passwd", b"web:x:101:102::/:/bin/sh\n"), member("usr/lib/libc.so.6", b"c"), member("lib", type=tarfile.SYMTYPE, linkname="usr/lib"),
+        member("usr/lib/old", b"old"), member("out", type=tarfile.SYMTYPE, linkname="../../../usr/lib"),
+        member("round", type=tarfile.SYMTYPE, linkname="round"), member("usr/lib/below/x", b"x"),
+    )  # fmt: skip
+    second = layer(
+        member("lib/libnew.so.1", b"new"), member("lib/.wh.old"), member("out/below/y", b"y"), member("round/z", b"z"),
+        member("hard", type=tarfile.LNKTYPE, linkname="lib/libc.so.6"),
+    )  # fmt: skip
+    found = packed(saved(tmp_path / "c.tar", first, second), tmp_path)
+    assert found["oci/lib"][0].issym() and found["oci/usr/lib/libnew.so.1"][1] == b"new"
+    assert "oci/usr/lib/old" not in found and found["oci/usr/lib/below/y"][1] == b"y" and found["oci/hard"][1] == b"c"
+    assert found["oci/round"][0].isdir() and found["oci/round/z"][1] == b"z"
+
+
+def test_a_layer_that_is_there_twice_is_a_link_to_the_first(tmp_path: Path) -> None:
+    parts = {"config.json": json.dumps({"config": CONFIG, "rootfs": rootfs(FIRST, FIRST)}).encode()}
+    names = ["l0/layer.tar", "l1/layer.tar"]
+    manifest = json.dumps([{"Config": "config.json", "Layers": names}]).encode()
+    source = written(tmp_path / "c.tar", {"manifest.json": manifest, **parts, "l0/layer.tar": FIRST})
+    with tarfile.open(source, "a") as outer:
+        outer.addfile(member("l1/layer.tar", type=tarfile.SYMTYPE, linkname="../l0/layer.tar")[0])
+    assert packed(source, tmp_path)["oci/www/index.html"][1] == b"one"
+
+
+@pytest.mark.parametrize("write", [saved, layout])
+@given(data=st.data())
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_byte_that_changes_anywhere_is_told_or_means_nothing(
+    write: Any, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    tmp_path = tmp_path_factory.mktemp("flip")
+    whole = write(tmp_path / "c.tar", FIRST, SECOND)
+    (tmp_path / "whole").mkdir()
+    expected = packed(whole, tmp_path / "whole")
+    content = bytearray(whole.read_bytes())
+    content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    whole.write_bytes(content)
+    try:
+        found = packed(whole, tmp_path)
+    except Problem:
+        return
+    # Whose bytes changed nobody signs: a date of the outer archive, or the name of a program in a configuration.
+    words = "etc/okubsd/services/00-container"
+    assert {name: said for name, (_, said) in found.items() if name != words} == {
+        name: said for name, (_, said) in expected.items() if name != words
+    }
+
+
+def test_words_of_a_member_without_an_end_are_not_read(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        archive.addfile(tarfile.TarInfo("a" * (2 << 20)))
+    with pytest.raises(Problem, match="words without an end"):
+        packed(saved(tmp_path / "c.tar", gzip.compress(stream.getvalue())), tmp_path)
 
 
 HOSTILE = {
@@ -192,7 +266,15 @@ def test_a_changed_blob_is_told(tmp_path: Path) -> None:
         ({"manifest.json": b"{"}, "is not what it should be"),
         ({"manifest.json": b"\xff"}, "is not what it should be"),
         ({"manifest.json": b'[{"Config": "c", "Layers": []}]', "c": b"{}"}, "has no layers"),
-        ({"manifest.json": b'[{"Config": "c", "Layers": ["x"]}]', "c": b"{}"}, "lacks 'x'"),
+        (
+            {"manifest.json": b'[{"Config": "c", "Layers": ["x"]}]', "c": json.dumps({"rootfs": rootfs(b"")}).encode()},
+            "lacks 'x'",
+        ),
+        ({"manifest.json": b'[{"Config": "c", "Layers": ["x"]}]', "c": b"{}"}, "what each of its layers is"),
+        ({"manifest.json": b'[{"Config": "c", "Layers": [7]}]', "c": b"{}"}, "is not what it should be"),
+        ({"manifest.json": b"[[]]"}, "is not what it should be"),
+        ({"index.json": b'{"manifests": [{"digest": 7}]}'}, "is not what it should be"),
+        ({"index.json": b'{"layers": 7}'}, "is not what it should be"),
         ({"manifest.json": b'[{"Config": "c", "Layers": ["x"]}]', "c": b'{"architecture": "arm64"}'}, "is for 'arm64'"),
         ({"index.json": b'{"manifests": [{"digest": "md5:1"}]}'}, "no SHA-256"),
         ({"index.json": b'{"manifests": []}'}, "no SHA-256"),

@@ -8,9 +8,12 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import posixpath
+import re
 import shutil
 import stat
 import tarfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -20,13 +23,15 @@ import msgspec
 from okubsd.decode import read_json
 from okubsd.errors import HostLacks, Problem
 from okubsd.host import door, programs
-from okubsd.host.packer import member_of
+from okubsd.host.packer import member_of, open_tar
 from okubsd.images import container, tree
 
 # How large the files of a container may be altogether, in bytes, and how many; how large what describes it; and of how
 # many directories a file may take the place.
 _LARGEST, _MOST, _LARGEST_TEXT, _MOST_REPLACED = 8 << 30, 1_000_000, 8 << 20, 1000
 _CHUNK = 1 << 20
+# Where an OCI layout has its parts, each by its digest; how many links a path may have on its way.
+_BLOBS, _SHA256, _MOST_LINKS = "blobs/sha256/", re.compile(r"[0-9a-f]{64}"), 40
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 # What zstd(1) may hold, which is the window of its strongest setting, and how long it may take to end, in seconds.
 _ZSTD_MEMORY, _ZSTD_SECONDS = "128MB", 60
@@ -58,9 +63,9 @@ def pack(source: Path, drive: Path, scratch: Path) -> tree.Index:
     Layers are unpacked below the directory ``scratch``.  Raises Problem where it is no container, or a hostile one.
     """
     try:
-        with tarfile.open(source, "r:") as outer:
+        with open_tar(source) as outer:
             config, layers = _described(outer)
-            opened = [_unpack(outer, name, digest, scratch / f"layer-{at}") for at, (name, digest) in enumerate(layers)]
+            opened = [_unpack(outer, layer, scratch / f"layer-{at}") for at, layer in enumerate(layers)]
             files = _merge(opened)
             for place, found in _PLACES.items():
                 if place not in files or stat.S_IFMT(files[place].node.mode) != stat.S_IFMT(found.node.mode):
@@ -68,19 +73,27 @@ def pack(source: Path, drive: Path, scratch: Path) -> tree.Index:
             files |= dict.fromkeys(_OF_THE_GUEST, _EMPTY)
             service = container.render_service(config.config, _user(config.config, files))
             return _write(files, service, drive)
-    except (tarfile.TarError, EOFError, gzip.BadGzipFile, UnicodeDecodeError) as error:
+    except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError) as error:
         raise Problem(f"{source} is no whole container image: {error}", _HINT) from None
 
 
 # --- what describes it ---------------------------------------------------------------------------
 
 
-def _described(outer: tarfile.TarFile) -> tuple[container.Config, list[tuple[str, str]]]:
-    """Return the configuration of the container, and its layers: name and digest ("" where none is told)."""
+class _Layer(msgspec.Struct, frozen=True):
+    """A layer: its name in the archive, the digest of that ("" where none is told), and of what it unpacks to."""
+
+    name: str
+    digest: str
+    unpacked: str
+
+
+def _described(outer: tarfile.TarFile) -> tuple[container.Config, list[_Layer]]:
+    """Return the configuration of the container, and its layers."""
     names = {member.name.removeprefix("./") for member in outer.getmembers()[:_MOST]}
     if "manifest.json" in names:
-        (first, *_) = _json(outer, "manifest.json", list[dict[str, Any]]) or [{}]
-        config, layers = str(first.get("Config", "")), [(str(name), "") for name in first.get("Layers") or ()]
+        (first, *_) = _json(outer, "manifest.json", tuple[container.Saved, ...]) or (container.Saved(),)
+        config, layers = first.config, [(name, _digest_in(name)) for name in first.layers or ()]
     elif "index.json" in names:
         config, layers = _oci(outer)
     else:
@@ -90,33 +103,46 @@ def _described(outer: tarfile.TarFile) -> tuple[container.Config, list[tuple[str
         raise Problem(f"the container is for {found.architecture[:20]!r}, and guests are amd64")
     if not layers:
         raise Problem("the container has no layers", _HINT)
-    return found, layers
+    unpacked = [_sha256_of(digest) for digest in found.rootfs.diff_ids]
+    if len(unpacked) != len(layers):
+        raise Problem("the container does not say what each of its layers is", _HINT)
+    return found, [_Layer(*layer, digest) for layer, digest in zip(layers, unpacked, strict=True)]
 
 
 def _oci(outer: tarfile.TarFile) -> tuple[str, list[tuple[str, str]]]:
     """Return the same of an OCI layout: index, perhaps another index by machine, manifest (image-spec, manifest.md)."""
-    manifest = _json(outer, "index.json", dict[str, Any])
+    manifest = _json(outer, "index.json", container.Manifest)
     for _ in range(3):
-        if "layers" in manifest:
+        if manifest.layers is not None:
             break
-        below = manifest.get("manifests") or [{}]
-        ours = [one for one in below if (one.get("platform") or {}).get("architecture", "amd64") == "amd64"]
-        manifest = _json(outer, _blob((ours or below)[0]), dict[str, Any])
-    layers = [(_blob(layer), str(layer.get("digest", "")).partition(":")[2]) for layer in manifest.get("layers") or ()]
-    return _blob(manifest.get("config") or {}), layers
+        below = manifest.manifests or (container.Descriptor(),)
+        ours = [one for one in below if one.platform is None or one.platform.architecture == "amd64"]
+        manifest = _json(outer, _blob((ours or below)[0]), container.Manifest)
+    layers = [(_blob(layer), _sha256_of(layer.digest)) for layer in manifest.layers or ()]
+    return _blob(manifest.config or container.Descriptor()), layers
 
 
-def _blob(descriptor: dict[str, Any]) -> str:
-    kind, _, digest = str(descriptor.get("digest", "")).partition(":")
-    if kind != "sha256" or len(digest) != 64 or not digest.isalnum():
+def _blob(descriptor: container.Descriptor) -> str:
+    return f"{_BLOBS}{_sha256_of(descriptor.digest)}"
+
+
+def _sha256_of(digest: str) -> str:
+    kind, _, found = digest.partition(":")
+    if kind != "sha256" or not _SHA256.fullmatch(found):
         raise Problem("the container names a part by no SHA-256", _HINT)
-    return f"blobs/sha256/{digest}"
+    return found
+
+
+def _digest_in(name: str) -> str:
+    """Return the digest that the name of a part is, or is of; "" where it tells none."""
+    last = name.removeprefix(_BLOBS).removesuffix(".json")
+    return last if _SHA256.fullmatch(last) else ""
 
 
 def _json(outer: tarfile.TarFile, name: str, kind: Any) -> Any:
     with _member(outer, name) as stream:
         text = stream.read(_LARGEST_TEXT + 1)
-    if name.startswith("blobs/sha256/") and hashlib.sha256(text).hexdigest() != name.rpartition("/")[2]:
+    if _digest_in(name) not in ("", hashlib.sha256(text).hexdigest()):
         raise Problem(f"{name} of the container is damaged", _HINT)
     try:
         return read_json(text, kind)
@@ -125,10 +151,13 @@ def _json(outer: tarfile.TarFile, name: str, kind: Any) -> Any:
 
 
 def _member(outer: tarfile.TarFile, name: str) -> IO[bytes]:
-    try:
-        member = next(one for one in outer.getmembers() if one.name.removeprefix("./") == name and one.isreg())
-    except StopIteration:
-        raise Problem(f"the container lacks {name[:80]!r}", _HINT) from None
+    named = {one.name.removeprefix("./"): one for one in outer.getmembers()}
+    member = named.get(name)
+    if member is not None and member.issym():
+        # A layer that is there twice is a link to the first, below another directory.
+        member = named.get(posixpath.normpath(posixpath.join(posixpath.dirname(name), member.linkname)))
+    if member is None or not member.isreg():
+        raise Problem(f"the container lacks {name[:80]!r}", _HINT)
     stream = outer.extractfile(member)
     return stream if stream is not None else io.BytesIO()
 
@@ -136,24 +165,23 @@ def _member(outer: tarfile.TarFile, name: str) -> IO[bytes]:
 # --- its layers ----------------------------------------------------------------------------------
 
 
-def _unpack(outer: tarfile.TarFile, name: str, digest: str, target: Path) -> tarfile.TarFile:
-    """Write a layer to ``target``, compared with its ``digest``, and open it."""
-    with _member(outer, name) as stream:
-        if digest:
-            hashed = hashlib.sha256()
-            while chunk := stream.read(_CHUNK):
-                hashed.update(chunk)
-            if hashed.hexdigest() != digest:
-                raise Problem(f"the layer {name} of the container is damaged", _HINT)
-            stream.seek(0)
+def _unpack(outer: tarfile.TarFile, layer: _Layer, target: Path) -> tarfile.TarFile:
+    """Write a layer to ``target``, compared with its digests, and open it."""
+    with _member(outer, layer.name) as stream:
+        if layer.digest and hashlib.file_digest(stream, "sha256").hexdigest() != layer.digest:  # type: ignore[arg-type]
+            raise Problem(f"the layer {layer.name} of the container is damaged", _HINT)
+        stream.seek(0)
         magic = stream.read(4)
         stream.seek(0)
         if magic == _ZSTD:
             _unpack_zstd(stream, target)
-            return tarfile.open(target, "r:")
-        inner: IO[bytes] = gzip.GzipFile(fileobj=stream) if magic[:2] == _GZIP else stream  # type: ignore[assignment]
-        _write_bounded(inner, target)
-    return tarfile.open(target, "r:")
+        else:
+            inner = gzip.GzipFile(fileobj=stream) if magic[:2] == _GZIP else stream
+            _write_bounded(inner, target)  # type: ignore[arg-type]
+    with target.open("rb") as unpacked:
+        if hashlib.file_digest(unpacked, "sha256").hexdigest() != layer.unpacked:
+            raise Problem(f"the layer {layer.name} of the container is damaged: it is not what its image says", _HINT)
+    return open_tar(target)
 
 
 def _unpack_zstd(stream: IO[bytes], target: Path) -> None:
@@ -194,7 +222,7 @@ def _merge(layers: list[tarfile.TarFile]) -> Files:
             size += member.size
             if len(files) + len(own) + len(hidden) > _MOST or size > _LARGEST:
                 raise Problem("the container has more than 8 GB, or a million files")
-            path = container.clean_path(member.name)
+            path = _below_links(files, container.clean_path(member.name))
             hides = container.hidden_by(path)
             if hides is not None:
                 hidden.add(hides)
@@ -206,6 +234,26 @@ def _merge(layers: list[tarfile.TarFile]) -> Files:
             if replaced > _MOST_REPLACED:
                 raise Problem("the container takes a thousand directories away by files in their places")
     return files
+
+
+def _below_links(files: Files, path: str) -> str:
+    """Return where ``path`` is once links to directories that lie on its way are followed, within the container."""
+    done, left, hops = "", path.split("/"), 0
+    while len(left) > 1:
+        here = posixpath.join(done, left.pop(0))
+        found = files.get(here)
+        if found is None or not stat.S_ISLNK(found.node.mode):
+            done = here
+            continue
+        hops += 1
+        target = posixpath.normpath(f"/{posixpath.join(done, found.node.content)}").lstrip("/")
+        leads = files.get(target) if hops <= _MOST_LINKS else None
+        if leads is None or stat.S_ISREG(leads.node.mode):
+            # It leads to no directory: one takes its place.
+            done = here
+        else:
+            done, left = "", [*target.split("/"), *left]
+    return posixpath.join(done, left[0])
 
 
 def _without(files: Files, hidden: set[tuple[str, bool]]) -> Files:
@@ -238,7 +286,7 @@ def _found(layer: tarfile.TarFile, member: tarfile.TarInfo, own: Files, files: F
     """Return a member as a file of the tree, None for a device; a hard link is the file that it is of."""
     mode = stat.S_IMODE(member.mode) & ~(stat.S_ISUID | stat.S_ISGID)
     if member.islnk():
-        target = container.clean_path(member.linkname)
+        target = _below_links(files, container.clean_path(member.linkname))
         found = own.get(target) or files.get(target)
         if found is None or not stat.S_ISREG(found.node.mode):
             raise Problem(f"the container has a link to {member.linkname[:60]!r}, which is not there")

@@ -31,6 +31,27 @@ _LARGEST_FILE, _LARGEST_TREE = 2 << 30, 24 << 30
 _TYPES = {tarfile.DIRTYPE: stat.S_IFDIR, tarfile.SYMTYPE: stat.S_IFLNK}
 
 
+# Longer than any path, and what else is written of a member, in bytes.
+_LONGEST_HEADER = 1 << 20
+_LONG_NAMES = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+_HEADERS = (*_LONG_NAMES, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+
+
+class _Bounded(tarfile.TarInfo):
+    """A member whose long name and other words are not read where they have no end."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type in _HEADERS and self.size > _LONGEST_HEADER:
+            raise tarfile.ReadError("a member has a name or words without an end")
+        found: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]
+        return found
+
+
+def open_tar(source: Path) -> tarfile.TarFile:
+    """Open a tar that somebody else has made; what describes a member takes no more memory than it may."""
+    return tarfile.open(source, "r:", tarinfo=_Bounded)
+
+
 class Tree:
     """The members of one tree by path, with what is laid over them."""
 
@@ -143,7 +164,7 @@ def pack_tree(
     builds: of it goes into the drive what a package of the app needs.  The tools of a base are written beside it, to
     tools.tar.
     """
-    with tarfile.open(source) as archive:
+    with open_tar(source) as archive:
         made = Tree(archive, recipe)
         if recipe.files:
             made.lay_files(directory / recipe.files)
@@ -206,7 +227,7 @@ def pack_boot(source: Path, recipe: Recipe, init: Path, made: Path) -> None:
 
     ``init`` is the first program of its guests.
     """
-    with tarfile.open(source) as archive:
+    with open_tar(source) as archive:
         members = {member.name.removeprefix("./"): member for member in archive}
 
         def read(path: str) -> bytes:
@@ -254,7 +275,7 @@ def read_packages(source: Path, kind: Kind) -> tuple[str, ...]:
 
     Those of a boot image are not installed; a hook of its build has told which were fetched.
     """
-    with tarfile.open(source) as archive:
+    with open_tar(source) as archive:
         text = read_member(archive, f"{tree.PACKAGES}status")
         if kind is Kind.BOOT and not text:
             return parse_debs(_read_note(archive, DEBS).split("\n"))
@@ -268,7 +289,7 @@ def read_packages(source: Path, kind: Kind) -> tuple[str, ...]:
 
 def read_date(source: Path) -> int:
     """Return the date of the newest archive that a build took packages of, as its hook left it in mmdebstrap's tar."""
-    with tarfile.open(source) as archive:
+    with open_tar(source) as archive:
         text = _read_note(archive, DATES)
     dates = [parsed for line in text.splitlines() if (parsed := email.utils.parsedate_tz(line)) is not None]
     return max((int(email.utils.mktime_tz(date)) for date in dates), default=0)

@@ -33,11 +33,46 @@ class Settings(msgspec.Struct, frozen=True):
     user: str = msgspec.field(name="User", default="")
 
 
+class RootFs(msgspec.Struct, frozen=True):
+    """What the layers unpack to, each by its digest (image-spec, config.md)."""
+
+    diff_ids: tuple[str, ...] = ()
+
+
 class Config(msgspec.Struct, frozen=True):
     """The configuration of a container image, as far as it is taken."""
 
     config: Settings = Settings()
     architecture: str = "amd64"
+    rootfs: RootFs = RootFs()
+
+
+class Platform(msgspec.Struct, frozen=True):
+    """The machine that a manifest is for."""
+
+    architecture: str = "amd64"
+
+
+class Descriptor(msgspec.Struct, frozen=True):
+    """A part of an OCI layout (image-spec, descriptor.md)."""
+
+    digest: str = ""
+    platform: Platform | None = None
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """An index or a manifest of an OCI layout (image-spec, image-index.md, manifest.md)."""
+
+    manifests: tuple[Descriptor, ...] | None = None
+    layers: tuple[Descriptor, ...] | None = None
+    config: Descriptor | None = None
+
+
+class Saved(msgspec.Struct, frozen=True):
+    """One image of what `docker save` writes."""
+
+    config: str = msgspec.field(name="Config", default="")
+    layers: tuple[str, ...] | None = msgspec.field(name="Layers", default=None)
 
 
 def clean_path(name: str) -> str:
