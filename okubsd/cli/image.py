@@ -22,7 +22,7 @@ from okubsd.host.locks import locked
 from okubsd.host.session import Session
 from okubsd.host.trust import is_root
 from okubsd.host.workshop import HERE, Workshop
-from okubsd.images.disk import FORMATS
+from okubsd.images.disk import FORMATS, files_of
 from okubsd.model import Image
 from okubsd.plan.images import BOOT_IMAGE, recipe_of, stale_images
 
@@ -212,13 +212,15 @@ def path(session: Session, name: str) -> None:
 @click.argument("target", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False))
 @click.argument("names", metavar="[NAME...]", nargs=-1)
 @click.option("--alone", is_flag=True, help="Without the boot and base images that NAME needs.")
-@click.option("--format", "form", type=click.Choice(FORMATS), help="As a disk of NAME that boots by itself.")
+@click.option(
+    "--format", "forms", metavar="|".join(FORMATS), help="As a disk of NAME that boots by itself; or several."
+)
 @click.option("--home", default="1G", show_default=True, help="How large the home of such a disk is.")
 @click.option("--authorized-key", "login", type=click.Path(path_type=Path, exists=True), help="Who may come in by ssh.")
 @click.option("--force", is_flag=True, help="Write over a FILE that is there.")
 @pass_session
 def export_to(
-    session: Session, target: Path, names: tuple[str, ...], alone: bool, form: str | None, home: str,
+    session: Session, target: Path, names: tuple[str, ...], alone: bool, forms: str | None, home: str,
     login: Path | None, force: bool,
 ) -> None:  # fmt: skip
     """Write built images to FILE, a signed tar for 'okubsd image import' on another host.
@@ -229,10 +231,14 @@ def export_to(
 
     if not target.absolute().parent.is_dir():
         raise Misuse(f"there is no directory {quoted(target.absolute().parent)}")
-    if target.exists() and not force:
-        raise Misuse(f"{target} is there already", f"okubsd image export --force {shlex.join((str(target), *names))}")
-    if form is not None:
-        _export_disk(session, target, names, form, home, login)
+    targets = {"": target} if forms is None else files_of(target, forms)
+    for made in targets.values():
+        if made.exists() and not force:
+            again = shlex.join((*(() if forms is None else ("--format", forms)), str(target), *names))
+            raise Misuse(f"{made} is there already", f"okubsd image export --force {again}")
+    if forms is not None:
+        # The name of the image is that of the files, where no other is given.
+        _export_disk(session, targets, names or (target.name,), home, login)
         return
     alone = alone or any(name not in session.recipes for name in names)
     chosen = _chosen(session, tuple(dict.fromkeys(names)) if alone else _with_bases(session, names))
@@ -250,13 +256,13 @@ def _chosen(session: Session, names: tuple[str, ...]) -> list[Image]:
 
 
 def _export_disk(
-    session: Session, target: Path, names: tuple[str, ...], form: str, home: str, login: Path | None
+    session: Session, targets: dict[str, Path], names: tuple[str, ...], home: str, login: Path | None
 ) -> None:
-    """Write the app image that is named as one disk."""
+    """Write the app image that is named as one disk, in each of some formats."""
     from okubsd.host import disk
 
     if len(names) != 1 or names[0] not in session.recipes or not session.recipes[names[0]].base:
-        raise Misuse("name one app image for a disk", f"okubsd image export --format {form} {target} term")
+        raise Misuse("name one app image for a disk", "okubsd image export --format qcow2 term.qcow2 term")
     try:
         size = parse_size(home)
     except ValueError:
@@ -268,8 +274,9 @@ def _export_disk(
     if login is not None and not line.startswith("ssh-"):
         raise Misuse(f"{login} is no public key of ssh", "--authorized-key ~/.ssh/id_ed25519.pub")
     with interruptible():
-        disk.export_disk(session.places, (boot, base, app), target, form, size, line, session.report)
-    session.report(f"{app.name}: {render_megabytes(target.stat().st_blocks * 512)} in {target}")
+        disk.export_disk(session.places, (boot, base, app), targets, size, line, session.report)
+    for target in targets.values():
+        session.report(f"{app.name}: {render_megabytes(target.stat().st_blocks * 512)} in {target}")
 
 
 _LEAST_HOME = 16 << 20

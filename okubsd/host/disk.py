@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from okubsd.errors import HostLacks
@@ -25,30 +25,36 @@ _SECONDS = 1800
 
 
 def export_disk(
-    places: Places, images: tuple[Image, Image, Image], target: Path, form: str, home: int, login: str,
+    places: Places, images: tuple[Image, Image, Image], targets: Mapping[str, Path], home: int, login: str,
     report: Callable[[str], None],
 ) -> None:  # fmt: skip
-    """Write the ``images``, boot, base and app, to ``target`` as a disk of the format ``form``, whole or not at all.
+    """Write the ``images``, boot, base and app, as a disk to each of ``targets``, by its format, whole or not at all.
 
     ``home`` is the size of its home in bytes, ``login`` an authorized_keys line of who may come in by ssh, "" for
     nobody.  Raises HostLacks without qemu-img, Problem where an image is damaged.
     """
-    if form != "raw" and programs.find_program("qemu-img") is None:
+    if set(targets) != {"raw"} and programs.find_program("qemu-img") is None:
         raise HostLacks("qemu-img is not on this host", package_hint("qemu-img", "linux"))
     store.verify(places, images, places.state)
     store.check_fit(places, images)
-    with tempfile.TemporaryDirectory(dir=target.absolute().parent, prefix=f".{target.name}.") as name:
+    first = next(iter(targets.values()))
+    with tempfile.TemporaryDirectory(dir=first.absolute().parent, prefix=f".{first.name}.") as name:
         raw, made = Path(name) / "raw", Path(name) / "made"
         report(f"{images[2].name}: writing the disk")
         _write_raw(places, images, raw, home, login)
-        if form != "raw":
-            report(f"{images[2].name}: turning it into {form}")
-            argv = ("qemu-img", "convert", "-f", "raw", "-O", form, str(raw), str(made))
-            door.must(argv, f"turning the disk into {form}", timeout=_SECONDS)
-        whole = raw if form == "raw" else made
-        whole.chmod(0o644)
-        door.sync(whole)
-        whole.replace(target)
+        # What is turned into others goes last.
+        for form, target in sorted(targets.items(), key=lambda pair: pair[0] == "raw"):
+            if form != "raw":
+                report(f"{images[2].name}: turning it into {form}")
+                argv = ("qemu-img", "convert", "-f", "raw", "-O", form, str(raw), str(made))
+                door.must(argv, f"turning the disk into {form}", timeout=_SECONDS)
+            _put(raw if form == "raw" else made, target)
+
+
+def _put(whole: Path, target: Path) -> None:
+    whole.chmod(0o644)
+    door.sync(whole)
+    whole.replace(target)
 
 
 def _write_raw(places: Places, images: tuple[Image, Image, Image], raw: Path, home: int, login: str) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import struct
+from pathlib import Path
 
-from okubsd.errors import Problem
+from okubsd.config.names import quoted
+from okubsd.errors import Misuse, Problem
 
 _MIB, _SECTOR = 1 << 20, 512
 _LINUX = 0x83
@@ -48,3 +50,17 @@ def with_partitions(mbr: bytes, places: list[tuple[int, int]]) -> bytes:
         # No CHS: what is beyond it is told as the largest.
         table += struct.pack("<B3sB3sII", 0, b"\xfe\xff\xff", _LINUX, b"\xfe\xff\xff", at // _SECTOR, size // _SECTOR)
     return mbr[:_TABLE] + table.ljust(4 * _ENTRY, b"\0") + _MARK
+
+
+def files_of(target: Path, forms: str) -> dict[str, Path]:
+    """Return the file of each format: ``target`` for one, and ``target``.FORMAT for several between commas.
+
+    Raises Misuse for a word that is no format.
+    """
+    words = forms.split(",")
+    wrong = next((word for word in words if word not in FORMATS), None)
+    if wrong is not None:
+        raise Misuse(f"{quoted(wrong)} is no format of a disk", f"one of {', '.join(FORMATS)}, or several: raw,qcow2")
+    if len(words) == 1:
+        return {words[0]: target}
+    return {word: target.with_name(f"{target.name}.{word}") for word in words}

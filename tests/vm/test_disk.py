@@ -15,17 +15,27 @@ from tests.vm.world import World, wait_until
 pytestmark = pytest.mark.vm
 
 
-@pytest.mark.parametrize("form", FORMATS)
-def test_a_disk_of_each_format_boots_to_its_app_and_lets_its_owner_in(form: str, world: World, tmp_path: Path) -> None:
-    key, disk, serial = tmp_path / "key", tmp_path / f"term.{form}", tmp_path / "serial"
+@pytest.fixture(scope="module")
+def published(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a disk of each format, and the key of who may come in."""
+    directory = tmp_path_factory.mktemp("disks")
+    key = directory / "key"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
-    options = ("--format", form, "--home", "32M", "--authorized-key", f"{key}.pub")
-    world.ok("image", "export", *options, str(disk), "term")
+    options = ("--format", ",".join(FORMATS), "--home", "32M", "--authorized-key", f"{key}.pub")
+    world.ok("image", "export", *options, str(directory / "term"))
+    assert world.call("image", "export", *options, str(directory / "term")).code == 2, "nothing is written over"
+    return directory
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_disk_of_each_format_boots_to_its_app_and_lets_its_owner_in(
+    form: str, published: Path, tmp_path: Path
+) -> None:
+    key, disk, serial = published / "key", published / f"term.{form}", tmp_path / "serial"
     told = json.loads(
         subprocess.run(["qemu-img", "info", "--output=json", str(disk)], capture_output=True, check=True).stdout
     )
     assert told["format"] == form
-    assert world.call("image", "export", *options, str(disk), "term").code == 2, "nothing is written over"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -66,7 +76,7 @@ def test_a_disk_of_each_format_boots_to_its_app_and_lets_its_owner_in(form: str,
         (("--format", "raw", "DISK", "term", "spy"), "name one app image for a disk"),
         (("--format", "raw", "--home", "1K", "DISK", "term"), "is no size of 16M or more"),
         (("--format", "raw", "--home", "x", "DISK", "term"), "is no size of 16M or more"),
-        (("--format", "ova", "DISK", "term"), "ova"),
+        (("--format", "raw,ova", "DISK", "term"), "'ova' is no format of a disk"),
         (("--format", "raw", "--authorized-key", "KEY", "DISK", "term"), "is no public key of ssh"),
     ],
 )
