@@ -9,6 +9,8 @@ def main() -> None:
     from okubsd.cli.main import main as run
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Whoever calls us may have ignored it: then nobody would learn how a program of ours has ended.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     run()
 
 

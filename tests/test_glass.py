@@ -417,6 +417,46 @@ def test_nothing_is_left_when_something_ends(what: str, plain_bed: Bed) -> None:
     until(lambda: not [pid for pid in halves if alive(pid)])
 
 
+# A program that gives the whole display a pointer, and ends: the server tells nobody of its picture then.
+POINTER = """
+import sys
+from Xlib import display
+opened = display.Display(sys.argv[1])
+font = opened.open_font("cursor")
+made = font.create_glyph_cursor(font, 150, 151, (0, 0, 0), (65535, 65535, 65535))
+opened.screen().root.change_attributes(cursor=made)
+opened.sync()
+"""
+
+
+@pytest.mark.spawns
+def test_a_pointer_whose_owner_has_ended_ends_no_window(plain_bed: Bed) -> None:
+    Client(plain_bed).do("window", "red", 300, 200, "cc0000")
+    row = plain_bed.wait_for("Red")
+    plain_bed.xdotool("mousemove", str(row.x + 50), str(row.y + 50))
+    before = plain_bed.halves()
+    env = {**os.environ, "XAUTHORITY": str(plain_bed.run / layout.XAUTHORITY)}
+    for _ in range(3):
+        subprocess.run([sys.executable, "-c", POINTER, f":{plain_bed.number}"], env=env, check=True)
+        plain_bed.xdotool("mousemove_relative", "1", "1")
+        time.sleep(0.3)
+    assert plain_bed.halves() == before and "Red" in plain_bed.rows()
+
+
+@pytest.mark.spawns
+def test_a_display_that_is_another_is_held_by_a_client_of_its_own(plain_bed: Bed) -> None:
+    """Whoever dies afterwards does not end it."""
+    Client(plain_bed).do("window", "red", 300, 200, "cc0000")
+    plain_bed.wait_for("Red")
+    for which in (0, 1, 0):
+        before = plain_bed.halves()
+        os.kill(before[which], signal.SIGKILL)
+        until(lambda before=before: len(plain_bed.halves()) == 2 and not set(plain_bed.halves()) & set(before))
+        plain_bed.wait_for("Red")
+    held = {path.readlink().name for path in Path(f"/proc/{plain_bed.glass.pid}/fd").iterdir()}
+    assert len([name for name in held if name.startswith("socket:")]) == 1
+
+
 @pytest.mark.spawns
 def test_a_display_that_ended_while_its_vm_lives_is_told(plain_bed: Bed) -> None:
     Client(plain_bed).do("window", "red", 300, 200, "cc0000")

@@ -46,7 +46,7 @@ def test_a_report_says_how_many_and_is_read_again(tmp_path: Path) -> None:
 
 
 def test_ports_of_a_guest_are_read_from_its_table() -> None:
-    assert inside.listening(PROC_NET_TCP.splitlines()) == {6010: "1", 22: "2"}
+    assert inside.listening(PROC_NET_TCP.splitlines()) == {6010: {"1"}, 22: {"2"}}
     assert inside.listening(["x" * 100, "", "0: zz"]) == {}
 
 
@@ -77,6 +77,8 @@ def test_routes_of_a_guest_are_read_from_its_table() -> None:
     assert inside.parse_routes(ROUTES.splitlines()) == inside.Routes(("10.0.2.2",), ((0x0A000200, 0xFFFFFF00),))
     alone = [line for line in ROUTES.splitlines() if " 0202000A " not in line]
     assert inside.parse_routes(alone) == inside.Routes((), ((0x0A000200, 0xFFFFFF00),))
+    own = ["Iface", "podman0 0000580A 00000000 0001 0 0 0 0000FFFF 0 0 0", *alone[1:]]
+    assert inside.parse_routes(own) == inside.parse_routes(alone)
     assert inside.parse_routes(["", "eth0 zz", "a b c d e f g h"]) == inside.Routes((), ())
 
 

@@ -147,6 +147,71 @@ def test_a_window_of_his_that_comes_under_the_pointer_hears_nothing_of_what_is_t
             assert not heard(guest)
 
 
+@pytest.mark.parametrize("manager", ["cwm", "openbox", "i3"])
+def test_a_window_that_is_raised_hears_nothing_of_what_is_typed_elsewhere(manager: str, tmp_path: Path) -> None:
+    """Whoever asks for it may not be the user."""
+    with Bed(tmp_path, manager) as bed:
+        guest = Client(bed)
+        guest.do("window", "red", 300, 200, "cc0000")
+        click(bed, guest, "Red")
+        guest.do("window", "blue", 300, 200, "0000cc")
+        number = bed.wait_for("Blue").window
+        with own_terminal(bed):
+            with typing(bed):
+                assert windows.do(bed.run, "raise", number)
+                time.sleep(1.2)
+                assert not heard(guest)
+            time.sleep(1)
+            assert windows.do(bed.run, "raise", number)
+            until(lambda: bed.rows()["Blue"].focused)
+            bed.xdotool("key", "h")
+            guest.wait_to_hear("key blue h")
+
+
+def test_a_window_that_grows_in_a_pause_hears_not_even_the_first_key(tmp_path: Path) -> None:
+    with Bed(tmp_path, "cwm") as bed:
+        guest = Client(bed)
+        guest.do("window", "red", 300, 200, "cc0000")
+        click(bed, guest, "Red")
+        bed.xdotool("windowmove", bed.frame("work. red"), "10", "10")
+        with own_terminal(bed):
+            bed.xdotool("windowraise", bed.frame("work. red"))
+            time.sleep(0.8)
+            guest.do("size", "red", 1300, 800)
+            until(lambda: bed.rows()["Red"].width > 1000 and bed.rows()["Red"].focused)
+            for letter in "secret":
+                bed.xdotool("key", letter)
+                time.sleep(0.1)
+            assert not heard(guest)
+
+
+def test_a_window_that_asks_for_the_size_that_it_has_stays_the_users(tmp_path: Path) -> None:
+    with Bed(tmp_path, "cwm") as bed:
+        guest = Client(bed)
+        guest.do("window", "red", 300, 200, "cc0000")
+        click(bed, guest, "Red")
+        with own_terminal(bed):
+            guest.do("size", "red", 300, 200)
+            time.sleep(0.3)
+            bed.xdotool("windowfocus", bed.frame("work. red"))
+            until(lambda: bed.rows()["Red"].focused)
+            bed.xdotool("key", "h")
+            guest.wait_to_hear("key red h")
+
+
+def test_what_a_program_shows_while_it_begins_does_not_use_up_the_start(tmp_path: Path) -> None:
+    with Bed(tmp_path, "cwm") as bed:
+        guest = Client(bed)
+        guest.do("window", "splash", 200, 100, "cccccc")
+        bed.wait_for("Splash")
+        with own_terminal(bed):
+            guest.do("gone", "splash")
+            until(lambda: not bed.rows())
+            time.sleep(1.5)
+            guest.do("window", "main", 300, 200, "cc0000")
+            until(lambda: "Main" in bed.rows() and bed.rows()["Main"].focused)
+
+
 def test_a_menu_of_his_that_comes_under_the_pointer_hears_nothing(tmp_path: Path) -> None:
     with Bed(tmp_path, "none") as bed:
         guest = Client(bed)

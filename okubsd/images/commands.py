@@ -68,6 +68,8 @@ def bootstrap_argv(
         "--format=tar",
         "--architectures=amd64",
         *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _LEFT_OUT),
+        # Who may do what with a program is said beside it.
+        "--dpkgopt=path-include=/usr/share/doc/*/copyright",
         "--aptopt=APT::Install-Recommends false",
         "--aptopt=Acquire::Languages none",
         *(() if apt_conf is None else (f"--aptopt={apt_conf}",)),

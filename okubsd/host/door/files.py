@@ -86,14 +86,18 @@ def append(path: Path, line: bytes) -> None:
     """Append ``line`` to the log ``path``, which is made for its owner alone if need be.
 
     One that was cut short by a power cut is ended first, so a log may have empty lines.
-    Raises Problem where that is no file of ours to write to; nothing is waited for.
+    Raises Problem where that is no file of ours to write to, or there is no room; nothing is waited for.
     """
+    whole = b"\n" + line + b"\n"
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
         descriptor = os.open(path, flags, 0o600)
     except OSError as error:
         raise Problem(f"{path} cannot be written: {error.strerror}") from None
     try:
-        os.write(descriptor, b"\n" + line + b"\n")
+        if os.write(descriptor, whole) < len(whole):
+            raise Problem(f"{path} cannot be written: there is no room for it")
+    except OSError as error:
+        raise Problem(f"{path} cannot be written: {error.strerror}") from None
     finally:
         os.close(descriptor)

@@ -74,13 +74,16 @@ def main() -> int:
         if past.begun and _vm_lives(run):
             _say_on_desktop(orders, f"its display has ended; okubsd start {orders.vm} gives it a new one")
         return 0
-    idle = _hold(run, number) if past.idle < 0 else past.idle
+    # Anew each time: the display may be another one.
+    idle = _hold(run, number)
+    _close(past.idle)
     _mind(run, _halves(orders, number, idle), msgspec.structs.replace(past, idle=idle, begun=begun))
     return 0
 
 
 def _vm_lives(run: Path) -> bool:
-    return locks.is_alive(run / layout.QEMU_LIFE) or listener_pid(run / f"{layout.SSH_SOCKET}user") is not None
+    life = run / layout.QEMU_LIFE
+    return locks.is_alive(life) if life.exists() else listener_pid(run / f"{layout.SSH_SOCKET}user") is not None
 
 
 def _say_on_desktop(orders: Orders, words: str) -> None:

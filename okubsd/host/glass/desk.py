@@ -58,6 +58,8 @@ class Desk:
         self.display, self.look = display, look
         # Whether the VM has the microphone, which every label then says.
         self.hearing = False
+        # The window that no menu of the VM is above, where there is one.
+        self.above: Any = None
         self.screen = display.screen()
         self.root = self.screen.root
         self.size = (0, 0)

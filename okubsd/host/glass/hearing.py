@@ -38,6 +38,7 @@ def key(painter: Painter, pane: Pane, event: Any) -> None:
     if down:
         painter.taken.discard(event.detail)
         if is_deaf(pane):
+            painter.tell(pane, "it hears you when you have stopped typing for a moment")
             return
         if not pane.told_held:
             tell_held(painter, pane)
@@ -58,7 +59,7 @@ def is_deaf(pane: Pane) -> bool:
     now = time.monotonic()
     if pane.expected or (now >= pane.deaf_until and (pane.focused or pane.waited)):
         # One that follows a window of the user's own is his from here on.
-        pane.expected = pane.expected or pane.welcome
+        pane.expected, pane.came = pane.expected or pane.welcome, False
         return False
     pane.waited, pane.deaf_until = True, now + _DEAF_SECONDS
     return True
@@ -66,7 +67,7 @@ def is_deaf(pane: Pane) -> bool:
 
 def greet(painter: Painter, pane: Pane) -> None:
     """Have a window that is welcome be the user's, where it comes to him while he does nothing else."""
-    if pane.welcome and not pane.expected and painter.desk.idle_seconds() >= _QUIET_SECONDS:
+    if pane.welcome and not pane.expected and not pane.came and painter.desk.idle_seconds() >= _QUIET_SECONDS:
         pane.expected = True
 
 
@@ -106,7 +107,7 @@ def button(painter: Painter, pane: Pane, event: Any) -> None:
     down = isinstance(event, xevent.ButtonPress)
     if down and event.detail <= _LAST_BUTTON:
         # Who points into a window means it; a wheel turns under whatever comes.
-        pane.expected, painter.left = True, False
+        pane.expected, pane.came, painter.left = True, False, False
     painter.wire.tell(Asked.BUTTON, pane.number, event.event_x, event.event_y, event.detail, int(down))
 
 

@@ -53,7 +53,11 @@ def tell_cursor(reader: Reader) -> None:
     if not (reader.cursor_due and reader.free):
         return
     reader.cursor_due = False
-    width, height, hot_x, hot_y, laid = cursor.image_of(reader.display, reader.root)
+    try:
+        width, height, hot_x, hot_y, laid = cursor.image_of(reader.display, reader.root)
+    except error.XError:
+        # The server does not show it to others than its owner, who may be gone: the pointer stays as it was.
+        return
     if laid:
         slot = reader.free.pop()
         reader.slots.lay(slot, laid)

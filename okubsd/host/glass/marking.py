@@ -56,9 +56,10 @@ def mark_hearing(painter: Painter, *, on: bool) -> None:
     painter.desk.hearing = on
     if on and painter.mark is None:
         painter.mark = Mark(painter.desk)
+        painter.desk.above = painter.mark.top
     elif not on and painter.mark is not None:
         painter.mark.top.destroy()
-        painter.mark = None
+        painter.mark = painter.desk.above = None
     for pane in painter.panes.values():
         pane.draw_label()
 

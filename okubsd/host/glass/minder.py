@@ -62,6 +62,9 @@ def _listens(path: str) -> bool:
         connection.settimeout(2)
         try:
             connection.connect(path)
+        except BlockingIOError:
+            # Others wait there, too.
+            return True
         except OSError:
             return False
     return True

@@ -65,7 +65,7 @@ class Painter:
         self.ready = False
         self.splash: Splash | None = None
         self.cursor: Any = None
-        self._notice_ends = self._expecting = self._hands_until = 0.0
+        self._notice_ends = self._expecting = self._hands_until = self.states_from = 0.0
         self._heard: deque[Message] = deque()
         self._pacing = Pacing()
         # Keys of ours that are down, and when each was let go of last.
@@ -156,8 +156,9 @@ class Painter:
             self._event(event)
 
     def bring_up(self, pane: Pane) -> None:
-        """Have the desktop's window manager raise and focus a window, which the user has asked for."""
-        pane.expected = True
+        """Have the desktop's window manager raise and focus a window, as somebody asked for, perhaps while he types."""
+        if not pane.focused:
+            pane.expected, pane.welcome, pane.came = False, True, False
         self.ask_manager(pane, "_NET_ACTIVE_WINDOW", 2, X.CurrentTime)
         pane.top.map()
         pane.top.configure(stack_mode=X.Above)
@@ -227,13 +228,14 @@ class Painter:
         hands = self.focused
         expected = hands is not None and hands.expected
         # What was started comes when it likes, perhaps while the user types elsewhere.
-        started = not menu and now < self._expecting
+        started, awaited = not menu and now < self._expecting, self._expecting
         welcome = started or now < self._hands_until or (hands is not None and hands.welcome)
         # A menu, or the picture that some programs begin with, is not the window that was waited for.
         self._expecting = self._expecting if menu else 0.0
         pane = Pane(
             self.desk, message.window, box, menu=menu, owner=self.panes.get(owner), expected=expected, welcome=welcome
         )  # fmt: skip
+        pane.awaited_until = awaited if started else 0.0
         self.panes[message.window] = pane
         self.frames[pane.top.id] = self.frames[pane.inner.id] = pane
         if self.cursor is not None:
@@ -272,6 +274,9 @@ class Painter:
             self._hands_until = time.monotonic() + _HANDS_SECONDS if pane.expected or pane.welcome else 0.0
             self.focused = None
             self.let_go()
+        if not pane.expected and pane.awaited_until:
+            # What a program shows while it begins is not the window that was waited for.
+            self._expecting = pane.awaited_until
         pane.destroy()
 
     def tell_key(self, pane: Pane, code: int, state: int, *, down: bool) -> None:

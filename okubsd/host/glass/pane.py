@@ -64,6 +64,8 @@ class Pane:
         self.deaf_until, self.minded_until = 0.0, time.monotonic() + _MIND_SECONDS
         # Whether it has waited for who types to stop, and whether it knows which modifiers are held.
         self.waited = self.told_held = False
+        # Whether the guest had it come to where the pointer may be; until when a start waits for another in its place.
+        self.came, self.awaited_until = False, 0.0
         self._hints: tuple[int, ...] = (0,) * 8
         outer = self.edges.around(Box(box.x, box.y, self.width, self.height))
         self.outer = self._placed(outer)
@@ -76,6 +78,8 @@ class Pane:
         self.shown = not menu or box.cut(*desk.size) is not None
         if self.shown:
             self.top.map()
+            if menu:
+                self._come_up()
 
     def _placed(self, outer: Box) -> Box:
         """Return where on the screen a frame is to be, all of it, and of a menu the line around it."""
@@ -161,21 +165,27 @@ class Pane:
 
         What comes under the pointer by that is not what the user types to, though it was his choice once.
         """
-        if not self.focused:
-            self.expected, self.welcome, self.waited = False, self.expected or self.welcome, False
         width, height = fit(box.width, box.height, self.edges, self.desk.size)
         outer = self.edges.around(Box(box.x, box.y, width, height))
+        if not self.focused and (self.menu or (width, height) != (self.width, self.height)):
+            self.expected, self.welcome, self.waited, self.came = False, self.expected or self.welcome, False, True
         if self.menu:
             outer = self._placed(outer)
             self.width, self.height = self.edges.inside(outer.width, outer.height)
             self.top.configure(x=outer.x, y=outer.y, width=outer.width, height=outer.height)
-            self.top.configure(stack_mode=X.Above)
+            self._come_up()
             if not self.shown and box.cut(*self.desk.size) is not None:
                 self.shown = True
                 self.top.map()
         elif (width, height) != (self.width, self.height):
             self.minded_until = time.monotonic() + _MIND_SECONDS
             self.top.configure(width=outer.width, height=outer.height)
+
+    def _come_up(self) -> None:
+        """Be above all but what says that the VM has the microphone."""
+        self.top.configure(stack_mode=X.Above)
+        if self.desk.above is not None:
+            self.desk.above.configure(stack_mode=X.Above)
 
     def hide(self) -> None:
         """Take a menu off the screen, until the guest asks for a place again."""

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from okubsd.host.glass.painter import Painter
 
 
-# A window gets no more than one state in so many seconds: each is the window manager's work.
-_STATE_SECONDS = 0.25
+# How often a window gets another state, and how often any window of the VM does, in seconds: each is the work of the
+# desktop's window manager.
+_STATE_SECONDS, _ANY_STATE_SECONDS = 0.25, 0.05
 
 
 def place(painter: Painter, pane: Pane, message: Message) -> None:
@@ -64,8 +65,9 @@ def state(painter: Painter, pane: Pane, message: Message) -> None:
     which, wanted = message.numbers[:2]
     now = time.monotonic()
     leaves = which == State.FULLSCREEN and not wanted and pane.filled
-    if pane.menu or (now < pane.states_from and not leaves):
+    if pane.menu or (now < max(pane.states_from, painter.states_from) and not leaves):
         return
+    painter.states_from = now + _ANY_STATE_SECONDS
     pane.minded_until, pane.states_from = 0.0, now + _STATE_SECONDS
     if which == State.ICONIC:
         painter.ask_manager(pane, "WM_CHANGE_STATE", 3)

@@ -70,7 +70,11 @@ def _start_server(step: steps.StartDisplay, performance: Performance) -> None:
 
 def start_glass(step: steps.StartGlass, performance: Performance) -> None:
     """Start what shows the windows; it waits for the display itself."""
-    if locks.is_alive(step.run / layout.GLASS_LIFE):
+    life = step.run / layout.GLASS_LIFE
+    if performance.server is not None:
+        # The display is new: who showed the one before is about to end.
+        wait_until(lambda: not locks.is_alive(life) or windows.is_ready(step.run), _OLD_GLASS_SECONDS, pause=0.05)
+    if locks.is_alive(life):
         return
     (step.run / layout.GLASS).unlink(missing_ok=True)
     performance.shown_at = step.run
@@ -217,6 +221,8 @@ def show_app(step: steps.ShowApp, performance: Performance) -> None:
                 _wait_for_glass(step, performance, _is_painted)
 
 
+# How long who showed a display that is gone may take to end.
+_OLD_GLASS_SECONDS = 5.0
 # The glass begins in a third of a second; a host that is busy takes its time.
 _GLASS_SECONDS = 20.0
 

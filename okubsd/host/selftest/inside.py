@@ -20,8 +20,10 @@ from okubsd.recipe import Recipe
 
 _SECONDS, _MOST_ROUTES, _MOST_LINES = 30.0, 16, 20_000
 SSH_PORT = 22
-# What the guest's ssh server is called.
-_SERVERS = {"dropbear", "sshd"}
+# The NIC that every guest has, as its kernel calls it.
+_NIC = "eth0"
+# What the ssh server of our base is called.
+_SERVERS = {"dropbear"}
 
 
 class Victim(msgspec.Struct, frozen=True):
@@ -90,11 +92,14 @@ def change_images(victim: Victim) -> Line:
     return judge("images", tried, broke=bool(more), control=control and bool(shut or more), seen=seen)
 
 
-def listening(lines: list[str]) -> dict[int, str]:
+def listening(lines: list[str]) -> dict[int, set[str]]:
     """Return the ports that a guest listens at with their sockets' numbers, of its /proc/net/tcp (proc(5))."""
+    found: dict[int, set[str]] = {}
     pattern = r"\s*\d+: [0-9A-F]{8}:([0-9A-F]{4}) [0-9A-F]{8}:0000 0A(?: +\S+){5} +([0-9]+)"
-    rows = (re.match(pattern, line) for line in lines[:_MOST_LINES])
-    return {int(row[1], 16): row[2] for row in rows if row}
+    for line in lines[:_MOST_LINES]:
+        if row := re.match(pattern, line):
+            found.setdefault(int(row[1], 16), set()).add(row[2])
+    return found
 
 
 def holders(lines: list[str]) -> dict[str, set[str]]:
@@ -122,14 +127,15 @@ def use_channels(victim: Victim) -> Line:
     """Look for ways through the ssh connection that it does not need."""
     tried = "look for ports, agents and sockets that the ssh connection brought"
     lines = _shell(victim, _SOCKETS, user=ROOT) or []
-    ports, who = listening(lines), holders(lines)
+    ports, sockets = listening(lines), holders(lines)
+    who = {port: {name for socket in held for name in sockets.get(socket, ())} for port, held in ports.items()}
     agents = next((line for line in lines if line.strip().isdigit()), "0")
     known = {SSH_PORT, X11_PORT, *victim.published}
     effective = _effective(victim)
     open_ways = [f"{name} {value}" for name, value in effective.items() if name in _CLOSED and value != "no"]
     more = sorted(port for port in ports if port not in known)
     # A port that the guest's ssh server listens at is one that the host's ssh has asked for.
-    brought = [port for port in more if _SERVERS & who.get(ports[port], set())]
+    brought = [port for port in more if _SERVERS & who[port]]
     seen = "windows only" if X11_PORT in ports else "none"
     if open_ways:
         seen = f"the host's ssh has {open_ways[0]}"
@@ -140,7 +146,7 @@ def use_channels(victim: Victim) -> Line:
     elif more:
         seen += f"; port {more[0]} is a program's of the guest"
     broke = bool(open_ways or brought) or agents != "0"
-    control = bool(_SERVERS & who.get(ports.get(SSH_PORT, ""), set())) and bool(effective)
+    control = bool(_SERVERS & who.get(SSH_PORT, set())) and bool(effective)
     return judge("ssh", tried, broke=broke, control=control, seen=seen)
 
 
@@ -234,7 +240,10 @@ def _greets(victim: Victim, address: str, port: int, user: str = USER) -> bool:
 
 
 class Routes(msgspec.Struct, frozen=True):
-    """What a guest's table of routes says: its ``routers``, and the ``networks`` that it lies in, by their numbers."""
+    """What a guest's table of routes says of its NIC: its ``routers``, and the ``networks`` that it lies in.
+
+    A network is its address and its mask, as numbers.  What the guest has made for itself, as for containers, is none.
+    """
 
     routers: tuple[str, ...]
     networks: tuple[tuple[int, int], ...]
@@ -246,7 +255,7 @@ def parse_routes(lines: list[str]) -> Routes:
     numbers = [
         tuple(int.from_bytes(bytes.fromhex(row[at]), "little") for at in (1, 2, 7))
         for row in rows
-        if len(row) > 7 and all(re.fullmatch(r"[0-9A-F]{8}", row[at]) for at in (1, 2, 7))
+        if len(row) > 7 and row[0] == _NIC and all(re.fullmatch(r"[0-9A-F]{8}", row[at]) for at in (1, 2, 7))
     ]
     routers = tuple(_dotted(router) for network, router, _ in numbers if network == 0 and router)
     return Routes(routers, tuple((network, mask) for network, router, mask in numbers if network and not router))
