@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from okubsd.errors import Problem
-from okubsd.host import builder, exchange, signing, store
+from okubsd.host import builder, door, exchange, signing, store
 from okubsd.host.places import Places
 from okubsd.images.archive import read_members
 from okubsd.images.signify import (
@@ -50,6 +50,8 @@ def source(tmp_path: Path) -> Places:
     image = Image(name="term", kind=Kind.APP, build="0123456789ab", recipe="r", base="b" * 12, built=1, parts=(part,))
     (directory / "manifest.json").write_bytes(msgspec.json.encode(image))
     (directory.parent / "current").symlink_to("0123456789ab")
+    door.make_private(places.state)
+    store.sign(places, image, directory)
     return places
 
 
@@ -265,6 +267,7 @@ def test_what_was_built_here_stays_so_when_it_comes_back(source: Places, tmp_pat
     manifest_path = source.images / "term/0123456789ab/manifest.json"
     built = msgspec.structs.replace(images(source)[0], built_here=True)
     manifest_path.write_bytes(msgspec.json.encode(built))
+    store.sign(source, built, manifest_path.parent)
     archive = archive_of(source, tmp_path)
     (taken,) = exchange.import_images(source, archive, quiet, for_vmd=False)
     assert taken.built_here and taken.signer == ""
