@@ -16,14 +16,14 @@ pytestmark = pytest.mark.vm
 
 
 @pytest.fixture(scope="module")
-def published(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def published(built: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a disk of each format, and the key of who may come in."""
     directory = tmp_path_factory.mktemp("disks")
     key = directory / "key"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
     options = ("--format", ",".join(FORMATS), "--home", "32M", "--authorized-key", f"{key}.pub")
-    world.ok("image", "export", *options, str(directory / "term"))
-    assert world.call("image", "export", *options, str(directory / "term")).code == 2, "nothing is written over"
+    built.ok("image", "export", *options, str(directory / "term"))
+    assert built.call("image", "export", *options, str(directory / "term")).code == 2, "nothing is written over"
     return directory
 
 

@@ -20,12 +20,12 @@ MOMENTS = (0.02, 0.1, 0.25, 0.5, 0.7, 0.85)
 
 
 @pytest.fixture(scope="module")
-def usual(world: World) -> float:
+def usual(built: World) -> float:
     """Return the seconds that a start takes that nobody interrupts."""
     began = time.monotonic()
-    world.ok("start", "kept", "--headless")
+    built.ok("start", "kept", "--headless")
     taken = time.monotonic() - began
-    world.ok("stop", "kept")
+    built.ok("stop", "kept")
     return taken
 
 
