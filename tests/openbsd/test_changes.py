@@ -70,7 +70,7 @@ def test_a_header_of_qcow2_is_whole_or_none() -> None:
     )  # fmt: skip
     with pytest.raises(ValueError, match="cut short"):
         qcow2.parse_header(whole[:-1])
-    with pytest.raises(ValueError, match="no qcow2"):
+    with pytest.raises(ValueError, match="not a qcow2"):
         qcow2.parse_header(b"")
 
 
