@@ -96,8 +96,8 @@ ETC = "etc/okubsd"
 VM_CONF, PF_CONF = f"{ETC}/vm.conf", f"{ETC}/pf.conf"
 ANCHORS, RECORDS, NAMES_OF_RULES = f"{ETC}/pf", f"{ETC}/vms", f"{ETC}/names"
 NUMBERS, AUTOSTART = f"{ETC}/numbers", f"{ETC}/autostart"
-# Whether the host forwarded packets before okubsd had it do so: 0 or 1.
-FORWARDED_BEFORE = f"{ETC}/forwarded-before"
+# What of sysctl(2) was before okubsd had it be 1: NAME=VALUE, a line each.
+SYSCTL_BEFORE = f"{ETC}/sysctl-before"
 # The queues of an interface, which are loaded while it is there; what dhcpd(8) leases on a switch; tunnels.
 QUEUES, DHCPD, OPENVPN = f"{ETC}/queues", f"{ETC}/dhcpd", f"{ETC}/openvpn"
 

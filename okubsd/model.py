@@ -50,6 +50,11 @@ class NetworkKind(enum.StrEnum):
         return _KINDS[self].openbsd_only
 
     @property
+    def sysctls(self) -> tuple[str, ...]:
+        """Return what has to be 1 on an OpenBSD host for it (sysctl(2))."""
+        return (*(("net.inet.ip.forwarding",) if self.leads_out else ()), *_KINDS[self].sysctls)
+
+    @property
     def leads_out(self) -> bool:
         """Return whether anything leaves it, so that rules mean something."""
         return _KINDS[self].leads_out
@@ -60,6 +65,7 @@ class _KindFacts(msgspec.Struct, frozen=True, kw_only=True):
     tunnel: bool = False
     openbsd_only: str = ""
     leads_out: bool = True
+    sysctls: tuple[str, ...] = ()
 
 
 _KINDS = {

@@ -52,7 +52,7 @@ FLOORS = {
         {"facts", "saved"},
         {"seats"},
         {"compile", "start", "stop"},
-        {"changes", "interfaces"},
+        {"changes", "sysctls", "interfaces"},
         {"judge", "why", "doctor"},
         {"apply"},
     ],

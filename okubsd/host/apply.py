@@ -22,6 +22,7 @@ from okubsd.netif.numbers import parse_numbers
 from okubsd.plan.apply import ApplyFacts, plan_restore, plan_rules
 from okubsd.plan.compile import Compiled
 from okubsd.plan.steps import Plan
+from okubsd.plan.sysctls import wanted_sysctls
 
 _FILES_OF_NETWORKS = (f"{layout.DHCPD}/*.conf", f"{layout.OPENVPN}/*.conf", f"{layout.QUEUES}/*")
 
@@ -50,7 +51,7 @@ def ask_apply(system: HostRoot, compiled: Compiled) -> ApplyFacts:
         drives=frozenset(path.parent.name for path in system.path(layout.DRIVES).glob(f"*/{layout.HOME}")),
         taps=frozenset(_numbers_of(system.path("dev").glob("tap*"))),
         services=frozenset(name for name in ("vmd", "okubsd") if _starts_at_boot(name)),
-        forwarding=records.sysctl("net.inet.ip.forwarding") == "1",
+        sysctls={name: records.sysctl(name) for name in wanted_sysctls(compiled)},
         numbers=frozenset(numbers.values()),
         interfaces=frozenset(interface.name for interface in ask_interfaces()),
         vmd_runs=vmd_runs(),
@@ -77,7 +78,7 @@ def _our_files(system: HostRoot) -> Iterator[str]:
     # The administrator's own files are there too: the description, recipes, tunnels.
     yield from (
         name
-        for name in (layout.VM_CONF, layout.PF_CONF, layout.NUMBERS, layout.AUTOSTART, layout.FORWARDED_BEFORE)
+        for name in (layout.VM_CONF, layout.PF_CONF, layout.NUMBERS, layout.AUTOSTART, layout.SYSCTL_BEFORE)
         if system.path(name).is_file()
     )
     directories = (
@@ -164,8 +165,8 @@ def restore(session: Session) -> bool:
     running = _running(kept_numbers(system))
     failed = []
     performance = Performance(session)
-    before = system.read(layout.FORWARDED_BEFORE)
-    for step in plan_restore(journal, running, vmd_runs=vmd_runs(), forwarded_before=before):
+    before = system.read(layout.SYSCTL_BEFORE)
+    for step in plan_restore(journal, running, vmd_runs=vmd_runs(), sysctl_before=before):
         # Going back goes on: what cannot be undone now must not keep the rest from being undone.
         try:
             perform.perform_step(step, performance)

@@ -13,7 +13,6 @@ from pathlib import PurePosixPath
 import msgspec
 
 from okubsd import layout
-from okubsd.config.marked import without_block
 from okubsd.errors import Problem
 from okubsd.hostfile import FileState, HostFile
 from okubsd.plan.changes import INTERFACE, Change, changes_to, is_ours, wanted_files
@@ -21,6 +20,7 @@ from okubsd.plan.compile import Compiled, CompiledVm
 from okubsd.plan.interfaces import destroy_interfaces, interface_steps, port_of, remade_switches
 from okubsd.plan.judge import is_anchor, judge_argv, judge_staged, judge_vms
 from okubsd.plan.steps import Call, Finish, Journal, Plan, Remove, Replace, Step, Tidy
+from okubsd.plan.sysctls import reset_sysctls, sysctls_before, wanted_sysctls
 from okubsd.vmd.helper import Verb, helper_argv, opening, parse_record
 
 
@@ -30,7 +30,8 @@ class ApplyFacts(msgspec.Struct, frozen=True, kw_only=True):
     ``files`` are those that okubsd has or is to have, by path (None: not there); ``running`` the VMs that vmd runs
     by the numbers they were started with; ``drives`` the VMs that have theirs; ``taps`` the numbers whose device
     node is there, ``numbers`` those that VMs have already; ``images`` those that vmd can open overlays of;
-    ``services`` the daemons that start at boot; ``interfaces`` the names of those that are there.
+    ``services`` the daemons that start at boot; ``interfaces`` the names of those that are there; ``sysctls`` the
+    values of what okubsd has be 1 (sysctl(2)).
     """
 
     files: Mapping[str, FileState | None]
@@ -41,7 +42,7 @@ class ApplyFacts(msgspec.Struct, frozen=True, kw_only=True):
     images: frozenset[str] = frozenset()
     services: frozenset[str] = frozenset()
     interfaces: frozenset[str] = frozenset()
-    forwarding: bool = False
+    sysctls: Mapping[str, str] = {}
     vmd_runs: bool = False
     pf_enabled: bool = True
 
@@ -52,8 +53,9 @@ def plan_apply(compiled: Compiled, facts: ApplyFacts) -> tuple[Plan, tuple[Chang
     Raises Problem where a running VM would lose its number or its description, or an image is missing.
     """
     wanted = wanted_files(compiled, facts.files)
-    if layout.SITE_SYSCTL_CONF in {file.path for file in compiled.files}:
-        wanted[layout.FORWARDED_BEFORE] = _forwarded_before(facts)
+    sysctls = wanted_sysctls(compiled)
+    if sysctls:
+        wanted[layout.SYSCTL_BEFORE] = sysctls_before(sysctls, facts.sysctls, facts.files)
     changes = changes_to(wanted, facts.files)
     _refuse_what_runs(compiled, facts)
     _refuse_foreign_files(compiled, facts)
@@ -62,8 +64,9 @@ def plan_apply(compiled: Compiled, facts: ApplyFacts) -> tuple[Plan, tuple[Chang
         raise Problem("pf is not enabled, so nothing would keep a guest from this host", "rcctl enable pf && pfctl -e")
     services = [name for name in ("vmd", "okubsd") if name not in facts.services]
     creations = [vm.vm.name for vm in compiled.vms if _lacks_devices(vm, facts)]
-    needs_forwarding = not facts.forwarding and any(change.path == layout.SITE_SYSCTL_CONF for change in changes)
-    if not (changes or services or creations or needs_forwarding):
+    changed = any(change.path == layout.SITE_SYSCTL_CONF for change in changes)
+    unset = [name for name in sysctls if changed and facts.sysctls.get(name) != "1"]
+    if not (changes or services or creations):
         return (), ()
     by_path = {change.path: change for change in changes}
     remade = remade_switches(by_path)
@@ -78,7 +81,7 @@ def plan_apply(compiled: Compiled, facts: ApplyFacts) -> tuple[Plan, tuple[Chang
     steps += [_helper(Verb.CREATE, name, "make the drives of") for name in creations]
     steps += judge_vms(staged)
     steps += [_replace(change) for change in changes if not _is_record(change)]
-    steps += _reread(changes, services, vmd_runs=facts.vmd_runs, forwarding=needs_forwarding)
+    steps += _reread(changes, services, vmd_runs=facts.vmd_runs, sysctls=unset)
     steps += [_helper(Verb.REMOVE, name, "forget the anchor of") for name in _removed(changes)]
     steps += destroy_interfaces(changes, facts.interfaces)
     steps += [_helper(Verb.OPEN, name, "open") for name in shut if compiled.find(name)]
@@ -150,8 +153,8 @@ def plan_unapply(facts: ApplyFacts) -> tuple[Plan, tuple[Change, ...]]:
         Journal(what="keep the old files until all is done", files=_old(changes)),
         *(_helper(Verb.REMOVE, name, "forget the anchor of") for name in _removed(changes)),
         *(_replace(change) for change in ordered),
-        *_reread(changes, [], vmd_runs=facts.vmd_runs, forwarding=False),
-        *_stop_forwarding(facts.files.get(layout.FORWARDED_BEFORE)),
+        *_reread(changes, [], vmd_runs=facts.vmd_runs, sysctls=()),
+        *reset_sysctls(facts.files.get(layout.SYSCTL_BEFORE)),
         *destroy_interfaces(changes, facts.interfaces),
     ]
     if "okubsd" in facts.services:
@@ -161,45 +164,27 @@ def plan_unapply(facts: ApplyFacts) -> tuple[Plan, tuple[Change, ...]]:
     return tuple(steps), changes
 
 
-def _forwarded_before(facts: ApplyFacts) -> FileState:
-    """Return the file that says whether the host forwarded packets before okubsd: written once, then kept."""
-    kept = facts.files.get(layout.FORWARDED_BEFORE)
-    if kept is not None:
-        return kept
-    # A block of ours without the file beside it was written when there was no such file yet.
-    site = facts.files.get(layout.SITE_SYSCTL_CONF)
-    ours = site is not None and without_block(site.text) != site.text
-    return FileState("1\n" if facts.forwarding and not ours else "0\n", 0o644)
-
-
-def _stop_forwarding(before: FileState | None) -> list[Step]:
-    """Return what has the host forward no packets any more, where ``before`` okubsd it did not."""
-    if before is None or before.text.strip() != "0":
-        return []
-    return [Call(what="forward packets no more", argv=("sysctl", "net.inet.ip.forwarding=0"))]
-
-
 def plan_restore(
     journal: Mapping[str, FileState | None],
     running: Iterable[str],
     *,
     vmd_runs: bool,
-    forwarded_before: FileState | None = None,
+    sysctl_before: FileState | None = None,
 ) -> Plan:
     """Return the steps back to the files of ``journal``, from whatever point an apply was cut short at.
 
-    What runs is shut first and opened last, by the rules of before.  ``forwarded_before`` is the file of that name as
+    What runs is shut first and opened last, by the rules of before.  ``sysctl_before`` is the file of that name as
     the cut apply left it.
     """
-    first = layout.FORWARDED_BEFORE in journal and journal[layout.FORWARDED_BEFORE] is None
+    first = layout.SYSCTL_BEFORE in journal and journal[layout.SYSCTL_BEFORE] is None
     running = [name for name in running if journal.get(f"{layout.ANCHORS}/{name}.conf") is not None]
     changes = tuple(Change(path, None, stat) for path, stat in sorted(journal.items()))
     return (
         *(_helper(Verb.CLOSE, name, "shut") for name in running),
         # While the file that it is read from is still there: going back can be cut short, too.
-        *_stop_forwarding(forwarded_before if first else None),
+        *reset_sysctls(sysctl_before if first else None),
         *(_replace(change) for change in changes),
-        *_reread(changes, [], vmd_runs=vmd_runs, forwarding=False),
+        *_reread(changes, [], vmd_runs=vmd_runs, sysctls=()),
         *(_helper(Verb.OPEN, name, "open") for name in running),
         # An apply that was the first had okubsd started at boot; where it is undone, nothing of it is to be.
         *(
@@ -301,15 +286,14 @@ def _replace(change: Change) -> Step:
     return Replace(what=f"write /{change.path}", path=change.path, file=change.new)
 
 
-def _reread(changes: tuple[Change, ...], services: list[str], *, vmd_runs: bool, forwarding: bool) -> list[Step]:
+def _reread(changes: tuple[Change, ...], services: list[str], *, vmd_runs: bool, sysctls: Iterable[str]) -> list[Step]:
     """Return what makes the host read what changed, and only that; vmd is started where it does not run."""
     paths = {change.path for change in changes}
     # A switch has to be there before vmd reads of it (observed: vmd ends otherwise).
     steps: list[Step] = interface_steps(changes)
     if paths & {layout.SITE_PF_CONF, layout.PF_CONF}:
         steps.append(Call(what="read the pf rules", argv=("pfctl", "-f", "/etc/pf.conf")))
-    if forwarding:
-        steps.append(Call(what="forward packets", argv=("sysctl", "net.inet.ip.forwarding=1")))
+    steps += [Call(what=f"set {name}", argv=("sysctl", f"{name}=1")) for name in sysctls]
     steps += [Call(what=f"start {name} at boot", argv=("rcctl", "enable", name)) for name in services]
     if "vmd" in services and not vmd_runs:
         steps.append(Call(what="start vmd", argv=("rcctl", "start", "vmd")))

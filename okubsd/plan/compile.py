@@ -45,8 +45,6 @@ from okubsd.vpn.wg import wg_file
 # What an OpenBSD host runs VMs by.
 _BACKENDS = frozenset({Backend.VMD, Backend.QEMU})
 
-_FORWARDING = "net.inet.ip.forwarding=1\n"
-
 
 class CompiledVm(msgspec.Struct, frozen=True, kw_only=True):
     """One VM as vmd gets it; ``egress`` is its way out, ``nics`` those beside the host's way in."""
@@ -162,8 +160,10 @@ def _files_of_host(
     yield HostFile(path=layout.SITE_PF_CONF, text=f'include "/{layout.PF_CONF}"\n', how=How.BEFORE_RULES, mode=0o600)
     yield HostFile(path=layout.SITE_DOAS_CONF, text=doas_line(host.group), how=How.BLOCK, mode=0o600)
     yield HostFile(path=layout.SITE_RC_CONF, text="pkg_scripts=okubsd\nvmd_flags=\n", how=How.RCCTL)
-    if any(vm.egress.out for vm in vms):
-        yield HostFile(path=layout.SITE_SYSCTL_CONF, text=_FORWARDING, how=How.BLOCK)
+    sysctls = dict.fromkeys(name for vm in vms if vm.egress.out for name in vm.vm.network.kind.sysctls)
+    if sysctls:
+        text = "".join(f"{name}=1\n" for name in sysctls)
+        yield HostFile(path=layout.SITE_SYSCTL_CONF, text=text, how=How.BLOCK)
 
 
 def _switch(name: str, number: int) -> SwitchBlock:

@@ -246,7 +246,7 @@ def test_block_first_open_last() -> None:
     plan, _ = plan_apply(
         compiled(DESCRIPTION.replace("home: 64M", "home: 64M\n    network: none")),  # type: ignore[arg-type]
         facts_of(files=files, running={"term": 100}, drives=frozenset({"term", "vault"}), taps=frozenset({100, 101}),
-                 numbers=frozenset({100, 101}), services=frozenset({"vmd", "okubsd"}), forwarding=True),
+                 numbers=frozenset({100, 101}), services=frozenset({"vmd", "okubsd"}), sysctls={"net.inet.ip.forwarding": "1"}),
     )  # fmt: skip
     order = names(plan)
     assert order[0] == "write the candidates"
