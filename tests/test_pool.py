@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from okubsd import layout
+from okubsd.cli.main import call
 from okubsd.errors import BadState
 from okubsd.guest.identity import Awake, Lease, Secrets, mac_of, render_identity
 from okubsd.guest.reseed import SEED_BYTES, render_program, render_seed
@@ -139,6 +140,14 @@ def test_states_of_builds_that_are_gone_go_too(state: Path) -> None:
     assert saved.discard_stale(places) == [state.name] and saved.states(places) == []
     saved.sweep(places)
     assert list(state.parent.iterdir()) == []
+
+
+def test_whatever_command_of_images_comes_next_drops_stale_states(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OKUBSD_STATE", str(state.parents[1]))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert state.exists() and call(["image", "ls"]) == 0 and not state.exists()
 
 
 # --- what a guest is told ----------------------------------------------------------------------------

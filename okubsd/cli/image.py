@@ -16,7 +16,7 @@ from okubsd.cli.session import Verbs, ago, as_json, dry_run, pass_session, print
 from okubsd.config.names import did_you_mean, quoted
 from okubsd.config.sizes import parse_size, render_megabytes
 from okubsd.errors import Misuse, Problem, Unknown
-from okubsd.host import builder, facts, programs, saved, store
+from okubsd.host import builder, facts, programs, store
 from okubsd.host.lifecycle import interruptible
 from okubsd.host.locks import locked
 from okubsd.host.session import Session
@@ -32,6 +32,7 @@ def image() -> None:
     """Build, list and remove images."""
 
 
+image.result_callback()(versions.forget_stale)
 for _verb in (versions.history, versions.verify, versions.sign, versions.rollback, versions.prune, versions.try_out):
     image.add_command(_verb)
 
@@ -196,7 +197,6 @@ def rm(session: Session, names: tuple[str, ...]) -> None:
             raise Problem(f"image '{name}' is in use by {', '.join(running)}", f"okubsd stop {' '.join(running)}")
         with locked(session.places.images / ".lock", lambda: session.report("waiting for a build to end")):
             store.remove(session.places, name)
-    saved.discard_stale(session.places)
 
 
 @image.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -67,6 +67,15 @@ def _row(version: versions.Version) -> tuple[str, ...]:
 def dated(archive: int) -> str:
     """Return the day of an archive, "-" where it is not known."""
     return time.strftime("%Y-%m-%d", time.gmtime(archive)) if archive else "-"
+
+
+@pass_session
+def forget_stale(session: Session, result: Any) -> Any:
+    """Drop the saved states of guests whose images are not current any more, whatever command has changed that."""
+    from okubsd.host import saved
+
+    saved.discard_stale(session.places)
+    return result
 
 
 @click.command()
