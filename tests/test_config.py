@@ -102,7 +102,7 @@ BROKEN = {
     "name not ascii": ("vms:\n  é: {image: firefox}\n", "is no name"),
     "name reserved": ("vms:\n  all: {image: firefox}\n", "word of the command line"),
     "name a list": ("vms:\n  ? [a]\n  : {image: firefox}\n", "plain word"),
-    "memory word": (vm("memory: lots"), "a size from 96M to 128G"),
+    "memory word": (vm("memory: lots"), "a size from 64M to 128G"),
     "memory fraction": (vm("memory: 1.5G"), "a size from"),
     "memory negative": (vm("memory: -1G"), "a size from"),
     "memory small": (vm("memory: 32M"), "a size from"),

@@ -38,9 +38,9 @@ from okubsd.rules import Bandwidth, Rule
 
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "grey", "black")
 
-# vmd: at most 128 GiB (vmm.h); a Linux guest of ours does not start below 64 MiB.
-# Below, Linux and the first drives do not fit (observed: 64M ends in the initrd, 80M shows a terminal).
-_MEMORY = fields.size_between(96 << 20, 128 << 30)
+# vmd: at most 128 GiB (vmm.h).  Below, Linux and the first drives do not fit (observed: in 64M a web server runs on the
+# kernel for VMs only, where that of the distribution ends in the initrd; in 80M that shows a terminal).
+_MEMORY = fields.size_between(64 << 20, 128 << 30)
 _HOME = fields.size_between(16 << 20, 1 << 40)
 _APPS = fields.list_of(fields.matching(APP_NAME, IMAGE_NAME_RULE), "a list of app names")
 

@@ -127,7 +127,7 @@ _FIELDS: Mapping[str, fields.Parser[Any]] = {
     "debs": fields.list_of(_deb, "a list of packages, each with path and sha256"),
     "sound": fields.yes_or_no,
     "notifications": fields.yes_or_no,
-    "memory": fields.size_between(96 << 20, 128 << 30),
+    "memory": fields.size_between(64 << 20, 128 << 30),
     "opens": _opens,
     "translations": _translations,
     "proxy": _proxy,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,6 +57,23 @@ def test_it_is_harder_than_the_distributions_own(own: World) -> None:
     weak = [check["name"] for check in checks["checks"] if not check["good"] and check["name"].startswith("CONFIG")]
     assert weak == [] and checks["score"] >= 95
     own.ok("stop", "kept")
+
+
+def test_a_web_server_answers_in_64_mb_on_it(own: World) -> None:
+    own.ok("image", "build", "web")
+    text = own.description.read_text()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    own.description.write_text(f"{text}  web: {{image: web, memory: 64M, network: none, publish: ['{port}:80']}}\n")
+    try:
+        own.ok("start", "web")
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=60) as page:
+            assert b"nginx" in page.read(1 << 16)
+        own.ok("stop", "web")
+    finally:
+        own.call("stop", "-f", "web")
+        own.description.write_text(text)
 
 
 def test_a_gateway_has_its_rules_and_its_tunnel_on_it(own: World) -> None:
