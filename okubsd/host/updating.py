@@ -185,7 +185,7 @@ def _to_try(session: Session, made: dict[str, Image]) -> list[str]:
 
 
 def _try(session: Session, app: str, made: dict[str, Image]) -> None:
-    """Boot a VM of its own with what is new: its first app has to paint a window.  Raises Problem where it does not."""
+    """Boot a VM of its own with what is new: each app has to paint a window.  Raises Problem where one does not."""
     places = session.places
     vm = trying.trial_vm(session, app)
     chosen = [made.get(name) or store.need_image(places, name) for name in images_of(vm, session.recipes)]
@@ -196,7 +196,8 @@ def _try(session: Session, app: str, made: dict[str, Image]) -> None:
         recipes = trying.as_built(session.recipes, chosen)
         alone = Session.of(trial, Description(Path("trial"), (vm,)), recipes, silent)
         try:
-            lifecycle.start(alone, vm, Request(headless=True, windowless=not session.recipes[app].apps))
+            for shown in session.recipes[app].apps or ("",):
+                lifecycle.start(alone, vm, Request(headless=True, windowless=not shown, app=shown))
         except Problem as problem:
             sentence = f"image '{app}' stays as it was, since a VM of the new one does not start: {problem.sentence}"
             raise Problem(sentence, "okubsd update --check  # tells when there are other packages") from None

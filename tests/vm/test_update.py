@@ -19,7 +19,8 @@ from tests.vm.world import Done, World, wait_until
 
 pytestmark = pytest.mark.vm
 
-RECIPE = "from: base\npackages: [hello-page, xterm]\napps: {hello: [hello-page]}\n"
+# What changes is no first app: each is tried.
+RECIPE = "from: base\npackages: [hello-page, xterm]\napps: {other: [xterm], hello: [hello-page]}\n"
 SHOWN = "#!/bin/sh\nexec xterm -e sh -c 'cat /usr/share/hello-page; sleep 1000'\n"
 
 

@@ -148,7 +148,7 @@ def test_what_was_copied_crosses_only_by_the_users_word_once_and_without_control
 
     inside("shut", "printf 'ls\\033[2J -l\\n' | xclip -selection clipboard")
     world.ok("clip", "copy", "shut")
-    assert "letters from shut, 1 unseen taken out: ls[2J -l" in world.ok("clip", "show")
+    assert "letters from shut, 1 unseen taken out (U+001B): ls[2J -l" in world.ok("clip", "show")
     assert inside("spy", take).code != 0
     with subprocess.Popen(
         world.argv("clip", "paste", "spy", "-t", "60"), env=world.env, stderr=subprocess.PIPE
