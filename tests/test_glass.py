@@ -457,6 +457,14 @@ def test_a_display_that_is_another_is_held_by_a_client_of_its_own(plain_bed: Bed
     assert len([name for name in held if name.startswith("socket:")]) == 1
 
 
+def test_what_was_tried_a_minute_ago_is_no_try_and_yet_no_beginning() -> None:
+    now = time.monotonic()
+    past = glass._Past.parse(["7", repr(now - 100), repr(now - 1), "1"])
+    assert past == glass._Past(again=True, idle=7, begun=(now - 1,), seen=True)
+    assert glass._Past.parse(["-1", repr(now - 100), "0"]) == glass._Past(again=True)
+    assert glass._Past.parse([]) == glass._Past()
+
+
 @pytest.mark.spawns
 def test_a_display_that_ended_while_its_vm_lives_is_told(plain_bed: Bed) -> None:
     Client(plain_bed).do("window", "red", 300, 200, "cc0000")

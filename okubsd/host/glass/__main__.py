@@ -58,7 +58,7 @@ def main() -> int:
     """Begin both halves, and become what minds them."""
     orders, past = parse_orders(sys.argv[1]), _Past.parse(sys.argv[2:])
     _share_what_is_loaded()
-    if past.begun:
+    if past.again:
         # Leave the servers a moment to notice that the halves of before are gone.
         time.sleep(_SETTLE_SECONDS)
         # What a start says is said by the first halves.
@@ -71,7 +71,7 @@ def main() -> int:
     run = Path(orders.run)
     number = _display_number(run)
     if number is None:
-        if past.begun and _vm_lives(run):
+        if past.again and _vm_lives(run):
             _say_on_desktop(orders, f"its display has ended; okubsd start {orders.vm} gives it a new one")
         return 0
     # Anew each time: the display may be another one.
@@ -93,8 +93,11 @@ def _say_on_desktop(orders: Orders, words: str) -> None:
 
 
 class _Past(msgspec.Struct, frozen=True):
-    """What is known of the tries before: when they were ``begun``, the idle client, and whether the VM was ``seen``."""
+    """What is known of the tries before: that there were any (``again``), when the latest were ``begun``, the idle
+    client, and whether the VM was ``seen``.
+    """
 
+    again: bool = False
     idle: int = -1
     begun: tuple[float, ...] = ()
     seen: bool = False
@@ -106,7 +109,7 @@ class _Past(msgspec.Struct, frozen=True):
             return cls()
         idle, *begun, seen = words
         recent = (moment for moment in map(float, begun) if moment > time.monotonic() - _TRY_SECONDS)
-        return cls(int(idle), tuple(recent), seen == "1")
+        return cls(again=True, idle=int(idle), begun=tuple(recent), seen=seen == "1")
 
 
 def _mind(run: Path, halves: Halves, past: _Past) -> None:
