@@ -39,6 +39,7 @@ from okubsd.display.orders import Orders, parse_orders
 from okubsd.display.words import SIZE, TEXT, Asked, Message, Told, decode, encode
 from okubsd.errors import Problem
 from okubsd.host import windows
+from okubsd.host.glass import __main__ as glass
 from okubsd.host.glass import cursor, sandbox
 from okubsd.host.glass.desk import Look
 from okubsd.host.glass.painter import Deeds, Painter
