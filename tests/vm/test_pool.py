@@ -132,7 +132,13 @@ def test_a_copy_that_waits_is_there_at_once_and_only_once(world: World, desktop:
     world.ok("pool", "start", "term")
     waiting = json.loads(world.ok("pool", "ls", "--json"))["waiting"]
     assert [(one["name"], one["good"]) for one in waiting] == [("term-1", True)]
-    assert [vm["state"] for vm in json.loads(world.ok("list", "--json"))["vms"] if vm["name"] == "term-1"] == ["waits"]
+
+    def state() -> list[str]:
+        rows = json.loads(world.ok("list", "--json"))["vms"]
+        return [row["state"] for row in rows if row["name"] == "term-1"]
+
+    # Its keeper writes down that it stands still.
+    wait_until(lambda: state() == ["waits"])
     (qemu,) = world.qemus("term-1")
     done = world.call("start", "--disposable", "term", env={"DISPLAY": desktop})
     assert done.code == 0 and "a copy of term that waited" in done.err and world.qemus("term-1") == [qemu]
