@@ -49,7 +49,7 @@ _TRIES, _TRY_SECONDS, _SETTLE_SECONDS = 5, 60.0, 0.3
 _PICTURES, _SELECT = 4 << 20, 1 << 20
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 # How long the nested display may take to tell its number.
-_DISPLAY_SECONDS = 20.0
+_DISPLAY_SECONDS, _ANSWER_SECONDS = 20.0, 10.0
 # The extensions that either half speaks; python-xlib takes memory, and reads what comes, for all that it knows.
 _EXTENSIONS = ("xtest", "composite", "randr", "xfixes", "damage", "screensaver")
 
@@ -74,9 +74,12 @@ def main() -> int:
         if past.again and _vm_lives(run):
             _say_on_desktop(orders, f"its display has ended; okubsd start {orders.vm} gives it a new one")
         return 0
-    # Anew each time: the display may be another one.
+    # Anew each time: the display may be another one.  The one before goes once this one is there.
     idle = _hold(run, number)
-    _close(past.idle)
+    if idle < 0:
+        idle = past.idle
+    else:
+        _close(past.idle)
     _mind(run, _halves(orders, number, idle), msgspec.structs.replace(past, idle=idle, begun=begun))
     return 0
 
@@ -215,7 +218,11 @@ def _hold(run: Path, number: int) -> int:
     idle = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         idle.connect(str(display_socket(number)))
+        idle.settimeout(_ANSWER_SECONDS)
         idle.sendall(struct.pack("=cxHHHHxx", order, 11, 0, len(name), len(cookie)) + padded)
+        # It is a client once it is answered.
+        if not idle.recv(1):
+            raise OSError("it is not let in")
     except OSError:
         idle.close()
         return -1
