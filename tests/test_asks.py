@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from okubsd.config.policy import PolicyLine
 from okubsd.display.asks import NotifyAsked, OpenAsked, Paced, notify_argv, parse_ask
 from okubsd.display.orders import Attending
+from okubsd.errors import Problem
 from okubsd.host import attending
 from okubsd.host.waiting import wait_until
 from okubsd.model import Vm
@@ -126,6 +127,14 @@ def test_what_a_policy_says_of_notifications_of_a_vm_holds_for_its_copies(
         monkeypatch.setattr(attending.policy, "read_policy", lambda session, lines=lines: lines)
         made._notify(NotifyAsked("title", action))
     assert shown == ["title: allow"] and said == ["refused", "allowed"]
+
+    def full(*_: object) -> None:
+        raise Problem("there is no room for it")
+
+    # What cannot be written down is not shown, and ends nobody.
+    monkeypatch.setattr(attending, "write_down", full)
+    made._notify(NotifyAsked("title", "lost"))
+    assert shown == ["title: allow"]
 
 
 def test_a_flood_is_let_through_a_little_at_a_time() -> None:

@@ -142,12 +142,13 @@ def test_states_of_builds_that_are_gone_go_too(state: Path) -> None:
     assert list(state.parent.iterdir()) == []
 
 
-def test_whatever_command_of_images_comes_next_drops_stale_states(
+def test_a_command_that_may_change_images_drops_stale_states_and_one_that_reads_does_not(
     state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OKUBSD_STATE", str(state.parents[1]))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    assert state.exists() and call(["image", "ls"]) == 0 and not state.exists()
+    assert call(["image", "ls"]) == 0 and state.exists()
+    assert call(["image", "prune"]) == 0 and not state.exists()
 
 
 # --- what a guest is told ----------------------------------------------------------------------------

@@ -69,12 +69,17 @@ def dated(archive: int) -> str:
     return time.strftime("%Y-%m-%d", time.gmtime(archive)) if archive else "-"
 
 
+# The commands after which other builds may be current.
+_CHANGING = ("build", "rm", "rollback", "prune", "pull", "import")
+
+
 @pass_session
 def forget_stale(session: Session, result: Any) -> Any:
-    """Drop the saved states of guests whose images are not current any more, whatever command has changed that."""
+    """Drop the saved states of guests whose images are not current any more, where a command may have changed that."""
     from okubsd.host import saved
 
-    saved.discard_stale(session.places)
+    if click.get_current_context().invoked_subcommand in _CHANGING:
+        saved.discard_stale(session.places)
     return result
 
 

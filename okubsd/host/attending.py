@@ -180,11 +180,11 @@ class Attendant:
         try:
             # What is written about a VM holds for its copies.
             line = policy.decision(policy.read_policy(self._session), "notify", self._guest.vm.copy_of or vm, HOST)
+            # What cannot be written down does not cross, and the attendant goes on.
+            write_down(self._session.places, "notify", vm, HOST, ALLOWED if line.action == ALLOW else REFUSED)
         except (BadDescription, Problem):
             return
-        allowed = line.action == ALLOW
-        write_down(self._session.places, "notify", vm, HOST, ALLOWED if allowed else REFUSED)
-        if not allowed:
+        if line.action != ALLOW:
             return
         argv = notify_argv(vm, asked)
         if programs.find_program(argv[0]) is None:

@@ -120,6 +120,7 @@ def prune(places: Places, names: Iterable[str], keep: int, report: Report, *, dr
 
     What is current, what a running VM was started with, and the base that a current app was built on stay.
     """
+    places.images.mkdir(mode=0o755, parents=True, exist_ok=True)
     with locks.locked(places.images / ".lock", lambda: report("waiting for a build to end")):
         store.finish_switch(places)
         gone = [image for name in names for image in _old(places, name, keep)]

@@ -70,9 +70,12 @@ def _may_be_heard(step: steps.Attend, performance: Performance) -> bool:
     except BadDescription as error:
         performance.report(f"{step.vm.name}: it is not heard, the policy has mistakes: {error.mistakes[0]}")
         return False
-    allowed = line.action == ALLOW
-    write_down(performance.places, "sound", step.vm.name, HOST, ALLOWED if allowed else REFUSED)
-    if not allowed:
+    try:
+        write_down(performance.places, "sound", step.vm.name, HOST, ALLOWED if line.action == ALLOW else REFUSED)
+    except Problem as problem:
+        performance.report(f"{step.vm.name}: it is not heard: {problem.sentence}")
+        return False
+    if line.action != ALLOW:
         return False
     if not speaking.find_players():
         performance.report(f"{step.vm.name}: it is not heard: this host has neither aucat, pacat nor pw-cat")
