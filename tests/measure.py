@@ -19,15 +19,18 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "okubsd"
 _MOST_PARAMETERS = 6
 
-# Run in a process of its own: which of our files are imported, and in which of them a line of a function runs.
+# Run in a process of its own: which of our files are imported, and in which of them a function is called.  What runs
+# while a module is imported (the tables at its top, the bodies of its classes) is no step of the way.
 _TRACED = """
 import sys
 executed = set()
 def look(frame, event, argument):
-    name = frame.f_code.co_filename
-    if "/okubsd/" in name and frame.f_code.co_name not in ("<module>",) and not frame.f_code.co_name[:1].isupper():
-        executed.add(name.split("/okubsd/")[-1])
-    return None
+    name, above = frame.f_code.co_filename, frame
+    if event == "call" and "/okubsd/" in name:
+        while above is not None and above.f_code.co_name != "<module>":
+            above = above.f_back
+        if above is None or "/okubsd/" not in above.f_code.co_filename:
+            executed.add(name.split("/okubsd/")[-1])
 from okubsd.cli.main import call
 sys.setprofile(look)
 call(sys.argv[1:])

@@ -4,8 +4,11 @@ import sys
 
 from okubsd.host import trust
 
-# Before anybody else has it by name.
-trust.is_root = lambda: False
+AS_ROOT = trust.is_root
+for module in tuple(sys.modules.values()):
+    # Also where somebody else has it by name.
+    if getattr(module, "is_root", None) is AS_ROOT:
+        module.is_root = lambda: False  # type: ignore[attr-defined]
 
 from okubsd.cli.main import call  # noqa: E402
 

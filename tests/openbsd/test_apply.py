@@ -310,7 +310,7 @@ def test_from_every_prefix_the_host_is_old_or_new(
     world.must("apply", "-y")
     kept = tmp_path / "kept"
     shutil.copytree(world.root / "etc", kept / "etc", symlinks=True)
-    shutil.copytree(world.root / "sim", kept / "sim")
+    shutil.copytree(world.root / "sim", kept / "sim", symlinks=True)
     old = world.tree("etc")
     count, total, tried = share, share, 0
     while count <= total:

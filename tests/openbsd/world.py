@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.conftest import CHECKOUT
+from tests.openbsd.server import server
 
 DESCRIPTION = """\
 host:
@@ -42,6 +43,9 @@ class World:
         self.description = root / "okubsd.yaml"
         if laid:
             self._install(root, shell)
+        socket = root / "sim/server"
+        socket.unlink(missing_ok=True)
+        socket.symlink_to(server())
 
     def _install(self, root: Path, shell: str) -> None:
         env = {**os.environ, "SIM_ROOT": str(root)}
@@ -79,9 +83,8 @@ class World:
 
     def okubsd(self, *args: str, user: str = "root", timeout: int = 300) -> subprocess.CompletedProcess[str]:
         """Run okubsd as ``user``: one who is not root does not take itself for root."""
-        module = "okubsd" if user == "root" else "tests.openbsd.as_user"
         try:
-            return self.run(sys.executable, "-m", module, *args, user=user, timeout=timeout)
+            return self.run(str(self.root / "bin/__okubsd"), *args, user=user, timeout=timeout)
         except subprocess.TimeoutExpired as error:
             raise AssertionError(f"okubsd {args} does not end: {error.stderr}{self.consoles()}") from None
 

@@ -9,5 +9,7 @@ cannot prove that OpenBSD takes what okubsd writes, that pf does with a packet w
 that netstart(8) or rc(8) do in this order what they are thought to, or that vmd and vmm run a guest.  Only OpenBSD's
 own programs can (okubsd(8), NOT YET TRIED; tests/openbsd/corpus has what they said).
 
+Its programs are the children of a server (tests/openbsd/server.py), or run by themselves where there is none.
+
 SIM_ROOT stands for /; SIM_USER is who calls.  Tests put faults into the state, by name.
 """

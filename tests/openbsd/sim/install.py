@@ -6,6 +6,8 @@ import sys
 import sysconfig
 from pathlib import Path
 
+from tests.openbsd.server import CLIENT
+
 CHECKOUT = Path(__file__).resolve().parents[3]
 
 # The programs, and the module that each is in.
@@ -19,21 +21,26 @@ PROGRAMS = {
 }
 
 
+def client(name: str, root: Path) -> str:
+    """Return the client of one program: it asks the server, and where there is none it runs the program by itself."""
+    paths = f"{CHECKOUT}/tests/openbsd:{CHECKOUT}:{sysconfig.get_path('purelib')}"
+    alone = ["env", f"PYTHONPATH={paths}", sys.executable, "-S", "-c", "import sim.__main__", name]
+    text = CLIENT.replace("@NAME@", name).replace("@ROOT@", str(root))
+    return text.replace("@ELSE@", ", ".join(f"'{word}'" for word in alone))
+
+
 def install(root: Path, shell: str = "/bin/ksh") -> None:
     """Lay an OpenBSD host below ``root``: its programs, its fresh files, and okubsd's helper under ``shell``."""
-    import shutil
-
     for name in ("etc/firmware", "dev", "var/run", "sim", "bin", "usr/sbin", "usr/local/libexec"):
         (root / name).mkdir(parents=True, exist_ok=True)
-    for name in PROGRAMS:
-        # Under a name of its own, and without Python's site module: nothing that is not used is imported with each call.
-        environment = f"SIM_ROOT={root} PYTHONPATH={CHECKOUT}/tests/openbsd:{CHECKOUT}:{sysconfig.get_path('purelib')}"
-        script = f'#!/bin/sh\n{environment} exec {sys.executable} -S -c "import sim.__main__" {name} "$@"\n'
+    for name in (*PROGRAMS, "__okubsd"):
         for path in (root / "bin" / name, *([root / "usr/sbin/vmd"] if name == "vmd" else [])):
-            path.write_text(script)
+            path.write_text(client(name, root))
             path.chmod(0o755)
-    shutil.copy(root / "bin/netstart", root / "etc/netstart")
-    shutil.copy(root / "bin/makedev", root / "dev/MAKEDEV")
+    for program, script in (("netstart", "etc/netstart"), ("makedev", "dev/MAKEDEV")):
+        # They are called by sh(1).
+        (root / script).write_text(f'exec {root}/bin/{program} "$@"\n')
+        (root / script).chmod(0o755)
     (root / "etc/firmware/vmm-bios").write_bytes(b"SeaBIOS stands here\n")
     (root / "etc/pf.conf").write_text((CHECKOUT / "etc/openbsd/pf.conf").read_text())
     (root / "etc/pf.conf").chmod(0o600)
