@@ -41,7 +41,7 @@ setup(
     license="ISC",
     python_requires=">=3.11",
     packages=find_packages(include=["okubsd", "okubsd.*"]),
-    package_data={"okubsd": ["py.typed"]},
+    package_data={"okubsd": ["py.typed", "host/stock-audit.json"]},
     data_files=[
         *tree("images", "share/okubsd/images"),
         *tree("etc", "share/okubsd/etc"),

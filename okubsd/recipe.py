@@ -19,12 +19,13 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
     """The second wall around the apps of an image (okubsd-image(5), SANDBOX).
 
     ``home`` are the paths of the home that they see, below it (() for all of it), ``devices`` those of /dev beside the
-    plainest.
+    plainest, ``network`` whether they have any.
     """
 
     on: bool = True
     home: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
+    network: bool = True
 
 
 class Translations(msgspec.Struct, frozen=True):

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -19,8 +20,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from okubsd.config.recipe import parse_recipe
-from okubsd.errors import BadDescription, Problem
+from okubsd.errors import BadDescription, HostLacks, Misuse, Problem
 from okubsd.host.container import pack
+from okubsd.host.container_source import as_tar, is_registry
 from okubsd.images.container import Settings, clean_path, environment, program_of, render_service, user_of
 
 CONFIG = {"Entrypoint": ["/bin/httpd"], "Cmd": ["-p", "it's"], "Env": ["A=b c"], "User": "web", "WorkingDir": "/www"}
@@ -110,7 +112,15 @@ def packed(source: Path, tmp_path: Path) -> dict[str, tuple[tarfile.TarInfo, byt
     return found
 
 
-@pytest.mark.parametrize("write", [saved, layout])
+def unpacked_layout(path: Path, *layers: bytes) -> Path:
+    """Write an OCI layout as a directory, as `skopeo copy … oci:DIR` does, beside a file that is no part of it."""
+    with tarfile.open(layout(path.with_suffix(".whole"), *layers)) as whole:
+        whole.extractall(path, filter="data")
+    (path / "blobs/sha256/notes").symlink_to("/etc/passwd")
+    return as_tar(str(path), path.parent, print)
+
+
+@pytest.mark.parametrize("write", [saved, layout, unpacked_layout])
 def test_layers_are_laid_over_each_other(write: Any, tmp_path: Path) -> None:
     found = packed(write(tmp_path / "c.tar", FIRST, SECOND), tmp_path)
     assert found["oci/www/index.html"][1] == b"two" and "oci/www/old" not in found and "oci/dev/null" not in found
@@ -338,3 +348,55 @@ def test_a_recipe_of_a_container_has_nothing_else() -> None:
             parse_recipe("x", Path("r"), f"from: base\ncontainer: container.tar\n{more}\n")
     with pytest.raises(BadDescription):
         parse_recipe("x", Path("r"), "from: base\ncontainer: ../x.tar\n")
+
+
+def test_a_directory_without_an_index_is_no_container(tmp_path: Path) -> None:
+    with pytest.raises(Problem, match="is no OCI layout"):
+        as_tar(str(tmp_path), tmp_path, print)
+    (tmp_path / "index.json").write_text("{}")
+    (tmp_path / "blobs/sha256").mkdir(parents=True)
+    os.mkfifo(tmp_path / "blobs/sha256" / ("0" * 64))
+    with pytest.raises(Problem, match="is no regular file"):
+        as_tar(str(tmp_path), tmp_path, print)
+
+
+@pytest.mark.parametrize(
+    "name", ["docker://-x", "docker://a b", "docker://--policy=x/y", "docker://", "docker://x;y", "docker://x@sha256:1"]
+)
+def test_what_is_no_name_of_an_image_is_asked_of_nobody(name: str) -> None:
+    with pytest.raises(Misuse):
+        is_registry(name)
+    assert not is_registry("container.tar") and is_registry("docker://docker.io:443/library/nginx:1.27")
+
+
+SKOPEO = """\
+#!/bin/sh
+echo "$*" >>"$0.asked"
+case $* in *broken*) echo "unauthorized" >&2; exit 1 ;; esac
+for target; do :; done
+cp "$0.tar" "${target#oci-archive:}"
+"""
+
+
+@pytest.mark.spawns
+def test_a_registry_is_asked_by_skopeo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "skopeo"
+    program.write_text(SKOPEO)
+    program.chmod(0o755)
+    layout(tmp_path / "skopeo.tar", FIRST)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    (tmp_path / "work").mkdir()
+    found = packed(as_tar("docker://example.org/a:1", tmp_path / "work", print), tmp_path)
+    assert found["oci/bin/httpd"][1] == b"program"
+    asked = (tmp_path / "skopeo.asked").read_text()
+    assert asked.startswith(
+        "--override-os linux --override-arch amd64 copy --quiet docker://example.org/a:1 oci-archive:"
+    )
+    with pytest.raises(Problem, match="did not come: unauthorized"):
+        as_tar("docker://example.org/broken", tmp_path / "work", print)
+
+
+def test_without_skopeo_it_is_said_how_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("okubsd.host.programs.find_program", lambda name: None)
+    with pytest.raises(HostLacks, match="no skopeo"):
+        as_tar("docker://example.org/a:1", tmp_path, print)

@@ -62,14 +62,14 @@ FLOORS = {
         # What lies on the disk, what runs, and how it is spoken to.
         {"reading", "running", "monitor", "records", "session", "keys", "homes", "store", "walls", "window", "tunnels",
          "selection", "crossings", "policy", "performance", "windows", "hands", "gateway_files", "signing", "workshop", "bootdrive", "zone"},
-        {"packer", "container", "release", "staging", "builder", "versions"},
+        {"packer", "container", "container_source", "fetching", "release", "staging", "builder", "versions"},
         {"engine"},
         {"saved"},
         {"facts"},
         {"guest"},
         # What a guest that runs is given, and how it is heard.
         {"shares", "sharing", "speaking", "microphone", "attending"},
-        {"perform", "gateway", "publish", "copying", "judging"},
+        {"perform", "gateway", "publish", "copying", "judging", "auditing", "waking"},
         # Whole actions.
         {"glass"},
         {"clip", "lifecycle", "apply", "editing", "exchange", "report", "vpn"},
@@ -78,7 +78,8 @@ FLOORS = {
     ],
     "cli": (
         {"session", "table"},
-        {"rows", "enter", "compile", "vpn", "policy", "menu", "builder", "versions", "doctor", "names", "desktop"},
+        {"building"},
+        {"rows", "enter", "compile", "vpn", "policy", "menu", "builder", "versions", "exchange", "doctor", "names", "desktop"},
         {"details", "image", "check", "why", "copy", "share", "key"},
         {"look", "report", "install", "update"},
         {"audit", "bench", "clip", "lifecycle", "net", "opening", "pool", "selftest", "sound"},

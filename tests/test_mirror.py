@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from okubsd.errors import Misuse, Problem
-from okubsd.host import exchange, mirror, signing, store
+from okubsd.host import exchange, fetching, mirror, signing, store
 from okubsd.host.places import Places
 from okubsd.model import Image, Kind, Part
 from tests.test_versions import build, silent
@@ -72,10 +72,10 @@ def test_a_second_push_replaces_and_forgets(pushed: tuple[Image, Path], here: Pl
     mirror.push(here, [other], directory, silent)
     mirror.push(here, [newer], directory, silent)
     assert {taken.build for taken in pull(there, directory)} == {other.build, newer.build}
-    assert {path.name for path in (directory / mirror.PARTS).iterdir()} == {
+    assert {path.name for path in (directory / fetching.PARTS).iterdir()} == {
         part.sha256 for one in (other, newer) for part in one.parts
     }
-    assert image.parts[0].sha256 not in {path.name for path in (directory / mirror.PARTS).iterdir()}
+    assert image.parts[0].sha256 not in {path.name for path in (directory / fetching.PARTS).iterdir()}
 
 
 def test_an_index_of_many_packages_is_pulled_too(pushed: tuple[Image, Path], here: Places, there: Places) -> None:
@@ -130,7 +130,7 @@ def test_a_byte_that_flips_is_told_by_name_and_another_mirror_helps(
 ) -> None:
     image, directory = pushed
     mirror.push(here, [image], tmp_path / "second", silent)
-    path = directory / mirror.PARTS / image.parts[0].sha256
+    path = directory / fetching.PARTS / image.parts[0].sha256
     content = bytearray(path.read_bytes())
     content[1000] ^= 1
     path.write_bytes(content)
@@ -244,7 +244,7 @@ def test_a_server_that_is_silent_endless_or_gone_is_told(
     with pytest.raises(Problem, match="has an index without an end"):
         pull(there, url)
     monkeypatch.undo()
-    monkeypatch.setattr(mirror, "_SILENT", 0.3)
+    monkeypatch.setattr(fetching, "_SILENT", 0.3)
     made.spoil = lambda path, data: time.sleep(1) or b""  # type: ignore[func-returns-value]
     with pytest.raises(Problem, match=r"stopped answering|does not answer"):
         pull(there, url)
@@ -254,7 +254,7 @@ def test_a_server_that_is_silent_endless_or_gone_is_told(
         pull(there, f"{url}/nosuch")
     for wrong in ("ftp://x/y", "file:///etc"):
         with pytest.raises(Misuse, match="neither a directory nor of http or https"):
-            mirror.is_url(wrong)
+            fetching.is_url(wrong)
 
 
 def test_a_mirror_that_drips_or_speaks_otherwise_is_told(
@@ -280,11 +280,11 @@ def test_a_push_follows_no_link_of_somebody_elses(pushed: tuple[Image, Path], he
     victim = tmp_path / "victim"
     victim.write_text("mine")
     digest = image.parts[0].sha256
-    (directory / mirror.PARTS / digest).unlink()
-    (directory / mirror.PARTS / f".{digest}").symlink_to(victim)
-    (directory / mirror.PARTS / "directory").mkdir()
+    (directory / fetching.PARTS / digest).unlink()
+    (directory / fetching.PARTS / f".{digest}").symlink_to(victim)
+    (directory / fetching.PARTS / "directory").mkdir()
     mirror.push(here, [image], directory, silent)
-    assert victim.read_text() == "mine" and (directory / mirror.PARTS / digest).is_file()
+    assert victim.read_text() == "mine" and (directory / fetching.PARTS / digest).is_file()
 
 
 def test_older_than_what_is_here_is_not_taken_and_the_others_are(
@@ -317,8 +317,8 @@ def test_a_mirror_that_gives_a_byte_a_connection_is_too_slow(
     made, url = server
     made.ranges = True
     made.spoil = lambda path, data: data[:1] if "parts" in path else data
-    monkeypatch.setattr(mirror, "_RATE_SECONDS", 0.2)
-    monkeypatch.setattr(mirror, "_LEAST_RATE", 1 << 20)
+    monkeypatch.setattr(fetching, "_RATE_SECONDS", 0.2)
+    monkeypatch.setattr(fetching, "_LEAST_RATE", 1 << 20)
     with pytest.raises(Problem, match="is too slow"):
         pull(there, url)
     assert len(made.asked) < 1000

@@ -26,7 +26,7 @@ from okubsd.cli.rows import changes
 from okubsd.cli.session import Harmless, harmless, print_json
 from okubsd.config.edit import remove_vm, rename_vm
 from okubsd.errors import BadClock, BadDescription, HostLacks, Mistake, Problem
-from okubsd.host import door, homes, keeper, lifecycle, locks, running, walls
+from okubsd.host import door, homes, keeper, locks, running, sockets, walls
 from okubsd.host.perform.display import app_words, check_clock
 from okubsd.host.places import find_places
 from okubsd.host.reading import drop_ins_of, misnamed_files
@@ -238,8 +238,8 @@ def test_a_users_build_needs_other_ids(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_display_that_is_dead_is_told_before_anything_is_built(tmp_path: Path) -> None:
     with pytest.raises(HostLacks, match="the X display :31999 does not answer"):
-        lifecycle.check_desktop(":31999")
-    lifecycle.check_desktop("far.example:0")
+        sockets.check_desktop(":31999")
+    sockets.check_desktop("far.example:0")
 
 
 @pytest.mark.spawns

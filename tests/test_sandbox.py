@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,7 @@ from hypothesis import strategies as st
 
 from okubsd.config.recipe import parse_recipe
 from okubsd.errors import BadDescription
-from okubsd.guest import sandbox
+from okubsd.guest import relay, sandbox
 from okubsd.images.tree import made_files
 from okubsd.model import Kind
 from okubsd.recipe import Recipe, Sandbox
@@ -105,6 +108,56 @@ def test_an_app_may_see_a_part_of_the_home_and_a_device() -> None:
     text = " ".join(found)
     assert "--tmpfs /home/user --bind /home/user/Downloads /home/user/Downloads --bind /home/user/.mozilla" in text
     assert "--bind /home/user /home/user" not in text and "--dev-bind-try /dev/snd /dev/snd" in text
+
+
+def test_an_app_without_a_network_has_a_relay_to_its_display() -> None:
+    alone = parse_recipe("x", Path("r"), "from: base\napps: {a: [a]}\nsandbox: {network: no}\n")
+    files = made_files(alone)
+    assert "--unshare-net" in files["etc/okubsd/sandbox"][1].decode().split("\0")
+    assert "etc/okubsd/no-network" in files and "--unshare-net" not in words(Sandbox())
+    assert made_files(Recipe(name="base", kind=Kind.BASE))["usr/lib/okubsd/relay"] == (0o755, relay.render_program())
+
+
+# In a network and a directory of sockets of their own: a display that sends back what it gets, and the relay to it.
+RELAYED = """
+import os, socket, subprocess, sys, threading
+display = socket.create_server(("127.0.0.1", 6010))
+def echo(end):
+    while data := end.recv(9999):
+        end.sendall(data)
+    end.close()
+def serve():
+    while True:
+        threading.Thread(target=echo, args=(display.accept()[0],)).start()
+threading.Thread(target=serve, daemon=True).start()
+print(*(subprocess.run([sys.argv[1]]).returncode for _ in range(2)))
+sent = os.urandom(3 << 20)
+ends = [socket.socket(socket.AF_UNIX) for _ in range(3)]
+for end in ends:
+    end.connect("/tmp/.X11-unix/X10")
+for end in ends:
+    threading.Thread(target=end.sendall, args=(sent,)).start()
+    got = b""
+    while len(got) < len(sent):
+        got += end.recv(1 << 16)
+    print(got == sent)
+    end.shutdown(socket.SHUT_WR)
+    print(end.recv(1))
+os._exit(0)
+"""
+
+
+@pytest.mark.spawns
+@pytest.mark.skipif(os.geteuid() != 0, reason="a network of its own is root's here")
+def test_the_relay_carries_both_ways_and_ends_with_each_connection(tmp_path: Path) -> None:
+    program = tmp_path / "relay"
+    program.write_bytes(relay.render_program())
+    program.chmod(0o755)
+    alone = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c")
+    script = 'ip link set lo up && mkdir -p "$0" && mount -t tmpfs none "$0" && exec "$@"'
+    argv = (*alone, script, "/tmp/.X11-unix", sys.executable, "-c", RELAYED, str(program))
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.split("\n")[:7] == ["0 1", *3 * ["True", "b''"]], done
 
 
 def test_what_an_image_says_lies_in_it_and_the_default_in_the_base() -> None:

@@ -240,6 +240,16 @@ def test_rollback_of_an_app_asks_its_own_base_only(places: Places) -> None:
     assert versions.rollback(places, "term", "", silent) == older
 
 
+def test_a_new_base_tells_which_apps_do_not_run_on_it(places: Places) -> None:
+    base = build(places, "base", "old", 1, Kind.BASE, packages=("libc6 1",))
+    app = build(places, "term", "app", 2, base=base.build, packages=("libc6 1",))
+    build(places, "other", "of another base", 3, base="0" * 12)
+    assert versions.misfits(places) == []
+    build(places, "base", "new", 4, Kind.BASE, packages=("libc6 0",))
+    ((found, why),) = versions.misfits(places)
+    assert found == app and "'term' does not fit the base 'base' of today" in why
+
+
 def test_a_manifest_that_cannot_be_read_is_damage(places: Places) -> None:
     image = build(places, "term", "tree", 1)
     manifest = places.images / "term" / image.build / "manifest.json"

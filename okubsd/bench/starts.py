@@ -59,10 +59,10 @@ def measure(session: Session, vm: Vm, rounds: int, *, stock: bool) -> Rows:
         _round_of_starts(session, vm, rows)
         ready.round_of_ready_starts(session, vm, rows)
         if stock_directory is not None:
-            with stock_vms.stock_vm(stock_directory) as (seconds, resident):
-                rows["stock: cold start to window (s)"].append(seconds)
+            with stock_vms.stock_vm(stock_directory) as running:
+                rows["stock: cold start to window (s)"].append(running.seconds)
                 time.sleep(5)
-                rows["stock: QEMU resident, idle (MB)"].append(resident / 1e6)
+                rows["stock: QEMU resident, idle (MB)"].append(running.resident / 1e6)
         _round_of_commands(rows)
     ready.memory_of_clones(session, vm, rows)
     ready.forget_state(session, vm)

@@ -10,10 +10,15 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
+
 from okubsd.display.server import parse_display_number
 from okubsd.errors import HostLacks, Problem, TimedOut
+from okubsd.guest.audit import audit, gather_command, kernel_checks
 from okubsd.guest.identity import render_xauthority
+from okubsd.guest.ssh import remote_command
 from okubsd.host import door, keys, release, window
+from okubsd.host.auditing import StockAudit
 from okubsd.host.engine.qemu import memory_of
 from okubsd.host.places import Places
 from okubsd.images import commands
@@ -28,6 +33,8 @@ _PACKAGES = (
 _MEMORY = "512M"
 _NETWORK = "[Match]\nName=e*\n[Network]\nDHCP=yes\n"
 _READY = b"ssh.service"
+# How long it may take to answer, in seconds, and how much that may be, in bytes.
+_ASK_SECONDS, _LARGEST_ANSWER = 120.0, 1 << 20
 
 
 def build_stock(places: Places, app: Recipe, report: Callable[[str], None]) -> Path:
@@ -115,9 +122,30 @@ def virtual_display(run: Path) -> Iterator[tuple[int, bytes]]:
         server.wait()
 
 
+class Stock(msgspec.Struct, frozen=True):
+    """A stock VM that runs: the seconds to its mapped window, QEMU's resident bytes, and the port of its ssh."""
+
+    seconds: float
+    resident: int
+    port: int
+
+
+def audit_stock(directory: Path) -> StockAudit:
+    """Run the stock VM, and look at it as `okubsd audit` does at a VM; by its user, since nobody logs in as root."""
+    with stock_vm(directory) as vm:
+
+        def asked(*words: str) -> str:
+            argv = (*stock_ssh(directory, vm.port), "user@127.0.0.1", remote_command(words))
+            return door.ask(argv, timeout=_ASK_SECONDS, largest=_LARGEST_ANSWER).out.decode(errors="replace")
+
+        kernel = asked("uname", "-r").strip()
+        checks = [*kernel_checks(asked("cat", f"/boot/config-{kernel}")), *audit(asked(*gather_command()), 0, 0)]
+        return StockAudit(f"Debian {asked('cat', '/etc/debian_version').strip()}", kernel, time.strftime("%F"), checks)
+
+
 @contextlib.contextmanager
-def stock_vm(directory: Path) -> Iterator[tuple[float, int]]:
-    """Run the stock VM with its app shown; yield the seconds to its mapped window and QEMU's resident bytes."""
+def stock_vm(directory: Path) -> Iterator[Stock]:
+    """Run the stock VM with its app shown; yield what is known of it then."""
     from okubsd.host.monitor import monitor
 
     with tempfile.TemporaryDirectory(prefix="okubsd-stock-") as name:
@@ -136,7 +164,7 @@ def stock_vm(directory: Path) -> Iterator[tuple[float, int]]:
                 )
                 if not seen.wait(b"mapped", 300, lambda: None):
                     raise TimedOut("the stock VM showed no window within 300 seconds")
-                yield time.monotonic() - start, memory_of(qemu.pid)
+                yield Stock(time.monotonic() - start, memory_of(qemu.pid), port)
                 shown.kill()
                 shown.wait()
         finally:

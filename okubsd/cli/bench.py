@@ -6,6 +6,7 @@ import statistics
 import sys
 
 import click
+import msgspec
 
 from okubsd.cli.session import pass_session, print_json
 from okubsd.errors import Misuse
@@ -13,7 +14,7 @@ from okubsd.host.session import Session
 
 
 @click.command()
-@click.argument("name", metavar="[VM | compile | net | display | share]", default="term")
+@click.argument("name", metavar="[VM | compile | net | display | share | audit]", default="term")
 @click.option("--rounds", default=5, show_default=True, help="How often each is started.")
 @click.option("--against", type=click.Choice(["stock"]), help="Measure a stock Debian VM in the same rounds.")
 @click.option("--vms", default=500, show_default=True, help="With 'compile': of how many VMs.")
@@ -24,6 +25,7 @@ def bench(session: Session, name: str, rounds: int, against: str | None, vms: in
 
     'bench compile' measures how long it takes to compile a description of many VMs instead, and 'bench net' what a
     gateway costs and what a rule does, 'bench display' what a window costs, 'bench share' what a shared directory does.
+    'bench audit' looks at a stock Debian, for what `okubsd audit --stock` says of it.
     """
     if rounds < 1 or vms < 1:
         raise Misuse("--rounds and --vms take a whole number, at least 1")
@@ -31,6 +33,13 @@ def bench(session: Session, name: str, rounds: int, against: str | None, vms: in
         from okubsd.bench import compiling
 
         _show(compiling.measure(vms, rounds), compiling.describe_host(), json=json, vms=vms, rounds=rounds)
+    elif name == "audit":
+        from okubsd.bench import stock
+
+        directory = stock.build_stock(session.places, session.recipes["term"], session.report)
+        sys.stdout.write(
+            msgspec.json.format(msgspec.json.encode(stock.audit_stock(directory)), indent=1).decode() + "\n"
+        )
     elif name == "net":
         from okubsd.bench import network
 

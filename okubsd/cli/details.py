@@ -10,7 +10,7 @@ from okubsd import layout
 from okubsd.cli.rows import changes, summary
 from okubsd.config.sizes import render_megabytes, render_size
 from okubsd.errors import Problem
-from okubsd.host import facts, gateway, lifecycle, locks, performance, rules, shares, speaking, versions
+from okubsd.host import facts, gateway, lifecycle, locks, performance, rules, shares, speaking, versions, waking
 from okubsd.host.engine import engine
 from okubsd.host.publish import published
 from okubsd.host.session import Session
@@ -19,6 +19,7 @@ from okubsd.plan.facts import HostFacts, VmFacts
 from okubsd.plan.saved import state_of
 from okubsd.plan.seats import engine_for
 from okubsd.plan.seats.base import Boot, Seat
+from okubsd.plan.seats.vmd import refuse_without_memory
 
 # A guest that fell to another clock runs at a half or a fifth of the time; less than this is the measuring's.
 _CLOCK_TOLERANCE = 0.25
@@ -88,7 +89,7 @@ def _begins(session: Session, vm: Vm, host: HostFacts, state: VmFacts, seat: Sea
     if seat is None:
         return ""
     if seat.engine != "qemu":
-        return "by a boot: vmd saves no guests"
+        return _begins_on_vmd(vm, host, state, waits=waking.waits(session.places, vm.name))
     recipes, description = session.known_recipes, session.known_description
     if description is None or vm.image not in recipes:
         return ""
@@ -100,6 +101,17 @@ def _begins(session: Session, vm: Vm, host: HostFacts, state: VmFacts, seat: Sea
     if not name:
         return "by a boot: it has or is a gateway, or its images are not built"
     return f"from the saved state {name}" if name in host.saved else f"by a boot: okubsd pool make {vm.name} saves one"
+
+
+def _begins_on_vmd(vm: Vm, host: HostFacts, state: VmFacts, *, waits: bool) -> str:
+    """Return the same of a VM of vmd's, which saves no guests: one that is booted beforehand has its memory."""
+    if state.running:
+        return "at once: it has booted, and waits" if waits else "by a boot"
+    try:
+        refuse_without_memory(vm, host.usable_memory, host.taken_memory)
+    except Problem as problem:
+        return f"by a boot, and none can wait: {problem.sentence}"
+    return f"by a boot: okubsd pool start {vm.name} has it booted beforehand"
 
 
 def _network(session: Session, vm: Vm, *, running: bool) -> dict[str, Any]:

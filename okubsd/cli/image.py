@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 
 import click
 
 from okubsd import layout
-from okubsd.cli import versions
+from okubsd.cli import exchange, versions
+from okubsd.cli.building import bring_up_to_date
 from okubsd.cli.session import Verbs, ago, as_json, dry_run, pass_session, print_json, print_table
 from okubsd.config.names import did_you_mean, quoted
-from okubsd.config.sizes import parse_size, render_megabytes
+from okubsd.config.sizes import render_megabytes
 from okubsd.errors import Misuse, Problem, Unknown
-from okubsd.host import builder, facts, programs, store
-from okubsd.host.lifecycle import interruptible
+from okubsd.host import facts, programs, store
 from okubsd.host.locks import locked
 from okubsd.host.session import Session
-from okubsd.host.trust import is_root
-from okubsd.host.workshop import HERE, Workshop
-from okubsd.images.disk import FORMATS, files_of
+from okubsd.host.workshop import HERE
 from okubsd.model import Image
-from okubsd.plan.images import BOOT_IMAGE, recipe_of, stale_images
+from okubsd.plan.images import BOOT_IMAGE, recipe_of
 
 
 @click.group(cls=Verbs)
@@ -33,7 +29,10 @@ def image() -> None:
 
 
 image.result_callback()(versions.forget_stale)
-for _verb in (versions.history, versions.verify, versions.sign, versions.rollback, versions.prune, versions.try_out):
+for _verb in (
+    *(versions.history, versions.verify, versions.sign, versions.rollback, versions.prune, versions.try_out),
+    *(exchange.export_to, exchange.push, exchange.pull, exchange.import_from),
+):
     image.add_command(_verb)
 
 
@@ -68,40 +67,6 @@ def build(session: Session, names: tuple[str, ...], every: bool, force: bool, in
         from okubsd.cli.menu import renew_menu
 
         renew_menu(session)
-
-
-def bring_up_to_date(
-    session: Session, wanted: tuple[str, ...], *, force: bool = False, dry: bool = False, workshop: Workshop = HERE
-) -> None:
-    """Build those of the images ``wanted`` that are missing or older than their recipe, with the bases they stand on.
-
-    ``force`` builds them anew in any case, ``dry`` only prints what would be built.
-    """
-    # It says which languages its images have.
-    _ = session.known_description
-    needed = _with_bases(session, wanted)
-    # Who names an image wants the one of its own recipe.
-    built = {
-        found.name: found
-        for found in store.all_images(session.places)
-        if found.name not in wanted or not (force or found.made_of)
-    }
-    for name in stale_images(needed, session.recipes, built):
-        if dry:
-            print(shlex.join(("okubsd", "image", "build", name)))
-            continue
-        with interruptible():
-            made = builder.build(session.places, session.recipes[name], session.report, force=force, workshop=workshop)
-        session.report(f"{name}: {made.build}, {render_megabytes(made.size)}")
-
-
-def _with_bases(session: Session, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return ``names``, with the bases and the boot image that they need, each once."""
-    needed = {BOOT_IMAGE: None} if any(session.recipes[name].base for name in names) else {}
-    for name in names:
-        base = session.recipes[name].base
-        needed.update({base: None} if base else {}, **{name: None})
-    return tuple(needed)
 
 
 # What builds and trials read of an image, and no VM.
@@ -206,141 +171,3 @@ def path(session: Session, name: str) -> None:
     """Print the directory of an image's current build."""
     found = store.need_image(session.places, name)
     sys.stdout.write(f"{session.places.images / found.name / found.build}\n")
-
-
-@image.command("export")
-@click.argument("target", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False))
-@click.argument("names", metavar="[NAME...]", nargs=-1)
-@click.option("--alone", is_flag=True, help="Without the boot and base images that NAME needs.")
-@click.option(
-    "--format", "forms", metavar="|".join(FORMATS), help="As a disk of NAME that boots by itself; or several."
-)
-@click.option("--home", default="1G", show_default=True, help="How large the home of such a disk is.")
-@click.option("--authorized-key", "login", type=click.Path(path_type=Path, exists=True), help="Who may come in by ssh.")
-@click.option("--force", is_flag=True, help="Write over a FILE that is there.")
-@pass_session
-def export_to(
-    session: Session, target: Path, names: tuple[str, ...], alone: bool, forms: str | None, home: str,
-    login: Path | None, force: bool,
-) -> None:  # fmt: skip
-    """Write built images to FILE, a signed tar for 'okubsd image import' on another host.
-
-    That is all that are built, or NAME with the images it needs to boot.
-    """
-    from okubsd.host import exchange
-
-    if not target.absolute().parent.is_dir():
-        raise Misuse(f"there is no directory {quoted(target.absolute().parent)}")
-    targets = {"": target} if forms is None else files_of(target, forms)
-    for made in targets.values():
-        if made.exists() and not force:
-            again = shlex.join((*(() if forms is None else ("--format", forms)), str(target), *names))
-            raise Misuse(f"{made} is there already", f"okubsd image export --force {again}")
-    if forms is not None:
-        # The name of the image is that of the files, where no other is given.
-        _export_disk(session, targets, names or (target.name,), home, login)
-        return
-    alone = alone or any(name not in session.recipes for name in names)
-    chosen = _chosen(session, tuple(dict.fromkeys(names)) if alone else _with_bases(session, names))
-    fingerprint = exchange.export_images(session.places, chosen, target)
-    size = render_megabytes(target.stat().st_size)
-    session.report(f"{', '.join(found.name for found in chosen)}: {size} in {target}, signed by {fingerprint}")
-
-
-def _chosen(session: Session, names: tuple[str, ...]) -> list[Image]:
-    """Return the images ``names``, or all that are built.  Raises Unknown or Problem where there are none."""
-    chosen = [store.need_image(session.places, name) for name in names] or list(store.all_images(session.places))
-    if not chosen:
-        raise Problem("no image is built", "okubsd image build term")
-    return chosen
-
-
-def _export_disk(
-    session: Session, targets: dict[str, Path], names: tuple[str, ...], home: str, login: Path | None
-) -> None:
-    """Write the app image that is named as one disk, in each of some formats."""
-    from okubsd.host import disk
-
-    if len(names) != 1 or names[0] not in session.recipes or not session.recipes[names[0]].base:
-        raise Misuse("name one app image for a disk", "okubsd image export --format qcow2 term.qcow2 term")
-    try:
-        size = parse_size(home)
-    except ValueError:
-        size = 0
-    if size < _LEAST_HOME:
-        raise Misuse(f"--home {quoted(home)} is no size of 16M or more", "--home 1G")
-    boot, base, app = (store.need_image(session.places, name) for name in _with_bases(session, names))
-    line = login.read_text().splitlines()[0] if login is not None and login.stat().st_size else ""
-    if login is not None and not line.startswith("ssh-"):
-        raise Misuse(f"{login} is no public key of ssh", "--authorized-key ~/.ssh/id_ed25519.pub")
-    with interruptible():
-        disk.export_disk(session.places, (boot, base, app), targets, size, line, session.report)
-    for target in targets.values():
-        session.report(f"{app.name}: {render_megabytes(target.stat().st_blocks * 512)} in {target}")
-
-
-_LEAST_HOME = 16 << 20
-
-
-@image.command()
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
-@click.argument("names", metavar="[NAME...]", nargs=-1)
-@click.option("--days", type=click.IntRange(1, 3650), default=30, show_default=True, help="How long the index is good.")
-@pass_session
-def push(session: Session, directory: Path, names: tuple[str, ...], days: int) -> None:
-    """Put built images into DIR, signed: any web server can give it to 'okubsd image pull'.
-
-    That is all that are built, or NAME with the images it needs to boot.
-    """
-    from okubsd.host import mirror
-
-    chosen = _chosen(session, _with_bases(session, names))
-    fingerprint = mirror.push(session.places, chosen, directory, session.report, days=days)
-    session.report(f"{', '.join(found.name for found in chosen)}: in {directory}, signed by {fingerprint}")
-
-
-@image.command()
-@click.argument("source", metavar="URL|DIR")
-@click.argument("names", metavar="[NAME...]", nargs=-1)
-@click.option("--mirror", "mirrors", multiple=True, help="Another place that has the same.")
-@pass_session
-def pull(session: Session, source: str, names: tuple[str, ...], mirrors: tuple[str, ...]) -> None:
-    """Take images that were pushed to a directory or web server, and that a trusted key has signed (see 'okubsd key').
-
-    As root on a host with vmd this is for all its users, and in the form that vmd opens.
-    """
-    from okubsd.host import mirror
-
-    for_vmd = is_root() and programs.has_vmd()
-    places = session.places.of_system if for_vmd else session.places
-    for one in (source, *mirrors):
-        mirror.is_url(one)
-    with interruptible():
-        taken = mirror.pull(places, (source, *mirrors), names, session.report, for_vmd=for_vmd, keys=session.places)
-    if not taken:
-        session.report("nothing there is newer than what is here")
-
-
-@image.command("import")
-@click.argument("source", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False, exists=True))
-@click.option("--older", is_flag=True, help="Take images that are older than those that are here.")
-@click.option("--container", "name", metavar="NAME", help="Make an image NAME of the container that is in FILE.")
-@pass_session
-def import_from(session: Session, source: Path, older: bool, name: str | None) -> None:
-    """Take the images of FILE, which a trusted key has signed (see 'okubsd key'), or a container.
-
-    As root on a host with vmd this is for all its users, and in the form that vmd opens.
-    """
-    from okubsd.host import exchange, programs
-
-    if name is not None:
-        from okubsd.host.installing import add_container
-
-        path = add_container(session, name, source)
-        fresh = Session(session.given, session.report, quiet=session.quiet)
-        bring_up_to_date(fresh, (name,))
-        session.report(f"{name}: its recipe is {path}; describe a VM with 'image: {name}', and 'publish' its ports")
-        return
-    for_vmd = is_root() and programs.has_vmd()
-    places = session.places.of_system if for_vmd else session.places
-    exchange.import_images(places, source, session.report, for_vmd=for_vmd, keys=session.places, older=older)

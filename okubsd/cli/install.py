@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from okubsd.cli.image import bring_up_to_date
+from okubsd.cli.building import bring_up_to_date
 from okubsd.cli.menu import renew_menu
 from okubsd.cli.names import remove_one
 from okubsd.cli.session import as_json, pass_session, print_json, print_table

@@ -10,7 +10,7 @@ import msgspec
 
 from okubsd.cli.session import dry_run, pass_session, print_json
 from okubsd.errors import Misuse, Partial, Problem
-from okubsd.host import facts, lifecycle, running
+from okubsd.host import facts, lifecycle, running, sockets
 from okubsd.host.gateway import find_gateway
 from okubsd.host.performance import Timing
 from okubsd.host.session import Session
@@ -116,7 +116,7 @@ def _take_copy(session: Session, vm: Vm, request: Request, *, timing: bool) -> b
     from okubsd.host import ready
 
     if not request.headless:
-        lifecycle.check_desktop(os.environ.get("DISPLAY", ""))
+        sockets.check_desktop(os.environ.get("DISPLAY", ""))
     with lifecycle.interruptible(), ready.taking(session, vm, request.app) as taken:
         if taken is None:
             return False

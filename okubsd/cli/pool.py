@@ -73,14 +73,16 @@ def _resident(session: Session, name: str) -> str:
 @click.argument("app", metavar="[APP]", default="")
 @pass_session
 def start(session: Session, name: str, app: str) -> None:
-    """Have a copy of the VM start an app, and wait; the next `start --disposable` takes it."""
+    """Have a copy of the VM start an app, and wait; the next `start --disposable` takes it.
+
+    On vmd, which runs no copies, it is the VM itself that waits, for the next `start`.
+    """
     vm = session.vm(name)
     ready.end(session, frozenset({name}), stale=True)
     with lifecycle.interruptible():
         waiting = ready.prepare(session, vm, app)
-    session.report(
-        f"{waiting.name}: waits for okubsd start --disposable {shlex.join((name, *((app,) if app else ())))}"
-    )
+    words = (*(() if waiting.name == name else ("--disposable",)), name, *((app,) if app else ()))
+    session.report(f"{waiting.name}: waits for okubsd start {shlex.join(words)}")
 
 
 @pool.command()

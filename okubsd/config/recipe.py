@@ -107,9 +107,9 @@ def _sandbox(value: Value) -> Sandbox | None:
     if word in ("app", "none"):
         return Sandbox(on=word == "app")
     if word is not None:
-        value.wrong("app, none, or a mapping of home and devices")
+        value.wrong("app, none, or a mapping of home, devices and network")
         return None
-    return Sandbox(**value.fields({"home": _home_paths, "devices": _devices}))
+    return Sandbox(**value.fields({"home": _home_paths, "devices": _devices, "network": fields.yes_or_no}))
 
 
 _FIELDS: Mapping[str, fields.Parser[Any]] = {

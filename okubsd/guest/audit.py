@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from okubsd.model import Argv
+from okubsd.recipe import Recipe
 
 # What the kernel is to refuse, below /proc/sys: the least good value, and why; a kernel may not have it.
 KNOBS: dict[str, tuple[int, str]] = {
@@ -150,6 +151,19 @@ _KINDS = ("knob", "mount", "setuid", "port", "process", "hole")
 def score(checks: list[Check]) -> int:
     """Return how many of the ``checks`` are good, in percent."""
     return round(100 * sum(check.good for check in checks) / max(1, len(checks)))
+
+
+# What an image does not choose: one where these are weak is refused.  Mitigations are the processor's, and what
+# a guest listens on is its services'.
+_WALLS = frozenset({"capabilities of the user's", "who could gain privileges"})
+
+
+def self_check(checks: list[Check], recipe: Recipe) -> list[str]:
+    """Return which walls inside a guest of ``recipe`` do not stand, each in words; nothing where all do."""
+    needed = _WALLS | {name.replace("/", ".") for name in (*KNOBS, *OFF)} | {f"mount {place}" for place in MOUNTS}
+    needed |= {"setuid programs"} if not recipe.setuid else set()
+    needed |= {"apps behind a filter"} if recipe.sandbox.on and recipe.apps else set()
+    return [f"{check.name}: {check.seen}" for check in checks if check.name in needed and not check.good]
 
 
 def kernel_checks(config: str) -> list[Check]:

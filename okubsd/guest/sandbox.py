@@ -103,6 +103,7 @@ def bwrap_args(sandbox: Sandbox) -> Argv:
         own += ["--dev-bind-try", f"/dev/{device}", f"/dev/{device}"]
     return (
         *("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-cgroup-try"),
+        *(() if sandbox.network else ("--unshare-net",)),
         *("--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"),
         *("--bind", "/tmp", "/tmp", "--bind-try", "/var/tmp", "/var/tmp"),
         # What the host says of this VM stays out of sight, but for the key of the display and the time zone.

@@ -15,7 +15,7 @@ import stat
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -28,6 +28,7 @@ from okubsd.host import bootdrive, door, locks, records, signing, store
 from okubsd.host.builder import DRIVE
 from okubsd.host.places import Places
 from okubsd.host.reading import open_regular
+from okubsd.host.session import Report
 from okubsd.images.archive import DIGESTS, KEY, LARGEST, MANIFEST, PARTS, Member, magic_mistake, read_members
 from okubsd.images.bootdrive import render_config, with_config
 from okubsd.images.signify import PublicKey, parse_digests, parse_public_key, render_digests, render_public_key
@@ -35,11 +36,8 @@ from okubsd.model import Image, Kind, Part
 from okubsd.vmd.control import convert_argv, parse_answer
 from okubsd.vmd.qcow2 import chain_mistakes
 
-Report = Callable[[str], None]
-
 # What vmd opens an overlay of; its base must be qcow2, so that a squashfs is wrapped in one.
 VMD_DRIVE = "drive.qcow2"
-
 _CHUNK = 1 << 20
 _BUILD = re.compile(r"[0-9a-f]{12}")
 _SHA256, _DAY = re.compile(r"[0-9a-f]{64}"), 86400

@@ -14,7 +14,7 @@ from okubsd.host import keys, locks, programs, store
 from okubsd.host.engine import engine
 from okubsd.host.homes import home_sizes
 from okubsd.host.places import Places
-from okubsd.host.running import live_display, why_it_stands_still
+from okubsd.host.running import live_display
 from okubsd.host.sockets import listener_pid
 from okubsd.host.trust import is_root
 from okubsd.model import Backend, Image, Kind, Vm
@@ -63,7 +63,7 @@ def ask_vm(places: Places, name: str) -> VmFacts:
         has_keys=keys.have_keys(directory),
         has_home=(directory / layout.HOME).exists(),
         home_size=home_sizes(places, (name,)).get(name, 0),
-        stall=why_it_stands_still(run) if seat is not None else "",
+        stall=engine(seat.engine).stall(name, run) if seat is not None else "",
     )
 
 

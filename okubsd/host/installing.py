@@ -53,14 +53,15 @@ def add_recipe(session: Session, name: str, package: str, command: str) -> Path:
     return path
 
 
-def add_container(session: Session, name: str, source: Path) -> Path:
+def add_container(session: Session, name: str, source: str) -> Path:
     """Write a recipe of the user's for an image ``name`` of the container in ``source``, which is copied beside it.
 
+    ``source`` is a tar, the directory of an OCI layout, or docker:// and the name of an image in a registry.
     Raises Misuse for a name that is none or is taken, Problem where ``source`` is no container.
     """
     import tempfile
 
-    from okubsd.host import container
+    from okubsd.host import container, container_source
 
     path = own_config(os.environ) / "images" / name / "recipe.yaml"
     if not IMAGE_NAME.fullmatch(name):
@@ -69,16 +70,17 @@ def add_container(session: Session, name: str, source: Path) -> Path:
         raise Misuse(f"there is a recipe '{name}' already", "choose another name, or remove it first")
     door.make_private(session.places.state)
     with tempfile.TemporaryDirectory(dir=session.places.state, prefix=".container-") as scratch:
+        archive = container_source.as_tar(source, Path(scratch), session.report)
         # Whatever it is, it is looked through before anything of it is kept.
-        container.pack(source, Path(scratch) / "drive.tar", Path(scratch))
-    path.parent.mkdir(mode=0o755, parents=True)
-    try:
-        shutil.copyfile(source, path.with_name(_CONTAINER))
-        path.with_name(_CONTAINER).chmod(0o644)
-        door.write(path, f"{MADE}\nfrom: base\ncontainer: {_CONTAINER}\n".encode(), 0o644)
-    except BaseException:
-        shutil.rmtree(path.parent)
-        raise
+        container.pack(archive, Path(scratch) / "drive.tar", Path(scratch))
+        path.parent.mkdir(mode=0o755, parents=True)
+        try:
+            shutil.copyfile(archive, path.with_name(_CONTAINER))
+            path.with_name(_CONTAINER).chmod(0o644)
+            door.write(path, f"{MADE}\nfrom: base\ncontainer: {_CONTAINER}\n".encode(), 0o644)
+        except BaseException:
+            shutil.rmtree(path.parent)
+            raise
     return path
 
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
-import socket
 from collections.abc import Iterator
 
 import msgspec
 
 from okubsd import layout
 from okubsd.display.server import display_socket
-from okubsd.errors import BadClock, BadDescription, BadState, DisplayGone, HostLacks, Problem, TimedOut
-from okubsd.host import door, facts, gateway, locks, programs
+from okubsd.errors import BadClock, BadDescription, BadState, DisplayGone, Problem, TimedOut
+from okubsd.host import door, facts, gateway, locks, programs, sockets
 from okubsd.host.perform import perform
 from okubsd.host.perform.display import show_failure, when_it_ends
 from okubsd.host.performance import Performance, Timing, record_timing
@@ -170,10 +168,16 @@ def _needing(session: Session, through: Vm) -> Iterator[None]:
 
 
 def _start_alone(session: Session, vm: Vm, request: Request) -> Started:
+    from okubsd.host.waking import set_clock, wake
+
     with holding(session.places, vm.name, session.report), interruptible():
         end_half_started(session, vm.name)
+        woken = wake(session.places, vm.name)
         try:
-            return _start(session, vm, request)
+            started = _start(session, vm, request)
+            if woken:
+                set_clock(session.places, vm)
+            return started
         except BadState as problem:
             from okubsd.host import saved
 
@@ -195,7 +199,7 @@ def _start(session: Session, vm: Vm, request: Request) -> Started:
     decided = decide_start(session, vm, request)
     state = decided.boot.state
     if any((isinstance(step, StartDisplay) and step.desktop) or isinstance(step, StartGlass) for step in decided.plan):
-        check_desktop(decided.boot.host.display)
+        sockets.check_desktop(decided.boot.host.display)
     if not state.running:
         if not vm.copy_of:
             # What a copy of that name left is a described VM's from now on, and stays.
@@ -228,21 +232,6 @@ def _begin(session: Session, state: VmFacts) -> Performance:
     if state.display is not None:
         performance.slots[Slot.DISPLAY_SOCKET] = str(display_socket(state.display))
     return performance
-
-
-def check_desktop(display: str) -> None:
-    """Raise HostLacks where the user's X ``display`` does not answer, before anything is built for it (X(7))."""
-    match = re.fullmatch(r"(?:unix)?:([0-9]{1,5})(?:\.[0-9]+)?", display)
-    if match is None:
-        # A display of another host, or one that ssh forwards, is tried by the X server itself.
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(5)
-        for path in (str(display_socket(int(match[1]))), f"\0{display_socket(int(match[1]))}"):
-            with contextlib.suppress(OSError):
-                connection.connect(path)
-                return
-    raise HostLacks(f"the X display {display} does not answer", "set DISPLAY to yours, or start it with --headless")
 
 
 def _tell_seat(session: Session, decided: Decided) -> None:
@@ -315,10 +304,13 @@ def stop(session: Session, vm: Vm, *, force: bool = False, patience: int = PATIE
     ``force`` leaves the first out, and waits for nobody; ``patience`` is how many seconds the guest gets.  Returns
     whether the VM ran.  Raises Problem where it stands still, TimedOut where even force does not end it.
     """
-    if force or (session.places.vm(vm.name) / layout.WAITING).exists():
+    from okubsd.host.waking import is_copy_that_waits, wake
+
+    if force or is_copy_that_waits(session.places, vm.name):
         # One that waits to be taken holds nothing of anybody's.
         return _stop_now(session, vm)
     with holding(session.places, vm.name, session.report):
+        wake(session.places, vm.name)
         state = facts.ask_vm(session.places, vm.name)
         if state.stall:
             raise Problem(f"{vm.name}: stands still: {state.stall}", f"okubsd stop -f {vm.name}  # a power cut")

@@ -7,47 +7,37 @@ section 1.5.2: rollback, freeze, mix-and-match, endless data).  Parts lie beside
 
 from __future__ import annotations
 
-import contextlib
-import http.client
 import os
 import secrets
 import shutil
 import tempfile
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
-from urllib.parse import urlsplit
 
 import msgspec
 
 from okubsd import layout
 from okubsd.config.names import IMAGE_NAME, quoted
 from okubsd.decode import read_json
-from okubsd.errors import Misuse, Problem
+from okubsd.errors import Problem
 from okubsd.host import door, exchange, locks, signing, store
+from okubsd.host.fetching import PARTS, fetch, opened
 from okubsd.host.places import Places
 from okubsd.host.reading import open_regular
-from okubsd.images.archive import LARGEST, magic_mistake
 from okubsd.images.signify import render_public_key
 from okubsd.model import Image, Part
 
 Report = Callable[[str], None]
 
-INDEX, PARTS, PUBLIC_KEY = "index.sig", "parts", "okubsd.pub"
+INDEX, PUBLIC_KEY = "index.sig", "okubsd.pub"
 # Where parts are until an image is whole, among the images.
 _FETCHED = ".parts"
-# The index may have so many bytes, a connection may say nothing for so many seconds.
-LARGEST_INDEX, _SILENT = 8 << 20, 30.0
-# How long an index may take, in seconds, and how many bytes a second a part has to come at least, looked at so often.
-_INDEX_SECONDS, _LEAST_RATE, _RATE_SECONDS = 60.0, 2048, 60.0
+# How many bytes the index may have, and how many seconds it may take.
+LARGEST_INDEX, _INDEX_SECONDS = 8 << 20, 60.0
 _CHUNK = 1 << 20
 # For how many days an index is good.
 DAYS = 30
-# How often what is fetched is told, in bytes.
-_TOLD = 32 << 20
 
 
 class Index(msgspec.Struct, frozen=True):
@@ -197,7 +187,7 @@ def _good_index(keys: Places, sources: tuple[str, ...], report: Report) -> tuple
 
 def _index_of(keys: Places, source: str) -> tuple[Index, str]:
     text, end = b"", time.monotonic() + _INDEX_SECONDS
-    with _opened(source, INDEX, 0) as stream:
+    with opened(source, INDEX, 0) as stream:
         while len(text) <= LARGEST_INDEX and (chunk := stream.read1(1 << 16)):
             text += chunk
             if time.monotonic() > end:
@@ -241,7 +231,7 @@ def _take(
     parts = places.images / _FETCHED
     exchange.need_room(places.images, image.size * (2 if for_vmd else 1))
     for part in image.parts:
-        _fetch(sources, part, parts / part.sha256, image, report)
+        fetch(sources, part, parts / part.sha256, image, report)
     waiting = "waiting for a build to end"
     with (
         locks.locked(places.images / ".lock", lambda: report(waiting)),
@@ -256,120 +246,3 @@ def _take(
         exchange.publish_taken(places, found, made, report, for_vmd=for_vmd, keys=keys)
     for part in image.parts:
         (parts / part.sha256).unlink()
-
-
-def _fetch(sources: tuple[str, ...], part: Part, target: Path, image: Image, report: Report) -> None:
-    """Have a part at ``target``, going on where an earlier try broke off.  Raises Problem where nobody has it whole."""
-    why = ""
-
-    def tell(done: int) -> None:
-        report(f"{image.name}: {done >> 20} of {part.size >> 20} MB")
-
-    for source in sources:
-        # What is there may be another's lie: who is to blame is known where all of it is from one source.
-        for begun in _beginnings(target):
-            try:
-                _fetch_from(source, part, target, tell)
-            except OSError as error:
-                why = f"{source}: {error}"
-                break
-            if _is_signed(part, target):
-                return
-            # Whatever it is, it is not what was signed.
-            target.unlink()
-            why = f"{source}: {part.name} is not what was signed" if not begun else why
-    raise Problem(f"image '{image.name}' was not pulled: {why}", "try again: what was fetched stays")
-
-
-def _beginnings(target: Path) -> Iterator[int]:
-    """Yield how many bytes are there already, and once more from none where there were some."""
-    begun = target.stat().st_size if target.exists() else 0
-    yield begun
-    if begun:
-        yield 0
-
-
-def _is_signed(part: Part, target: Path) -> bool:
-    with target.open("rb") as stream:
-        wrong = magic_mistake(part.name, stream.read(512))
-    return store.hash_file(target) == part.sha256 and not wrong
-
-
-class _Rate:
-    """Who gives less than so many bytes a second, in whatever pieces, is waited for no longer."""
-
-    def __init__(self) -> None:
-        self._since, self._came = time.monotonic(), 0
-
-    def came(self, count: int) -> None:
-        """Take that ``count`` bytes came.  Raises OSError where they come too slowly."""
-        self._came += count
-        if time.monotonic() > self._since + _RATE_SECONDS:
-            if self._came < _LEAST_RATE * _RATE_SECONDS:
-                raise OSError("is too slow")
-            self._since, self._came = time.monotonic(), 0
-
-
-def _fetch_from(source: str, part: Part, target: Path, tell: Callable[[int], None]) -> None:
-    if part.size > LARGEST[part.name]:
-        raise OSError("it is too large")
-    done = target.stat().st_size if target.exists() else 0
-    if done > part.size:
-        target.unlink()
-        done = 0
-    told, rate = done, _Rate()
-    while done < part.size:
-        with _opened(source, f"{PARTS}/{part.sha256}", done, rate) as stream, target.open("ab") as out:
-            before = done
-            while done < part.size and (chunk := stream.read1(min(_CHUNK, part.size - done))):
-                out.write(chunk)
-                done += len(chunk)
-                rate.came(len(chunk))
-                if done - told >= _TOLD:
-                    told = done
-                    tell(done)
-        if done == before:
-            raise OSError(f"it ends after {done} of {part.size} bytes")
-
-
-@contextlib.contextmanager
-def _opened(source: str, name: str, offset: int, rate: _Rate | None = None) -> Iterator[Any]:
-    """Open the file ``name`` of a source at ``offset``.  Raises OSError, in words, where that fails."""
-    if not is_url(source):
-        with open_regular(Path(source) / name) as stream:
-            stream.seek(offset)
-            yield stream
-        return
-    request = urllib.request.Request(
-        f"{source.rstrip('/')}/{name}", headers={"Range": f"bytes={offset}-"} if offset else {}
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=_SILENT) as answer:
-            if urlsplit(answer.url).scheme not in ("http", "https"):
-                raise OSError("it leads elsewhere")
-            if offset and answer.status != 206:
-                # It begins at the beginning: what is here is passed over.
-                _skip(answer, offset, rate or _Rate())
-            yield answer
-    except urllib.error.HTTPError as error:
-        raise OSError(f"has no {name}: {error.code}") from None
-    except urllib.error.URLError as error:
-        raise OSError(f"does not answer: {error.reason}") from None
-    except (TimeoutError, ConnectionError) as error:
-        raise OSError(f"stopped answering: {error}") from None
-    except http.client.HTTPException as error:
-        raise OSError(f"does not answer as a web server does: {type(error).__name__}") from None
-
-
-def _skip(stream: IO[bytes], count: int, rate: _Rate) -> None:
-    while count and (chunk := stream.read1(min(_CHUNK, count))):  # type: ignore[attr-defined]
-        count -= len(chunk)
-        rate.came(len(chunk))
-
-
-def is_url(source: str) -> bool:
-    """Return whether ``source`` is on a web server.  Raises Misuse where it is a URL of another kind."""
-    scheme = urlsplit(source).scheme
-    if "://" in source and scheme not in ("http", "https"):
-        raise Misuse(f"{quoted(source)} is neither a directory nor of http or https")
-    return "://" in source

@@ -1,6 +1,7 @@
 """Copies that wait: each has booted, shows its app on a display that nobody sees, and stands still until it is taken.
 
 A start of a disposable copy takes one, which then goes on; what waits uses no processor, and the memory that it has.
+vmd runs no copies: there the VM itself is booted beforehand, and waits until it is started.
 """
 
 from __future__ import annotations
@@ -15,15 +16,13 @@ import msgspec
 from okubsd import layout
 from okubsd.decode import read_json
 from okubsd.errors import Problem
-from okubsd.host import copies, door, lifecycle, locks, running, store
-from okubsd.host.guest import ROOT, Guest
-from okubsd.host.monitor import monitor
+from okubsd.host import copies, door, facts, lifecycle, locks, running, store, waking
+from okubsd.host.engine import engine
 from okubsd.host.places import Places
 from okubsd.host.session import Session
-from okubsd.model import Request, Vm
+from okubsd.model import Backend, Request, Vm
 from okubsd.plan.images import images_of
-
-_CLOCK_SECONDS = 20.0
+from okubsd.plan.seats import engine_for
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -37,19 +36,46 @@ class Waiting(msgspec.Struct, frozen=True):
 
 
 def prepare(session: Session, vm: Vm, app: str = "") -> Waiting:
-    """Start a copy of ``vm`` with an app, and have it wait.  Raises what a start raises."""
+    """Start a copy of ``vm`` with an app, and have it wait; of vmd's VMs it is the VM itself.
+
+    Raises what a start raises.
+    """
     app = _app(session, vm, app)
+    if engine_for(vm, facts.backends()) == Backend.VMD:
+        return _prepare_itself(session, vm, app)
     with copies.making(session, vm) as copy:
         mark = session.places.vm(copy.name) / layout.WAITING
         # Whoever kills us: what is there is known, and that nobody makes it any more.
         door.write(mark, msgspec.json.encode(Waiting(copy.name, vm.name, app, round(time.time()), "")))
         lifecycle.start(session, copy, Request(app=app, headless=True))
-        with monitor(session.places.vm_run(copy.name) / layout.QMP) as qemu:
-            qemu.execute("stop")
+        engine(Backend.QEMU).pause(copy.name, session.places.vm_run(copy.name))
         # Now: a start may have built images.
         waiting = Waiting(copy.name, vm.name, app, round(time.time()), _key(session, vm))
         door.write(mark, msgspec.json.encode(waiting))
         return waiting
+
+
+def _prepare_itself(session: Session, vm: Vm, app: str) -> Waiting:
+    """Start ``vm``, and have it wait: root has prepared it, and no copy.  Whoever starts it later has it go on."""
+    places, mark = session.places, session.places.vm(vm.name) / layout.WAITING
+    state = facts.ask_vm(places, vm.name)
+    if state.running:
+        waits = waking.waits(places, vm.name)
+        raise Problem(
+            f"VM '{vm.name}' {'waits already' if waits else 'is running'}",
+            f"okubsd {'start' if waits else 'stop'} {vm.name}",
+        )
+    lifecycle.start(session, vm, Request(app=app, headless=True, windowless=not app))
+    waiting = Waiting(vm.name, vm.name, app, round(time.time()), _key(session, vm))
+    with lifecycle.holding(places, vm.name, session.report):
+        # First what says so: one that stands still and nobody knows why would be started by nobody.
+        door.write(mark, msgspec.json.encode(waiting))
+        try:
+            engine(Backend.VMD).pause(vm.name, places.vm_run(vm.name))
+        except Problem:
+            mark.unlink()
+            raise
+    return waiting
 
 
 def _app(session: Session, vm: Vm, app: str) -> str:
@@ -59,7 +85,8 @@ def _app(session: Session, vm: Vm, app: str) -> str:
 
 def _key(session: Session, vm: Vm) -> str:
     """Return what stands for the description of a VM and the builds of today."""
-    builds = store.current_builds(session.places, images_of(vm, session.recipes))
+    places = session.places.of_system if engine_for(vm, facts.backends()) == Backend.VMD else session.places
+    builds = store.current_builds(places, images_of(vm, session.recipes))
     return hashlib.sha256(msgspec.json.encode((vm, sorted(builds.items())))).hexdigest()
 
 
@@ -94,12 +121,9 @@ def taking(session: Session, vm: Vm, app: str) -> Iterator[Vm | None]:
             return
         copy = copies.copy_of(vm, waiting.name)
         try:
-            with monitor(places.vm_run(copy.name) / layout.QMP) as qemu:
-                qemu.execute("cont")
+            engine(Backend.QEMU).unpause(copy.name, places.vm_run(copy.name))
             yield copy
-            # A window that is shown is worth more than its clock.
-            with contextlib.suppress(Problem):
-                set_clock(places, copy)
+            waking.set_clock(places, copy)
         except BaseException:
             with contextlib.suppress(Problem):
                 lifecycle.stop(session, copy, force=True)
@@ -110,7 +134,7 @@ def taking(session: Session, vm: Vm, app: str) -> Iterator[Vm | None]:
 def _is_meant(session: Session, waiting: Waiting, vm: Vm, app: str, held: contextlib.ExitStack) -> bool:
     """Return whether a copy is to be taken: it is what is asked for, and nobody else takes or makes it."""
     places = session.places
-    if (waiting.origin, waiting.app) != (vm.name, app) or not is_good(session, waiting):
+    if waiting.name == vm.name or (waiting.origin, waiting.app) != (vm.name, app) or not is_good(session, waiting):
         return False
     try:
         held.enter_context(locks.locked(places.vm(waiting.name) / layout.COPY_OF, seconds=0))
@@ -120,18 +144,17 @@ def _is_meant(session: Session, waiting: Waiting, vm: Vm, app: str, held: contex
     return (places.vm(waiting.name) / layout.WAITING).exists()
 
 
-def set_clock(places: Places, copy: Vm) -> None:
-    """Set the clock of a copy that was taken by the host's; it stood while the copy did."""
-    words = ("date", "-s", f"@{round(time.time())}")
-    Guest.find(places, copy).ask(words, user=ROOT, timeout=_CLOCK_SECONDS)
-
-
 def end(session: Session, origins: frozenset[str] | None = None, *, stale: bool = False) -> list[str]:
     """End the copies that wait, of the VMs ``origins`` or of all, or only those ``stale``; return their names."""
     ended, places = [], session.places
     for waiting in waiting_copies(places):
         meant = origins is None or waiting.origin in origins
         if not meant or (stale and is_good(session, waiting)):
+            continue
+        if waiting.name == waiting.origin:
+            # It has a home, and is ended as it would be at any time.
+            lifecycle.stop(session, running.started_or_bare(places, waiting.name))
+            ended.append(waiting.name)
             continue
         with (
             contextlib.suppress(locks.Busy, FileNotFoundError),

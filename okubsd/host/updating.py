@@ -9,7 +9,7 @@ import msgspec
 
 from okubsd import layout
 from okubsd.errors import HostLacks, Problem
-from okubsd.host import builder, door, lifecycle, locks, programs, release, store, trying
+from okubsd.host import auditing, builder, door, lifecycle, locks, programs, release, store, trying
 from okubsd.host.places import Places
 from okubsd.host.session import Session, silent
 from okubsd.images.apt import Offer, Upgrade, apt_argv, own_packages, parse_offers, upgrades
@@ -198,8 +198,9 @@ def _try(session: Session, app: str, made: dict[str, Image]) -> None:
         try:
             for shown in session.recipes[app].apps or ("",):
                 lifecycle.start(alone, vm, Request(headless=True, windowless=not shown, app=shown))
+            auditing.refuse_weaker(alone, vm)
         except Problem as problem:
-            sentence = f"image '{app}' stays as it was, since a VM of the new one does not start: {problem.sentence}"
+            sentence = f"image '{app}' stays as it was, since a VM of the new one is not well: {problem.sentence}"
             raise Problem(sentence, "okubsd update --check  # tells when there are other packages") from None
         finally:
             lifecycle.stop(alone, vm, force=True)

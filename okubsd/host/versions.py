@@ -109,6 +109,19 @@ def _check_fit(places: Places, image: Image) -> None:
                 store.check_fit(places, (image, other))
 
 
+def misfits(places: Places) -> list[tuple[Image, str]]:
+    """Return the current app images that do not fit the current base of theirs, each with the reason."""
+    found = []
+    current = list(store.all_images(places))
+    for app in (image for image in current if image.kind is Kind.APP):
+        of = _base_of(places, app)
+        try:
+            store.check_fit(places, (app, *(base for base in current if base.kind is Kind.BASE and base.name == of)))
+        except Problem as problem:
+            found.append((app, problem.sentence))
+    return found
+
+
 def _base_of(places: Places, app: Image) -> str:
     """Return the name of the base that ``app`` was built on, "" where none of its builds is here any more."""
     bases = [image.name for image in store.all_images(places) if image.kind is Kind.BASE]

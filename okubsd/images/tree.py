@@ -15,8 +15,7 @@ import msgspec
 
 from okubsd.config.names import quoted
 from okubsd.errors import Problem
-from okubsd.guest import sandbox
-from okubsd.guest.reseed import render_program
+from okubsd.guest import relay, reseed, sandbox
 from okubsd.images.commands import DATES, DEBS
 from okubsd.model import Argv, Kind
 from okubsd.recipe import Recipe, Sandbox
@@ -204,7 +203,8 @@ def _wall_files(recipe: Recipe) -> dict[str, tuple[int, bytes]]:
     """Return what the second wall reads: in the base its filter and its defaults, else what an image says otherwise."""
     if recipe.kind is Kind.BASE:
         return _applets() | {
-            "usr/lib/okubsd/reseed": (0o755, render_program()),
+            "usr/lib/okubsd/reseed": (0o755, reseed.render_program()),
+            "usr/lib/okubsd/relay": (0o755, relay.render_program()),
             "usr/lib/okubsd/refused.bpf": (0o644, sandbox.seccomp_filter()),
             "usr/lib/okubsd/sandbox": (0o644, sandbox.render_args(Sandbox())),
         }
@@ -216,4 +216,5 @@ def _wall_files(recipe: Recipe) -> dict[str, tuple[int, bytes]]:
     return {
         "etc/okubsd/sandbox": (0o644, sandbox.render_args(recipe.sandbox)),
         "etc/okubsd/sandbox.home": (0o644, home.encode()),
+        **({} if recipe.sandbox.network else {"etc/okubsd/no-network": (0o644, b"")}),
     }

@@ -81,6 +81,10 @@ def parse_answer(code: int, stderr: str) -> VmctlAnswer:
     return VmctlAnswer(Outcome.OTHER, words or f"vmctl ended with exit code {code}", "its log is /var/log/daemon")
 
 
+# The state of a VM that stands still; one that was stopped so, or that was to be paused and did not run, has it on.
+PAUSED = "paused"
+
+
 class VmStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One row of `vmctl status`: ``pid`` is None where the VM does not run, ``memory`` the MAXMEM in bytes."""
 
@@ -96,6 +100,11 @@ class VmStatus(msgspec.Struct, frozen=True, kw_only=True):
     def running(self) -> bool:
         """Return whether it runs: a VM can say "paused" and have no process, so only the pid tells."""
         return self.pid is not None
+
+    @property
+    def paused(self) -> bool:
+        """Return whether it runs and stands still."""
+        return self.running and self.state == PAUSED
 
 
 def parse_status(text: str) -> tuple[VmStatus, ...]:
@@ -153,6 +162,16 @@ def stop_argv(name: str, *, force: bool, wait: bool = True) -> Argv:
     """Return vmctl that stops a VM: without a vmmci driver in the guest this is a power cut either way."""
     flags = ("f" if force else "") + ("w" if wait else "")
     return ("vmctl", "stop", *((f"-{flags}",) if flags else ()), name)
+
+
+def pause_argv(name: str) -> Argv:
+    """Return vmctl that has a VM stand still: its memory stays, and it takes no processor."""
+    return ("vmctl", "pause", name)
+
+
+def unpause_argv(name: str) -> Argv:
+    """Return vmctl that has a VM go on; of one that does not run it fails, and takes a mark away that was left."""
+    return ("vmctl", "unpause", name)
 
 
 def convert_argv(source: str, target: str) -> Argv:

@@ -68,6 +68,47 @@ def test_the_app_of_a_vm_runs_behind_it(world: World) -> None:
         assert said.split() == ["NoNewPrivs:", "1", "Seccomp:", "2"]
 
 
+# What a paper would do that tells somebody that it was read.
+TELLS = "busybox nc -w 2 127.0.0.1 22 </dev/null"
+ALONE = """
+from: base
+packages: [xterm, x11-utils]
+apps: {term: [xterm]}
+sandbox: {network: no}
+"""
+
+
+def test_an_app_without_a_network_shows_its_window_and_reaches_nobody(world: World) -> None:
+    recipe = world.config / "okubsd/images/alone/recipe.yaml"
+    recipe.parent.mkdir(parents=True)
+    recipe.write_text(ALONE)
+    text = world.description.read_text()
+    world.description.write_text(f"{text}  alone: {{image: alone, network: nat, keep: yes}}\n")
+    try:
+        with world.up("alone", "--headless"):
+            # Its window is there: a start that returns has seen it painted.
+            script = (
+                "for p in /proc/[0-9]*; do grep -qx xterm $p/comm && ls -l $p/ns/net; done; ls -l /proc/self/ns/net"
+            )
+            app, free = (
+                line.split()[-1] for line in world.ok("run", "-r", "alone", "--", "sh", "-c", script).splitlines()
+            )
+            assert app != free
+            call = ("run", "--no-sandbox", "alone", "--")
+            assert world.call(*call, "sh", "-c", TELLS).code == 0
+            assert world.call(*call, *AS_APP, TELLS).code != 0
+            # A second client comes by the same relay, and so does one of the guest's own.
+            for env in ("DISPLAY=:10", "DISPLAY=127.0.0.1:10"):
+                wall = AS_APP if env.endswith("=:10") else FREE
+                said = world.ok(*call, *wall, f"XAUTHORITY=/run/okubsd/Xauthority {env} xwininfo -root")
+                assert "Width:" in said
+    finally:
+        world.end_all()
+        world.call("image", "rm", "alone")
+        world.description.write_text(text)
+        recipe.unlink()
+
+
 PLANTED = (
     "echo 'alias sudo=evil' >>~/.bashrc; mkdir -p ~/.config/autostart ~/.local; mkfifo ~/.zshrc; "
     "echo '[Desktop Entry]' >~/.config/autostart/x.desktop; ln -s /etc ~/.local/share"

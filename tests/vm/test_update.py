@@ -133,7 +133,7 @@ def _life_of_an_image(okubsd: Updated, archive: Archive) -> None:
     # One whose program paints nothing is refused by its trial; nothing has changed, and nothing is left of it.
     archive.offer("3", "#!/bin/sh\necho 'no window today' >&2\nexit 1\n")
     done = okubsd.call("update", "hello")
-    assert done.code == 1 and "image 'hello' stays as it was, since a VM of the new one does not start" in done.err
+    assert done.code == 1 and "image 'hello' stays as it was, since a VM of the new one is not well" in done.err
     assert okubsd.build() == second
     assert len(json.loads(okubsd.ok("image", "history", "hello", "--json"))["builds"]) == 2
 

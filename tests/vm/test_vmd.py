@@ -236,6 +236,52 @@ def test_the_clock_is_set_after_a_sleep(ob: Host) -> None:
     assert abs(int(guest(ob, "kept", "date", "+%s")) - time.time()) < 5
 
 
+def test_a_vm_waits_until_it_is_started(ob: Host, tmp_path: Path) -> None:
+    done = ob.okubsd("pool", "start", "kept", user="alice")
+    assert done.returncode == 0 and "kept: waits for okubsd start kept" in done.stderr, done.stderr + ob.consoles()
+    assert " paused kept" in ob.run("vmctl", "status", "kept").stdout
+    (row,) = [vm for vm in json.loads(ob.must("list", "--json", user="alice"))["vms"] if vm["name"] == "kept"]
+    assert row["state"] == "waits"
+    (one,) = json.loads(ob.must("pool", "ls", "--json", user="alice"))["waiting"]
+    assert (one["name"], one["app"], one["good"]) == ("kept", "term", True)
+    said = json.loads(ob.must("status", "kept", "--json", user="alice"))
+    assert said["begins"] == "at once: it has booted, and waits"
+    # Nothing is asked of it meanwhile, and it does not wait twice.
+    assert ob.okubsd("run", "kept", "--", "true", user="alice").returncode == 1
+    again = ob.okubsd("pool", "start", "kept", user="alice")
+    assert again.returncode == 1 and "'kept' waits already" in again.stderr
+
+    # It goes on, shows what it was started with, and knows the time.
+    time.sleep(3)
+    done = ob.okubsd("start", "kept", "--headless", user="alice")
+    assert done.returncode == 0 and "the app is shown already" in done.stderr, done.stderr + ob.consoles()
+    assert " running kept" in ob.run("vmctl", "status", "kept").stdout
+    assert abs(int(guest(ob, "kept", "date", "+%s")) - time.time()) < 2
+    picture = tmp_path / "kept.png"
+    ob.must("screenshot", "kept", str(picture), user="alice")
+    assert picture.stat().st_size > 1000
+    assert json.loads(ob.must("pool", "ls", "--json", user="alice"))["waiting"] == []
+    assert json.loads(ob.must("status", "kept", "--json", user="alice"))["clock"] == "runs with the host's"
+    guest(ob, "kept", "sh", "-c", "echo kept >~/waited && sync")
+    ob.must("stop", "kept", user="alice")
+
+    # One that waits and is not wanted ends as any other: what is in its home stays, and it is not called paused.
+    ob.must("pool", "start", "kept", user="alice")
+    ob.must("pool", "clear", user="alice")
+    assert " stopped kept" in ob.run("vmctl", "status", "kept").stdout
+    ob.must("start", "kept", "--no-app", user="alice")
+    assert guest(ob, "kept", "cat", "waited") == "kept"
+    ob.must("stop", "--force", "kept", user="alice")
+
+
+def test_a_vm_that_cannot_wait_runs_on(ob: Host) -> None:
+    ob.faults(pause="refused")
+    done = ob.okubsd("pool", "start", "kept", user="alice")
+    assert done.returncode == 1 and "vmd does not have it wait" in done.stderr
+    assert guest(ob, "kept", "echo", "runs") == "runs"
+    assert json.loads(ob.must("pool", "ls", "--json", user="alice"))["waiting"] == []
+
+
 def test_apply_while_it_runs_shuts_and_opens(ob: Host) -> None:
     ob.must("start", "kept", "--no-app", user="alice")
     before = ob.description.read_text()

@@ -29,6 +29,15 @@ class Engine(Protocol):
     def gone(self, name: str, run: Path, patience: float) -> bool:
         """Return whether the VM ends within ``patience`` seconds."""
 
+    def stall(self, name: str, run: Path) -> str:
+        """Return why the guest of a VM that runs stands still, "" where it does not."""
+
+    def pause(self, name: str, run: Path) -> None:
+        """Have the guest stand still.  Raises Problem where it cannot."""
+
+    def unpause(self, name: str, run: Path) -> None:
+        """Have a guest that stands still go on.  Raises Problem where it cannot."""
+
     def console(self, name: str, run: Path) -> None:
         """Join the terminal with the guest's serial line until the user leaves."""
 

@@ -20,7 +20,7 @@ from okubsd.host.homes import home_of
 from okubsd.host.monitor import monitor
 from okubsd.host.performance import Performance, last_lines
 from okubsd.host.places import Places
-from okubsd.host.running import live_qemu
+from okubsd.host.running import live_qemu, why_it_stands_still
 from okubsd.host.session import Session
 from okubsd.host.trust import is_root
 from okubsd.host.waiting import wait_until
@@ -201,6 +201,23 @@ def _ended(step: EndQemu, performance: Performance, seconds: float) -> bool:
         with contextlib.suppress(subprocess.TimeoutExpired):
             performance.qemu.wait(timeout=seconds)
     return gone(step.name, step.run, seconds)
+
+
+def stall(name: str, run: Path) -> str:
+    """Return why the guest stands still, "" where it does not."""
+    return why_it_stands_still(run)
+
+
+def pause(name: str, run: Path) -> None:
+    """Have the guest stand still; its memory stays.  Raises Problem where QEMU does not do it."""
+    with monitor(run / layout.QMP) as asked:
+        asked.execute("stop")
+
+
+def unpause(name: str, run: Path) -> None:
+    """Have a guest that stands still go on.  Raises Problem where QEMU does not do it."""
+    with monitor(run / layout.QMP) as asked:
+        asked.execute("cont")
 
 
 def console(name: str, run: Path) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import subprocess
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,10 @@ import msgspec
 
 from okubsd import layout
 from okubsd.config.names import quoted
-from okubsd.decode import read_json
 from okubsd.errors import Problem, TimedOut, Unreachable
 from okubsd.guest.identity import render_identity
 from okubsd.host import door, keys, store
+from okubsd.host.engine.clocks import clock, clock_of
 from okubsd.host.gateway_files import entries_of
 from okubsd.host.performance import Performance
 from okubsd.host.places import Places
@@ -37,7 +36,6 @@ from okubsd.plan.seats import seat_of_record
 from okubsd.plan.seats.base import Seat
 from okubsd.plan.steps import (
     CloseNetwork,
-    CompareClocks,
     EndVmd,
     LinkTap,
     OpenNetwork,
@@ -46,7 +44,7 @@ from okubsd.plan.steps import (
     StartVmd,
     WaitGuest,
 )
-from okubsd.vmd.control import Outcome, VmctlAnswer, parse_answer
+from okubsd.vmd.control import PAUSED, Outcome, VmctlAnswer, parse_answer, pause_argv, unpause_argv
 from okubsd.vmd.helper import DRIVES, IMAGES
 from okubsd.vmd.qcow2 import chain_mistakes
 
@@ -61,17 +59,6 @@ _TAP_GRACE = 3.0
 _LOG_TAIL = 1 << 16
 
 _ADDRESS = re.compile(r"\d{1,3}(\.\d{1,3}){3}")
-
-# A guest that fell to another clock runs at a half or a fifth of the time; less than this is the measuring's.
-_CLOCK_TOLERANCE = 0.25
-
-
-class Clock(msgspec.Struct, frozen=True):
-    """One look at two clocks: the host's and the guest's, in seconds, and once compared how fast the guest's runs."""
-
-    host: float
-    guest: float
-    speed: float | None = None
 
 
 def state(places: Places, name: str) -> tuple[Seat | None, int | None]:
@@ -122,6 +109,7 @@ def link_tap(step: LinkTap, performance: Performance) -> None:
 
 def run(step: StartVmd, performance: Performance) -> None:
     """Have vmd start the VM.  Raises Problem in words of what vmctl's message means."""
+    _forget_pause(step.name)
     try:
         done = door.run(step.argv, timeout=CALL_SECONDS)
     except subprocess.TimeoutExpired:
@@ -131,6 +119,13 @@ def run(step: StartVmd, performance: Performance) -> None:
     if not answer.good:
         said = _log_says(performance.places, step.name)
         raise Problem(f"{step.name}: vmd did not start it: {answer.outcome}: {answer.words}{said}", answer.hint)
+
+
+def _forget_pause(name: str) -> None:
+    """Have a VM that stands still go on: one that is stopped so is called paused even when it runs again."""
+    status = status_of(name)
+    if status is not None and status.state == PAUSED:
+        _try(unpause_argv(name))
 
 
 def open_network(step: OpenNetwork, performance: Performance) -> None:
@@ -175,7 +170,7 @@ def wait_for_guest(step: WaitGuest, performance: Performance) -> None:
     if not wait_until(answers, step.timeout, pause=0.1):
         why = door.reason(tries[-1])
         raise TimedOut(f"the guest did not answer within {step.timeout:.0f} seconds: {why}")
-    clock_now = _clock_of(tries[-1])
+    clock_now = clock_of(tries[-1])
     if clock_now is not None:
         door.write(step.run / layout.CLOCK, msgspec.json.encode(clock_now))
 
@@ -192,19 +187,6 @@ def _check_boot(name: str, places: Places, done: door.Done) -> None:
     if status is None or not status.running:
         said = _log_says(places, name)
         raise Problem(f"{name}: vmd said 'started', and the VM ended at once{said}", "tail /var/log/daemon")
-
-
-def compare_clocks(step: CompareClocks, performance: Performance) -> None:
-    """Keep how fast the guest's clock has run since it first answered, against the host's."""
-    first = read_clock(step.run)
-    if first is None:
-        return
-    # Over less than a second the comparison would be of two round trips.
-    time.sleep(max(0.0, 1.0 - (time.monotonic() - first.host)))
-    now = _clock_of(door.ask(performance.fill(step.argv), timeout=20))
-    if now is not None:
-        speed = (now.guest - first.guest) / (now.host - first.host)
-        door.write(step.run / layout.CLOCK, msgspec.json.encode(Clock(now.host, now.guest, round(speed, 3))))
 
 
 # --- the steps of a stop -----------------------------------------------------------------------
@@ -224,6 +206,7 @@ def end(step: EndVmd, performance: Performance) -> None:
     """Stop the VM without its doing: asked, then forced.  Raises TimedOut where vmd does not do it."""
     if gone(step.name, Path(), 0):
         return
+    _forget_pause(step.name)
     for argv in (step.argv, step.force):
         _try(argv)
         if gone(step.name, Path(), _KILL):
@@ -241,30 +224,25 @@ def close_network(step: CloseNetwork, performance: Performance) -> None:
 # --- what can be seen ---------------------------------------------------------------------------
 
 
+def stall(name: str, run: Path) -> str:
+    """Return PAUSED where vmd has the VM stand still."""
+    status = status_of(name)
+    return PAUSED if status is not None and status.paused else ""
+
+
+def pause(name: str, run: Path) -> None:
+    """Have the guest stand still; its memory stays.  Raises Problem where vmd does not do it in time."""
+    _must(pause_argv(name), f"{name}: vmd does not have it wait")
+
+
+def unpause(name: str, run: Path) -> None:
+    """Have a guest that stands still go on.  Raises Problem where vmd does not do it in time."""
+    _must(unpause_argv(name), f"{name}: vmd does not have it go on")
+
+
 def console(name: str, run: Path) -> None:
     """Join the terminal with the guest's serial line until the user leaves."""
     door.call_interactive(("vmctl", "console", name))
-
-
-def clock(run: Path) -> str | None:
-    """Return how fast the guest's clock runs, and what to do about a slow one; None where nobody knows."""
-    found = read_clock(run)
-    if found is None or found.speed is None:
-        return None
-    if abs(found.speed - 1) <= _CLOCK_TOLERANCE:
-        return "runs with the host's"
-    return (
-        f"runs at {found.speed:.2f} of the host's time, so its time-outs are wrong; "
-        "import the images again on this host, which then tells the guest its rate"
-    )
-
-
-def read_clock(run: Path) -> Clock | None:
-    """Return what was kept of the guest's clock since it was booted, or None."""
-    try:
-        return read_json((run / layout.CLOCK).read_bytes(), Clock)
-    except (OSError, ValueError):
-        return None
 
 
 def look_at_tap(number: int) -> Tap | None:
@@ -312,13 +290,11 @@ def _try(argv: Argv) -> VmctlAnswer:
     return parse_answer(done.code, done.err.decode(errors="replace"))
 
 
-def _clock_of(done: door.Done) -> Clock | None:
-    """Return both clocks at the end of the look ``done``, or None if it does not tell.
-
-    Saying what time it is comes last; connecting, which takes its time, does not count.
-    """
-    match = re.match(rb"([0-9]{1,12}(?:\.[0-9]{1,6})?)\s", done.out)
-    return Clock(time.monotonic(), float(match[1])) if match else None
+def _must(argv: Argv, sentence: str) -> None:
+    """Run vmctl.  Raises Problem with ``sentence`` where what is asked for is not so then."""
+    answer = _try(argv)
+    if not answer.good:
+        raise Problem(f"{sentence}: {answer.outcome}: {answer.words}", answer.hint)
 
 
 def _log_says(places: Places, name: str) -> str:

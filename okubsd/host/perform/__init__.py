@@ -34,7 +34,7 @@ HOW: dict[type[Step], tuple[str, str]] = {
     steps.StartVmd: (_VMD, "run"),
     steps.OpenNetwork: (_VMD, "open_network"),
     steps.WaitGuest: (_VMD, "wait_for_guest"),
-    steps.CompareClocks: (_VMD, "compare_clocks"),
+    steps.CompareClocks: ("okubsd.host.engine.clocks", "compare_clocks"),
     steps.EndVmd: (_VMD, "end"),
     steps.CloseNetwork: (_VMD, "close_network"),
     steps.WaitReady: (_DISPLAY, "wait_ready"),

@@ -70,6 +70,7 @@ class State:
         self.interfaces: dict[str, list[str]] = {}
         self.protected: dict[str, dict[str, int]] = {}
         self.holders: dict[str, int] = {}
+        self.paused: list[str] = []
         self.jobs: list[Any] = []
         self.sysctl: dict[str, str] = {}
         self.rc: list[str] = []

@@ -124,7 +124,8 @@ def need_socket(s: State) -> None:
 
 def vmctl(args: list[str]) -> None:
     verbs = {"status": vm_status, "show": vm_status, "start": vm_start, "stop": vm_stop, "create": vm_create,
-             "reload": vm_reload, "console": vm_console}  # fmt: skip
+             "reload": vm_reload, "console": vm_console,
+             "pause": vm_pause, "unpause": vm_unpause}  # fmt: skip
     if not args or args[0] not in verbs:
         undocumented(f"vmctl {args}")
     verbs[args[0]](args[1:])
@@ -149,8 +150,63 @@ def status_row(s: State, name: str) -> str:
     megabytes = (vm["memory"] >> 20) + (2 if live else 0)
     size = f"{megabytes / 1024:.1f}G" if megabytes >= 1024 else f"{megabytes:.1f}M"
     pid, used, tty = (str(live["pid"]), "38.0M", f"ttyp{s.ids[name]}") if live else ("-", "-", "-")
-    words = (s.ids[name], pid, 1, size, used, tty, vm["owner"][:15], "running" if live else "stopped", name)
+    words = (s.ids[name], pid, 1, size, used, tty, vm["owner"][:15], state_word(s, name), name)
     return "{:>5} {:>5} {:>5} {:>7} {:>7} {:>7} {:>12} {:>8} {}".format(*words)
+
+
+def state_word(s: State, name: str) -> str:
+    """Return the state of a VM: one that was paused is called so until it is unpaused, also when it has stopped."""
+    return "paused" if name in s.paused else "running" if name in s.running else "stopped"
+
+
+def vm_pause(args: list[str]) -> None:
+    pause(args, still=True)
+
+
+def vm_unpause(args: list[str]) -> None:
+    pause(args, still=False)
+
+
+def pause(args: list[str], *, still: bool) -> None:
+    verb = "pause" if still else "unpause"
+    if len(args) != 1:
+        undocumented(f"vmctl {verb} {args}")
+    name = args[0]
+    with state() as s:
+        need_socket(s)
+        if s.faults.get("pause") == "hangs":
+            time.sleep(60)
+        if name not in s.vms and name not in s.running:
+            fail(f"vmctl: {verb} vm command failed: No such file or directory")
+        if not may(s.vms.get(name) or s.running[name]["vm"]):
+            fail(f"vmctl: {verb} vm command failed: Operation not permitted")
+        if s.faults.get("pause") == "refused":
+            fail(f"vmctl: {verb} vm command failed: Operation not permitted")
+        s.paused = [other for other in s.paused if other != name] + ([name] if still else [])
+        gone = name not in running(s)
+        number = s.ids[name]
+    if gone:
+        # It fails, and the mark is there or gone all the same (observed).
+        fail(f"vmctl: {verb} vm command failed: No such file or directory")
+    tell_qemu(ROOT / f"sim/{name}.qmp", "stop" if still else "cont")
+    print(f"vmctl: {verb}d vm {number} successfully", file=sys.stderr)
+
+
+def tell_qemu(path: Path, command: str) -> None:
+    """Have the QEMU of a VM stand still or go on, where it is a real one."""
+    import json
+    import socket
+
+    if not path.exists():
+        return
+    with socket.socket(socket.AF_UNIX) as talk, talk.makefile("rwb") as stream:
+        talk.connect(str(path))
+        stream.readline()
+        for word in ("qmp_capabilities", command):
+            stream.write(json.dumps({"execute": word}).encode() + b"\n")
+            stream.flush()
+            while "return" not in json.loads(stream.readline()):
+                pass
 
 
 def vm_start(args: list[str]) -> None:
@@ -218,7 +274,8 @@ def launch(name: str) -> None:
     import subprocess
 
     ready, report = os.pipe()
-    env = {**os.environ, "SIM_USER": "root"}
+    here = Path(__file__).parents[1]
+    env = {**os.environ, "SIM_USER": "root", "PYTHONPATH": f"{here}:{here.parents[1]}"}
     argv = ["unshare", "--net", "--", sys.executable, "-m", "sim", "__device", name, str(report)]
     log = (ROOT / f"sim/{name}.log").open("w")
     subprocess.Popen(argv, pass_fds=(report,), env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
