@@ -11,11 +11,24 @@ from hypothesis import strategies as st
 
 from okubsd.config.description import parse_description
 from okubsd.errors import BadDescription
-from okubsd.guest.audit import OPTIONS, Check, audit, gather_command, kernel_checks, score
+from okubsd.guest.audit import (
+    KNOBS,
+    MOUNTS,
+    OFF,
+    OPTIONS,
+    Check,
+    audit,
+    gather_command,
+    kernel_checks,
+    score,
+    self_check,
+)
 from okubsd.guest.identity import Lease, render_settings
+from okubsd.host import auditing
+from okubsd.host.auditing import stock_audit
 from okubsd.model import Guard, Kind, Vm
 from okubsd.plan.limits import QEMU, limits
-from okubsd.recipe import Recipe
+from okubsd.recipe import Recipe, Sandbox
 
 GOOD = """\
 knob kernel/kptr_restrict 2
@@ -63,6 +76,69 @@ def test_each_thing_that_is_weak_is_named(before: str, after: str, name: str, se
     assert before in GOOD
     found = weak(GOOD.replace(before, after))
     assert list(found) == [name] and seen in found[name]
+
+
+@pytest.mark.parametrize(
+    ("after", "recipe", "refused"),
+    [
+        (GOOD, {}, ""),
+        (GOOD.replace("sysrq 0", "sysrq 1"), {}, "kernel.sysrq: 1"),
+        (GOOD.replace("nosuid,nodev,", ""), {}, "mount /home: without nosuid"),
+        (GOOD + "setuid /usr/bin/su\n", {}, "setuid programs: /usr/bin/su"),
+        (GOOD + "setuid /usr/bin/su\n", {"setuid": ("/usr/bin/su",)}, ""),
+        (GOOD.replace("1 2 xterm", "1 0 xterm"), {}, "apps behind a filter: 0 processes of 1"),
+        (GOOD.replace("1 2 xterm", "1 0 xterm"), {"sandbox": Sandbox(on=False)}, ""),
+        (GOOD.replace("1 2 xterm", "1 0 xterm"), {"apps": {}}, ""),
+        (GOOD.replace("1 2 xterm", "0 2 xterm"), {"sandbox": Sandbox(on=False)}, "who could gain privileges: xterm"),
+        # What a guest listens on is its services', what its processor leaks the host's.
+        (GOOD + "port 0050 00000000 0\n", {}, ""),
+        (GOOD.replace("Not affected", "Vulnerable"), {}, ""),
+    ],
+)
+def test_a_new_image_is_refused_for_a_wall_that_it_does_not_choose(
+    after: str, recipe: dict[str, object], refused: str
+) -> None:
+    described = Recipe(name="x", kind=Kind.APP, **{"apps": {"x": ("xterm",)}, **recipe})  # type: ignore[arg-type]
+    found = self_check(audit(after, 0, NOW), described)
+    assert ([] if not refused else [True]) == [refused in one for one in found]
+
+
+def test_what_was_seen_of_a_stock_debian_names_what_it_was() -> None:
+    seen = stock_audit()
+    assert seen.release.startswith("Debian 1") and seen.kernel and 0 < score(seen.checks) < 100
+    assert {check.name for check in seen.checks} <= {
+        *(f"CONFIG_{name}" for name in OPTIONS), *(check.name for check in audit(GOOD, 0, NOW)),
+        *(name.replace("/", ".") for name in (*KNOBS, *OFF)), *(f"mount {place}" for place in MOUNTS),
+    }  # fmt: skip
+
+
+CHECKER = """\
+#!/bin/sh
+[ "$*" = "-c $(dirname "$0")/config -m json" ] || exit 1
+case $(cat "$(dirname "$0")/config") in
+*UMIP=y*) echo '[{"option_name": "CONFIG_X86_UMIP", "type": "kconfig", "reason": "x", "decision": "defconfig",
+  "desired_val": "y", "check_result": "OK", "check_result_bool": true}]' ;;
+*endless*) exec sleep 100 ;;
+*) echo "no JSON" ;;
+esac
+"""
+
+
+@pytest.mark.spawns
+def test_the_list_of_kernel_hardening_checker_counts_where_it_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, config = tmp_path / "kernel-hardening-checker", tmp_path / "config"
+    config.write_text("CONFIG_X86_UMIP=y\n")
+    assert auditing._checked_by(program.name, config) == []
+    program.write_text(CHECKER)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert auditing._checked_by(program.name, config) == [Check("CONFIG_X86_UMIP", True, "OK (y by defconfig)")]
+    monkeypatch.setattr(auditing, "_CHECKER_SECONDS", 0.3)
+    for other in ("endless", "other"):
+        config.write_text(other)
+        assert auditing._checked_by(program.name, config) == []
 
 
 def test_old_packages_are_weak() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from importlib import resources
+from pathlib import Path
 
 import msgspec
 
@@ -45,12 +47,11 @@ def look(session: Session, vm: Vm) -> list[Check]:
     done = Guest.find(session.places, vm).ask(gather_command(), user=ROOT, timeout=_SECONDS, largest=_LARGEST)
     if done.code == door.GAVE_UP:
         raise TimedOut(f"{vm.name}: the guest does not answer", f"okubsd status {vm.name}")
-    kernel = _kernel_config(session, vm.name)
     try:
         found = audit(done.out.decode(errors="replace"), image.archive if image else 0, time.time())
     except ValueError as error:
         raise Problem(f"{vm.name}: the guest {error}: {door.reason(done)}", f"okubsd log {vm.name}") from None
-    return [*(kernel_checks(kernel) if kernel else ()), *found]
+    return [*_kernel(session, vm.name), *found]
 
 
 def refuse_weaker(session: Session, vm: Vm) -> None:
@@ -60,9 +61,43 @@ def refuse_weaker(session: Session, vm: Vm) -> None:
         raise Problem(f"a wall inside of it does not stand: {'; '.join(mistakes)}")
 
 
-def _kernel_config(session: Session, name: str) -> str:
-    """Return how the kernel was configured that a running VM was started with, "" where its image does not tell."""
+def _kernel(session: Session, name: str) -> list[Check]:
+    """Return what the configuration of the kernel is worth that a running VM was started with, if that is known.
+
+    Where kernel-hardening-checker is installed, its list counts; else ours does.
+    """
     build = running.read_builds(session.places, name).get(BOOT_IMAGE, "")
     where = session.places.of_system if programs.has_vmd() else session.places
     path = where.images / BOOT_IMAGE / build / layout.KERNEL_CONFIG
-    return path.read_text() if build and path.is_file() else ""
+    if not (build and path.is_file()):
+        return []
+    return _checked_by(_CHECKER, path) or kernel_checks(path.read_text())
+
+
+# What judges a configuration where it is installed (kernel-hardening-checker(1)), and how long it may take, in seconds.
+_CHECKER, _CHECKER_SECONDS = "kernel-hardening-checker", 60.0
+
+
+class _Verdict(msgspec.Struct, frozen=True):
+    """A line of what the checker says as JSON."""
+
+    option_name: str
+    decision: str
+    desired_val: str
+    check_result: str
+    check_result_bool: bool
+
+
+def _checked_by(program: str, path: Path) -> list[Check]:
+    """Return what ``program`` says of a configuration, [] where it is not installed or says something else."""
+    if programs.find_program(program) is None:
+        return []
+    try:
+        done = door.run((program, "-c", str(path), "-m", "json"), timeout=_CHECKER_SECONDS)
+        verdicts = read_json(done.out, list[_Verdict])
+    except (subprocess.TimeoutExpired, ValueError):
+        return []
+    return [
+        Check(one.option_name, one.check_result_bool, f"{one.check_result} ({one.desired_val} by {one.decision})")
+        for one in verdicts
+    ]

@@ -134,8 +134,8 @@ def _accelerator(vm: Vm, accelerator: str) -> Argv:
     if accelerator == "tcg":
         # Five-level page tables (la57) only make every miss of the software TLB longer, and with erms the kernel
         # clears and copies memory by an instruction that a software CPU does byte by byte.
-        # The translation cache counts as QEMU's own memory; a small guest needs a small one.
-        cache = max(96, min(256, vm.memory >> 23))
+        # The translation cache, in MB, counts as QEMU's own memory; a small guest needs a small one, and is no slower.
+        cache = max(48, min(96, vm.memory >> 22), min(256, vm.memory >> 23))
         return ("-accel", f"tcg,tb-size={cache}", "-cpu", "max,la57=off,erms=off")
     return ("-accel", accelerator, "-cpu", "host")
 

@@ -1,4 +1,4 @@
-"""Be every program of the simulated hosts, and okubsd on them: one process that forks for each call.
+"""Be every program of the simulated hosts, and okubsd on them: a process for each of the two, which forks for each call.
 
 A program of the simulator is called thousands of times, and starting Python for it takes ten times what it does.  So a
 client of some lines (CLIENT) asks this server by a unix socket.  The child that answers has the client's descriptors,
@@ -37,7 +37,7 @@ _PIDFD_GETFD = 438
 CLIENT = r"""#!/usr/bin/perl
 # The program @NAME@ of the simulated host, asked of tests/openbsd/server.py.
 socket(S, 1, 1, 0);
-unless (connect(S, pack("S a*", 1, "@ROOT@/sim/server"))) {
+unless (connect(S, pack("S a*", 1, "@ROOT@/sim/@SERVER@"))) {
     $ENV{SIM_ROOT} = "@ROOT@";
     exec(@ELSE@, @ARGV);
 }
@@ -125,6 +125,7 @@ def answer(talk: socket.socket, words: list[str]) -> NoReturn:
         os.setsid()
         stand_in(talk, int(umask))
         os.environ["SIM_ROOT"] = root
+        at_home(Path(root), os.environ.get("SIM_USER", "root"))
         code = ended(lambda: perform(name, args, talk))
     except BaseException:
         traceback.print_exc()
@@ -200,8 +201,27 @@ def ended(run: Any) -> int:
     return int(code or 0)
 
 
-def preload() -> None:
-    """Import what the calls will, but the simulator itself, which reads its environment when it is imported."""
+def at_home(root: Path, user: str) -> None:
+    """Have the simulator's modules be those of a host and of who calls: they read that when they were imported."""
+    for name, module in tuple(sys.modules.items()):
+        if name.startswith("sim."):
+            known = {"ROOT": root, "USER": user, "STATE": root / "sim/state.json"}
+            vars(module).update({key: value for key, value in known.items() if key in vars(module)})
+
+
+def preload_simulator() -> None:
+    """Import what the simulator's programs are and use."""
+    os.environ["SIM_ROOT"] = os.devnull
+    from tests.openbsd.sim.install import PROGRAMS
+
+    for name in {*PROGRAMS.values(), "state"}:
+        importlib.import_module(f"sim.{name}")
+    for name in ("config.parse_y", "pf.grammar", "pf.rule_ends", "vmd.conf", "vmd.grammar", "vmd.qcow2"):
+        importlib.import_module(f"okubsd.{name}")
+
+
+def preload_okubsd() -> None:
+    """Import what a call of okubsd will."""
     for package in _PACKAGES:
         for found in pkgutil.walk_packages([f"{CHECKOUT}/okubsd/{package}"], f"okubsd.{package}."):
             if ".glass" not in found.name:
@@ -213,8 +233,8 @@ def preload() -> None:
 _STARTED: list[Path] = []
 
 
-def server() -> Path:
-    """Return the socket of this process's server, which is started at the first call and ends with this process."""
+def servers() -> Path:
+    """Return the directory with the sockets of this process's servers, which end with it."""
     import atexit
     import shutil
     import tempfile
@@ -222,28 +242,31 @@ def server() -> Path:
     if not _STARTED:
         directory = Path(tempfile.mkdtemp(prefix="sim-"))
         atexit.register(shutil.rmtree, directory, ignore_errors=True)
-        path = directory / "server"
         env = {**os.environ, "PYTHONPATH": f"{CHECKOUT}/tests/openbsd:{CHECKOUT}"}
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.openbsd.server", str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            cwd=CHECKOUT, env=env, text=True, start_new_session=True,
-        )  # fmt: skip
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        _STARTED.append(path)
-        _PROCESSES.append(process)
+        for name in _PRELOAD:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "tests.openbsd.server", str(directory / name)], stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE, cwd=CHECKOUT, env=env, text=True, start_new_session=True,
+            )  # fmt: skip
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            _PROCESSES.append(process)
+        _STARTED.append(directory)
     return _STARTED[0]
 
 
 _PROCESSES: list[Any] = []
+# The two servers by the names of their sockets, and what each imports beforehand.
+_PRELOAD = {"simulator": preload_simulator, "okubsd": preload_okubsd}
 
 
 if __name__ == "__main__":
     import gc
 
-    preload()
+    path = Path(sys.argv[1])
+    _PRELOAD[path.name]()
     gc.freeze()
-    made = Server(Path(sys.argv[1]))
+    made = Server(path)
     print("ready", flush=True)
     os.dup2(2, 1)
     made.serve()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.conftest import CHECKOUT
-from tests.openbsd.server import server
+from tests.openbsd.server import servers
 
 DESCRIPTION = """\
 host:
@@ -43,9 +43,9 @@ class World:
         self.description = root / "okubsd.yaml"
         if laid:
             self._install(root, shell)
-        socket = root / "sim/server"
-        socket.unlink(missing_ok=True)
-        socket.symlink_to(server())
+        for path in servers().iterdir():
+            (root / "sim" / path.name).unlink(missing_ok=True)
+            (root / "sim" / path.name).symlink_to(path)
 
     def _install(self, root: Path, shell: str) -> None:
         env = {**os.environ, "SIM_ROOT": str(root)}

@@ -25,7 +25,8 @@ def client(name: str, root: Path) -> str:
     """Return the client of one program: it asks the server, and where there is none it runs the program by itself."""
     paths = f"{CHECKOUT}/tests/openbsd:{CHECKOUT}:{sysconfig.get_path('purelib')}"
     alone = ["env", f"PYTHONPATH={paths}", sys.executable, "-S", "-c", "import sim.__main__", name]
-    text = CLIENT.replace("@NAME@", name).replace("@ROOT@", str(root))
+    server = "okubsd" if name == "__okubsd" else "simulator"
+    text = CLIENT.replace("@NAME@", name).replace("@ROOT@", str(root)).replace("@SERVER@", server)
     return text.replace("@ELSE@", ", ".join(f"'{word}'" for word in alone))
 
 
