@@ -183,6 +183,10 @@ def test_without_an_uplink_only_none_keeps_its_namespace() -> None:
 def test_what_a_guest_can_write_is_bounded() -> None:
     plan = plan_of(VM, HOST, STATE, Request())
     assert next(step for step in plan if isinstance(step, StartQemu)).largest_file == VM.home
+    # A home that was larger once is written to its end.
+    kept = msgspec.structs.replace(STATE, has_home=True, home_size=2 * VM.home)
+    plan = plan_of(VM, HOST, kept, Request())
+    assert next(step for step in plan if isinstance(step, StartQemu)).largest_file == 2 * VM.home
 
 
 def stop_of(state: VmFacts, *, force: bool = False) -> list[str]:

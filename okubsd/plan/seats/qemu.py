@@ -16,7 +16,7 @@ from okubsd.model import Argv, NetworkKind, Vm
 from okubsd.network import user
 from okubsd.plan.gateway import GatewayConf, client_link, client_wire, conf_of, gateway_wires, need_link
 from okubsd.plan.images import images_of, stale_images
-from okubsd.plan.saved import builds_of, state_of
+from okubsd.plan.saved import builds_of, home_size, state_of
 from okubsd.plan.seats.base import Boot, Seat
 from okubsd.plan.steps import (
     BuildImages,
@@ -190,7 +190,8 @@ class Bare(Seat, frozen=True, kw_only=True):
             argv=self.confine(render_argv(vm, machine)),
             log=state.directory / layout.QEMU_LOG,
             life=state.run / layout.QEMU_LIFE,
-            largest_file=max(_LARGEST_LOG, 0 if vm.disposable else vm.home),
+            # A home that was larger once still is.
+            largest_file=max(_LARGEST_LOG, home_size(boot)),
             on_address=self.on_address(boot),
         )
 
