@@ -14,6 +14,7 @@ STATE_KEY, STATE_TRUSTED = "key", "trusted"
 HOST_ANSWERS, VERIFIED = "host.json", "verified.json"
 # Where an update is tried before it is taken.
 TRIAL, TRIAL_LOCK = "trial", "trial.lock"
+CONTAINER_LOCK = "container.lock"
 # What came back from a copy in which a file was opened, until it is decided what becomes of it.
 OPENED = "opened"
 # Saved states of guests that are nobody yet: the memory of one, its machine, and what it is of.
@@ -28,7 +29,7 @@ IN_STATE = frozenset(
     {
         *(STATE_VMS, STATE_IMAGES, STATE_RUN, STATE_KEY, STATE_TRUSTED),
         *(HOST_ANSWERS, VERIFIED, DESCRIPTION_LOCK, GATEWAYS_LOCK),
-        *(CLIP, CROSSINGS, OLD_CROSSINGS, TRIAL, TRIAL_LOCK, APT, PULLED, POOL, POOL_LOCK, OPENED),
+        *(CLIP, CROSSINGS, OLD_CROSSINGS, TRIAL, TRIAL_LOCK, CONTAINER_LOCK, APT, PULLED, POOL, POOL_LOCK, OPENED),
     }
 )
 

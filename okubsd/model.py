@@ -290,10 +290,11 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """What the user asked of ``okubsd start``."""
+    """What the user asked of ``okubsd start``; ``waits`` is of one that is to stand still then, until it is wanted."""
 
     app: str = ""
     arguments: tuple[str, ...] = ()
     headless: bool = False
     another: bool = False
     windowless: bool = False
+    waits: bool = False

@@ -36,10 +36,10 @@ knob kernel/sysrq 0
 mount /dev/vdc /home ext4 rw,nosuid,nodev,noatime 0 0
 port 177A 0100007F 0
 port 0016 00000000 0
-process 1 0 0 000001ffffffffff 0 0 init
-process 2 0 0 000001ffffffffff 0 0 kthreadd
-process 3 2 1000 000001ffffffffff 0 0 kworker/0:0
-process 9 8 1000 0000000000000000 1 2 xterm
+process 1 own 0 0 000001ffffffffff 0 0 init
+process 2 own 0 0 000001ffffffffff 0 0 kthreadd
+process 3 own 2 1000 000001ffffffffff 0 0 kworker/0:0
+process 9 own 8 1000 0000000000000000 1 2 xterm
 hole meltdown Not affected
 """
 NOW = 1_800_000_000
@@ -66,9 +66,24 @@ def test_a_good_guest_has_nothing_weak() -> None:
         ("port 177A 0100007F", "port 1F90 00000000000000000000000000000000", "ports for others", "8080"),
         ("port 177A 0100007F", "port 177A 00000000", "ports for others", "6010"),
         ("xterm\n", "xterm\nsetuid /usr/bin/su\n", "setuid programs", "/usr/bin/su"),
-        ("9 8 1000 0000000000000000 1 2", "9 8 1000 0000000000000000 1 0", "apps behind a filter", "0 processes of 1"),
-        ("9 8 1000 0000000000000000 1 2", "9 8 1000 0000000000000000 0 2", "who could gain privileges", "xterm"),
-        ("9 8 1000 0000000000000000 1 2", "9 8 1000 0000000000200000 1 2", "capabilities of the user's", "xterm"),
+        (
+            "9 own 8 1000 0000000000000000 1 2",
+            "9 own 8 1000 0000000000000000 1 0",
+            "apps behind a filter",
+            "0 processes of 1",
+        ),
+        (
+            "9 own 8 1000 0000000000000000 1 2",
+            "9 own 8 1000 0000000000000000 0 2",
+            "who could gain privileges",
+            "xterm",
+        ),
+        (
+            "9 own 8 1000 0000000000000000 1 2",
+            "9 own 8 1000 0000000000200000 1 2",
+            "capabilities of the user's",
+            "xterm",
+        ),
         ("Not affected", "Vulnerable: no microcode", "holes of the processor", "meltdown"),
     ],
 )
@@ -78,21 +93,32 @@ def test_each_thing_that_is_weak_is_named(before: str, after: str, name: str, se
     assert list(found) == [name] and seen in found[name]
 
 
+# A guest that tells all that is asked.
+WHOLE = GOOD + "".join(f"mount x {place} x rw,{','.join(options)} 0 0\n" for place, options in MOUNTS.items())
+BROWSER = "process 10 {} 9 1000 0000000000200000 1 2 chromium\n"
+
+
 @pytest.mark.parametrize(
     ("after", "recipe", "refused"),
     [
-        (GOOD, {}, ""),
-        (GOOD.replace("sysrq 0", "sysrq 1"), {}, "kernel.sysrq: 1"),
-        (GOOD.replace("nosuid,nodev,", ""), {}, "mount /home: without nosuid"),
-        (GOOD + "setuid /usr/bin/su\n", {}, "setuid programs: /usr/bin/su"),
-        (GOOD + "setuid /usr/bin/su\n", {"setuid": ("/usr/bin/su",)}, ""),
-        (GOOD.replace("1 2 xterm", "1 0 xterm"), {}, "apps behind a filter: 0 processes of 1"),
-        (GOOD.replace("1 2 xterm", "1 0 xterm"), {"sandbox": Sandbox(on=False)}, ""),
-        (GOOD.replace("1 2 xterm", "1 0 xterm"), {"apps": {}}, ""),
-        (GOOD.replace("1 2 xterm", "0 2 xterm"), {"sandbox": Sandbox(on=False)}, "who could gain privileges: xterm"),
+        (WHOLE, {}, ""),
+        (WHOLE.replace("sysrq 0", "sysrq 1"), {}, "kernel.sysrq: 1"),
+        (WHOLE.replace("/home x rw,nosuid,", "/home x rw,"), {}, "mount /home: without nosuid"),
+        (WHOLE.replace("mount x /tmp", "was x /tmp"), {}, "mount /tmp: not told"),
+        (WHOLE + "setuid /usr/bin/su\n", {}, "setuid programs: /usr/bin/su"),
+        (WHOLE + "setuid /usr/bin/su\n", {"setuid": ("/usr/bin/su",)}, ""),
+        (WHOLE.replace("1 2 xterm", "1 0 xterm"), {}, "apps behind a filter: 0 processes of 1"),
+        # The window manager is behind the wall in any case.
+        (WHOLE.replace("1 2 xterm", "1 2 matchbox-window"), {}, "apps behind a filter: 0 processes of 1"),
+        (WHOLE.replace("1 2 xterm", "1 0 xterm"), {"sandbox": Sandbox(on=False)}, ""),
+        (WHOLE.replace("1 2 xterm", "1 0 xterm"), {"apps": {}}, ""),
+        (WHOLE.replace("1 2 xterm", "0 2 xterm"), {"sandbox": Sandbox(on=False)}, "who could gain privileges: xterm"),
+        # A browser's own sandbox has capabilities over itself; over the guest nobody has any.
+        (WHOLE + BROWSER.format("apart"), {}, ""),
+        (WHOLE + BROWSER.format("own"), {}, "capabilities of the user's: chromium"),
         # What a guest listens on is its services', what its processor leaks the host's.
-        (GOOD + "port 0050 00000000 0\n", {}, ""),
-        (GOOD.replace("Not affected", "Vulnerable"), {}, ""),
+        (WHOLE + "port 0050 00000000 0\n", {}, ""),
+        (WHOLE.replace("Not affected", "Vulnerable"), {}, ""),
     ],
 )
 def test_a_new_image_is_refused_for_a_wall_that_it_does_not_choose(

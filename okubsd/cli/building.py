@@ -45,7 +45,7 @@ def bring_up_to_date(
 def tell_misfits(session: Session, places: Places) -> None:
     """Tell which app images do not run on the base that is current now, and what helps."""
     for app, why in versions.misfits(places):
-        recipe = session.recipes.get(app.name)
+        recipe = session.known_recipes.get(app.name)
         again = (
             "its next start builds it anew"
             if app.built_here and recipe

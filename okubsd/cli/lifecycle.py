@@ -8,6 +8,7 @@ import sys
 import click
 import msgspec
 
+from okubsd import layout
 from okubsd.cli.session import dry_run, pass_session, print_json
 from okubsd.errors import Misuse, Partial, Problem
 from okubsd.host import facts, lifecycle, running, sockets
@@ -148,6 +149,11 @@ def _start(session: Session, vm: Vm, request: Request, *, timing: bool, dry: boo
             _start(session, gateway, Request(windowless=True), timing=False, dry=True)
         _show_plan(session, vm, request)
         return
+    if (session.places.vm(vm.name) / layout.WAITING).exists():
+        from okubsd.host import ready
+
+        # One that was booted beforehand and is not what it would be today was used by nobody.
+        ready.end(session, frozenset({vm.name}), stale=True)
     started = lifecycle.start(session, vm, request)
     if started.app_was_running:
         session.report(f"{vm.name}: the app is shown already; --new starts another")

@@ -33,11 +33,11 @@ def changes(started: Vm, described: Vm) -> dict[str, str]:
 def state_in_words(session: Session, name: str, running_now: bool) -> str:
     """Return "stopped", "running", or that a running VM stands still, and why."""
     why = running.why_it_stands_still(session.places.vm_run(name)) if running_now else ""
-    if running_now and (session.places.vm(name) / layout.WAITING).exists() and why in ("", PAUSED):
-        return "waits"
+    if running_now and not why and any(row.name == name and row.paused for row in running.ask_rows(session.places)):
+        why = PAUSED
     if why == PAUSED:
-        # Nothing is wrong: somebody had it stop.
-        return "paused"
+        # Nothing is wrong: somebody had it stop, or it waits to be taken.
+        return "waits" if (session.places.vm(name) / layout.WAITING).exists() else "paused"
     return f"paused: {why}" if why else "running" if running_now else "stopped"
 
 

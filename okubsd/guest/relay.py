@@ -19,11 +19,11 @@ _UNIX = struct.pack("<H", _AF_UNIX) + _PATH
 _INET = struct.pack("<H", _AF_INET) + struct.pack("!H", _PORT) + bytes((127, 0, 0, 1)) + bytes(8)
 _IGNORED = struct.pack("<QQQQ", 1, 0, 0, 0)
 _CONSTANTS = _UNIX + _INET + _IGNORED
-_BLOCK = 1 << 16
+_BLOCK, _PAUSE_MS = 1 << 16, 100
 
-_READ, _WRITE, _CLOSE, _RT_SIGACTION = 0, 1, 3, 13
+_READ, _WRITE, _CLOSE, _POLL, _RT_SIGACTION = 0, 1, 3, 7, 13
 _SOCKET, _CONNECT, _ACCEPT, _SHUTDOWN, _BIND, _LISTEN = 41, 42, 43, 48, 49, 50
-_FORK, _EXIT, _SETSID = 57, 60, 112
+_FORK, _EXIT, _UNLINK, _SETSID = 57, 60, 87, 112
 _STREAM, _SIGCHLD, _SIGPIPE, _BOTH = 1, 17, 13, 2
 
 # The listener is in r12, the client in ebx, the display in ebp.
@@ -38,7 +38,7 @@ _EIGHT = b"\x41\xba\x08\x00\x00\x00"  # mov r10d, 8
 
 
 def render_program() -> bytes:
-    """Return a static program of x86-64: it ends with 0 when it listens, and goes on in the background."""
+    """Return a static program of x86-64: it ends with 0 when one listens, and goes on behind that."""
     room = room_of(len(_code(Room(0, 0))), len(_CONSTANTS))
     return render(_code(room), _CONSTANTS, _BLOCK)
 
@@ -60,15 +60,22 @@ def _code(room: Room) -> bytes:
 
 
 def _listen(unix: int) -> tuple[Part, ...]:
-    """Make the socket; whoever called goes on when it listens."""
+    """Make the socket, unless somebody listens there; whoever called goes on when one listens."""
     return (
         call(_SOCKET, edi=_AF_UNIX, esi=_STREAM, edx=0),
         Jump("negative", "failed"),
-        _KEEP_LISTENER + _LISTENER + call(_BIND, esi=unix, edx=len(_UNIX)),
+        _KEEP_LISTENER + _LISTENER + call(_CONNECT, esi=unix, edx=len(_UNIX)),
+        Jump("not zero", "alone"),
+        call(_EXIT, edi=0),
+        Label("alone"),
+        # What one that has ended left is in the way.
+        call(_UNLINK, edi=unix + 2),
+        _LISTENER + call(_BIND, esi=unix, edx=len(_UNIX)),
         Jump("not zero", "failed"),
         _LISTENER + call(_LISTEN, esi=64),
         Jump("not zero", "failed"),
         call(_FORK),
+        Jump("negative", "failed"),
         Jump("zero", "detach"),
         call(_EXIT, edi=0),
         Label("detach"),
@@ -81,10 +88,14 @@ def _serve(inet: int) -> tuple[Part, ...]:
     return (
         Label("accept"),
         _LISTENER + call(_ACCEPT, esi=0, edx=0),
-        Jump("negative", "failed"),
+        Jump("negative", "pause"),
         _KEEP_CLIENT + call(_FORK),
         Jump("zero", "connect"),
         _CLIENT + call(_CLOSE),
+        Jump("always", "accept"),
+        Label("pause"),
+        # Descriptors or memory may be had again.
+        call(_POLL, edi=0, esi=0, edx=_PAUSE_MS),
         Jump("always", "accept"),
         Label("connect"),
         _LISTENER + call(_CLOSE),

@@ -16,11 +16,12 @@ USER = "user"
 WALL: Argv = ("/usr/lib/okubsd/wall", "-c")
 
 
-def render_ssh_config(vm: Vm, address: str, port: int, keys: Path, run: Path) -> str:
+def render_ssh_config(vm: Vm, address: str, port: int, keys: Path, run: Path, *, patient: bool = False) -> str:
     """Return the ssh_config(5) of ``vm``.
 
     ``address`` and ``port`` lead to the guest, ``keys`` is the directory of its key and
-    known_hosts, ``run`` its run directory, where the shared connection's socket lies.
+    known_hosts, ``run`` its run directory, where the shared connection's socket lies.  A ``patient`` connection says
+    nothing by itself: TCP would end it, where the guest stands still.
     """
     options = {
         "HostName": address,
@@ -46,7 +47,7 @@ def render_ssh_config(vm: Vm, address: str, port: int, keys: Path, run: Path) ->
         # The windows hang on this connection: it outlives a guest or a network that stands still.  When QEMU ends,
         # its kernel says so; a VM of vmd's that ended is noticed after an hour.
         "TCPKeepAlive": "no",
-        "ServerAliveInterval": "0" if address == "127.0.0.1" else "60",
+        "ServerAliveInterval": "0" if address == "127.0.0.1" or patient else "60",
         "ServerAliveCountMax": "60",
         "LogLevel": "ERROR",
     }

@@ -24,7 +24,7 @@ from okubsd.host.reading import recipe_directories
 from okubsd.host.staging import stage_debs, stage_kernel
 from okubsd.host.workshop import HERE, Workshop
 from okubsd.images import commands
-from okubsd.images.fitting import needs_of
+from okubsd.images.fitting import needs_of, needs_of_recipe
 from okubsd.images.tree import Index
 from okubsd.model import Argv, Image, Kind, Part
 from okubsd.plan.images import has_locales, stale_images
@@ -179,7 +179,7 @@ def _pack_tree(made: Path, places: Places, recipe: Recipe, base: Image | None, t
         packed = packer.pack_tree(tar, recipe, directory, index, made / "drive.tar", tools)
         whole, names = packed.whole, _pack_drives(made, recipe.kind, packed, workshop)
     image = _describe(made, recipe, base, names, packer.read_packages(tar, recipe.kind))
-    needs = needs_of(whole, index) if base else {}
+    needs = needs_of(whole, index) | needs_of_recipe(recipe) if base else {}
     return msgspec.structs.replace(image, needs=needs, archive=packer.read_date(tar))
 
 

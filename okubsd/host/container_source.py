@@ -7,9 +7,10 @@ Source of the layout: image-spec 1.1, image-layout.md; of the names: skopeo(1), 
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
-import subprocess
 import tarfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,8 @@ _NAME = re.compile(
 _BLOB = re.compile(r"[0-9a-f]{64}")
 # How large a layout may be, in bytes, and how many parts it may have; how long a registry may take, in seconds.
 _LARGEST, _MOST, _FETCH_SECONDS = 8 << 30, 10_000, 3600.0
+# How much a registry leaves free of the disk, how much skopeo may say, and how much of that is told, in bytes.
+_ROOM, _LARGEST_LOG, _LARGEST_LINE = 256 << 20, 1 << 20, 4096
 
 
 def is_registry(source: str) -> bool:
@@ -56,12 +59,20 @@ def _fetched(source: str, target: Path, report: Report) -> Path:
     report(f"asking for {source} by skopeo")
     machine = ("--override-os", "linux", "--override-arch", "amd64")
     argv = ("skopeo", *machine, "copy", "--quiet", source, f"oci-archive:{target}")
+    log, end = target.with_suffix(".log"), time.monotonic() + _FETCH_SECONDS
+    process = door.spawn(argv, log, largest_file=_LARGEST)
     try:
-        done = door.run(argv, timeout=_FETCH_SECONDS)
-    except subprocess.TimeoutExpired:
-        raise Problem(f"{source} did not come within an hour", "try again, or take a mirror") from None
-    if done.code != 0 or not target.is_file():
-        raise Problem(f"{source} did not come: {door.reason(done)}", f"skopeo inspect {source}")
+        while process.poll() is None:
+            if time.monotonic() > end:
+                raise Problem(f"{source} did not come within an hour", "try again, or take a mirror")
+            if shutil.disk_usage(target.parent).free < _ROOM or log.stat().st_size > _LARGEST_LOG:
+                raise Problem(f"{source} does not come to an end", f"df -h {shlex.quote(str(target.parent))}")
+            time.sleep(0.2)
+    finally:
+        door.end_process(process)
+    if process.returncode != 0 or not target.is_file() or target.is_symlink():
+        said = door.reason(door.Done(process.returncode, b"", log.read_bytes()[-_LARGEST_LINE:]))
+        raise Problem(f"{source} did not come: {said}", f"skopeo inspect {source}")
     return target
 
 

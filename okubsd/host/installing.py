@@ -10,13 +10,14 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from okubsd import layout
 from okubsd.config.names import IMAGE_NAME, IMAGE_NAME_RULE, PACKAGE_NAME, VM_NAME, VM_NAME_RULE, did_you_mean, quoted
 from okubsd.config.sizes import render_size
 from okubsd.errors import BadDescription, Misuse, Problem, Unknown
-from okubsd.host import door, programs
+from okubsd.host import door, locks, programs
 from okubsd.host.places import xdg_directory
 from okubsd.host.session import Session
 from okubsd.model import Vm
@@ -59,8 +60,6 @@ def add_container(session: Session, name: str, source: str) -> Path:
     ``source`` is a tar, the directory of an OCI layout, or docker:// and the name of an image in a registry.
     Raises Misuse for a name that is none or is taken, Problem where ``source`` is no container.
     """
-    import tempfile
-
     from okubsd.host import container, container_source
 
     path = own_config(os.environ) / "images" / name / "recipe.yaml"
@@ -68,8 +67,12 @@ def add_container(session: Session, name: str, source: str) -> Path:
         raise Misuse(f"{quoted(name)} is no name for an image: {IMAGE_NAME_RULE}")
     if name in session.recipes or os.path.lexists(path.parent):
         raise Misuse(f"there is a recipe '{name}' already", "choose another name, or remove it first")
-    door.make_private(session.places.state)
-    with tempfile.TemporaryDirectory(dir=session.places.state, prefix=".container-") as scratch:
+    state = session.places.state
+    door.make_private(state)
+    with (
+        locks.locked(state / layout.CONTAINER_LOCK, lambda: session.report("waiting for another container")),
+        _scratch(state) as scratch,
+    ):
         archive = container_source.as_tar(source, Path(scratch), session.report)
         # Whatever it is, it is looked through before anything of it is kept.
         container.pack(archive, Path(scratch) / "drive.tar", Path(scratch))
@@ -82,6 +85,17 @@ def add_container(session: Session, name: str, source: str) -> Path:
             shutil.rmtree(path.parent)
             raise
     return path
+
+
+@contextlib.contextmanager
+def _scratch(state: Path) -> Iterator[str]:
+    """Yield an empty directory that is gone afterwards, and remove what was left by whoever was killed."""
+    import tempfile
+
+    for left in state.glob(".container-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=state, prefix=".container-") as made:
+        yield made
 
 
 _CONTAINER = "container.tar"

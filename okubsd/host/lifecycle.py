@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -18,7 +18,7 @@ from okubsd.host.perform.display import show_failure, when_it_ends
 from okubsd.host.performance import Performance, Timing, record_timing
 from okubsd.host.places import Places
 from okubsd.host.session import Report, Session
-from okubsd.model import Request, Vm
+from okubsd.model import Backend, Request, Vm
 from okubsd.plan.facts import HostFacts, VmFacts
 from okubsd.plan.limits import OPENBSD, QEMU, limits
 from okubsd.plan.seats import choose_seat
@@ -116,7 +116,7 @@ def decide_start(session: Session, vm: Vm, request: Request, *, stopped: bool = 
         host = msgspec.structs.replace(host, display=":0")
     seat = seat_of(session.places, vm, host, state)
     links = gateway.ask_links(session.places, vm, session.description, session.recipes)
-    boot = Boot(vm=vm, recipes=session.recipes, host=host, state=state, links=links)
+    boot = Boot(vm=vm, recipes=session.recipes, host=host, state=state, links=links, waits=request.waits)
     return Decided(plan_start(boot, seat, request), boot, seat)
 
 
@@ -127,19 +127,19 @@ def _check_limits(session: Session, vm: Vm) -> None:
         raise BadDescription(mistakes)
 
 
-def start(session: Session, vm: Vm, request: Request) -> Started:
-    """Bring ``vm`` to what ``request`` asks for, its gateway first.
+def start(session: Session, vm: Vm, request: Request, then: Callable[[], None] = lambda: None) -> Started:
+    """Bring ``vm`` to what ``request`` asks for, its gateway first, and do ``then`` before anybody else gets at it.
 
     Raises Problem where that fails; then nothing that this start began is left running.
     """
     through = gateway.find_gateway(vm, session.description)
     if through is None:
-        return _start_alone(session, vm, request)
+        return _start_alone(session, vm, request, then)
     with _needing(session, through):
         before = start(session, through, Request(windowless=True))
         if not before.vm_was_running:
             session.report(f"{vm.name}: its gateway {through.name} was started")
-        return _start_alone(session, vm, request)
+        return _start_alone(session, vm, request, then)
 
 
 @contextlib.contextmanager
@@ -167,37 +167,43 @@ def _needing(session: Session, through: Vm) -> Iterator[None]:
             os.close(write_end)
 
 
-def _start_alone(session: Session, vm: Vm, request: Request) -> Started:
-    from okubsd.host.waking import set_clock, wake
+def _start_alone(session: Session, vm: Vm, request: Request, then: Callable[[], None]) -> Started:
+    from okubsd.host.waking import awake
 
     with holding(session.places, vm.name, session.report), interruptible():
         end_half_started(session, vm.name)
-        woken = wake(session.places, vm.name)
-        try:
-            started = _start(session, vm, request)
-            if woken:
-                set_clock(session.places, vm)
-            return started
-        except BadState as problem:
-            from okubsd.host import saved
+        with awake(session.places, vm):
+            started = _start_or_again(session, vm, request)
+        then()
+        return started
 
-            session.report(f"{vm.name}: {problem.sentence}; it is removed, and the VM boots")
-            saved.discard(session.places, problem.name)
-            return _start(session, vm, request)
-        except BadClock as problem:
-            session.report(f"{vm.name}: {problem.sentence}; it boots anew")
-            return _start(session, vm, request)
-        except DisplayGone:
-            # Whoever looked at the VM's display last was killed, and the display with him.
-            if not facts.ask_vm(session.places, vm.name).running:
-                raise
-            return _start(session, vm, request)
+
+def _start_or_again(session: Session, vm: Vm, request: Request) -> Started:
+    """Start a VM; what it would have gone on from, if that is bad, or its display, if it is gone, is made anew."""
+    try:
+        return _start(session, vm, request)
+    except BadState as problem:
+        from okubsd.host import saved
+
+        session.report(f"{vm.name}: {problem.sentence}; it is removed, and the VM boots")
+        saved.discard(session.places, problem.name)
+        return _start(session, vm, request)
+    except BadClock as problem:
+        session.report(f"{vm.name}: {problem.sentence}; it boots anew")
+        return _start(session, vm, request)
+    except DisplayGone:
+        # Whoever looked at the VM's display last was killed, and the display with him.
+        if not facts.ask_vm(session.places, vm.name).running:
+            raise
+        return _start(session, vm, request)
 
 
 def _start(session: Session, vm: Vm, request: Request) -> Started:
     """Decide and perform one start, or undo it."""
     decided = decide_start(session, vm, request)
     state = decided.boot.state
+    if state.stall and decided.seat.engine == Backend.VMD:
+        raise Problem(f"VM '{vm.name}' stands still: {state.stall}", f"vmctl unpause {vm.name}")
     if any((isinstance(step, StartDisplay) and step.desktop) or isinstance(step, StartGlass) for step in decided.plan):
         sockets.check_desktop(decided.boot.host.display)
     if not state.running:

@@ -65,17 +65,22 @@ def _prepare_itself(session: Session, vm: Vm, app: str) -> Waiting:
             f"VM '{vm.name}' {'waits already' if waits else 'is running'}",
             f"okubsd {'start' if waits else 'stop'} {vm.name}",
         )
-    lifecycle.start(session, vm, Request(app=app, headless=True, windowless=not app))
-    waiting = Waiting(vm.name, vm.name, app, round(time.time()), _key(session, vm))
-    with lifecycle.holding(places, vm.name, session.report):
-        # First what says so: one that stands still and nobody knows why would be started by nobody.
-        door.write(mark, msgspec.json.encode(waiting))
+    found = []
+
+    def stand_still() -> None:
+        found.append(Waiting(vm.name, vm.name, app, round(time.time()), _key(session, vm)))
+        # First what says so: of one that stands still without a mark nobody knows why.
+        door.write(mark, msgspec.json.encode(found[0]))
         try:
             engine(Backend.VMD).pause(vm.name, places.vm_run(vm.name))
-        except Problem:
+        except BaseException:
             mark.unlink()
             raise
-    return waiting
+
+    request = Request(app=app, headless=bool(app), windowless=not app, waits=True)
+    # Nobody else gets at it between its start and that.
+    lifecycle.start(session, vm, request, stand_still)
+    return found[0]
 
 
 def _app(session: Session, vm: Vm, app: str) -> str:
@@ -96,7 +101,9 @@ def waiting_copies(places: Places) -> list[Waiting]:
     for path in (places.state / layout.STATE_VMS).glob(f"*/{layout.WAITING}"):
         with contextlib.suppress(OSError, ValueError):
             waiting = read_json(path.read_bytes(), Waiting)
-            if waiting.name == path.parent.name and running.is_running(places, waiting.name):
+            itself = waiting.name == waiting.origin
+            there = waking.waits if itself else running.is_running
+            if waiting.name == path.parent.name and there(places, waiting.name):
                 found.append(waiting)
     return sorted(found, key=lambda waiting: waiting.made)
 

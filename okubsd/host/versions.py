@@ -119,6 +119,9 @@ def misfits(places: Places) -> list[tuple[Image, str]]:
             store.check_fit(places, (app, *(base for base in current if base.kind is Kind.BASE and base.name == of)))
         except Problem as problem:
             found.append((app, problem.sentence))
+        except (OSError, ValueError):
+            # What is damaged is told by `image verify`, and by the next start.
+            continue
     return found
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 
 from okubsd.images.tree import Index
 from okubsd.model import Image
+from okubsd.recipe import Recipe
 
 # A shared library, and the name that programs ask the loader for where it is a file (ld.so(8)); a link always is one.
 _LIBRARY = re.compile(r"usr/lib/(.+/)?[^/]+\.so\.[0-9][^/]*")
@@ -36,6 +37,11 @@ def needs_of(tree: Index, base: Index) -> dict[str, str]:
         elif mine is not None and mine != node and stat.S_ISREG(node.mode) and not _MADE_BY_ALL.fullmatch(path):
             needs[path] = f"{node.content} {mine.content}" if stat.S_ISREG(mine.mode) else node.content
     return dict(sorted(needs.items()))
+
+
+def needs_of_recipe(recipe: Recipe) -> dict[str, str]:
+    """Return the same of what an image has its base do by its recipe."""
+    return {} if recipe.sandbox.network else {"usr/lib/okubsd/relay": ""}
 
 
 def fit_mistakes(app: Image, base: Image, index: Index) -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import importlib
 import io
 import os
@@ -104,10 +105,10 @@ class Server:
             self.waiting.register(end, selectors.EVENT_READ, (talk, held, pid))
 
     def _end(self, talk: socket.socket, held: int, pid: int) -> None:
-        """Tell a client how its child has ended; a child whose client is gone is killed, with all of its group."""
+        """Tell a client how its child has ended; a child whose client is gone is killed, and what it began goes on."""
         ended, status = os.waitpid(pid, os.WNOHANG)
         if not ended:
-            os.killpg(pid, signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
         code = os.waitstatus_to_exitcode(status)
         with contextlib.suppress(OSError):
@@ -150,6 +151,8 @@ def stand_in(talk: socket.socket, umask: int) -> None:
     for number in range(3):
         taken = ctypes.CDLL(None, use_errno=True).syscall(_PIDFD_GETFD, held, number, 0)
         if taken < 0:
+            if ctypes.get_errno() != errno.EBADF:
+                raise OSError(ctypes.get_errno(), "what the client has open cannot be had")
             taken = os.open(os.devnull, os.O_RDWR)
         os.dup2(taken, number)
         os.close(taken)

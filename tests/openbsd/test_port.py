@@ -64,7 +64,8 @@ def render_plist(options: dict[str, Any]) -> str:
             # devel/py-installer compiles each module twice: as it is, and without assertions.
             cached = f"{directory}/${{MODPY_PYCACHE}}{module.stem}.${{MODPY_PYC_MAGIC_TAG}}"
             lines |= {f"{directory}/{module.name}", f"{cached}pyc", f"{cached}${{MODPY_PYOEXTENSION}}"}
-    lines.add(f"{SITE}/okubsd/py.typed")
+    for package, files in options["package_data"].items():
+        lines |= {f"{SITE}/{package.replace('.', '/')}/{file}" for file in files}
     lines |= {f"{DIST_INFO}/{name}" for name in ("", *_METADATA)}
     lines.add("share/doc/pkg-readmes/${PKGSTEM}")
     first = sorted(line for line in lines if line.startswith(("@newgroup", "@rcscript")))

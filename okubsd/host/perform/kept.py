@@ -103,5 +103,5 @@ def write_ssh_config(step: steps.WriteSshConfig, performance: Performance) -> No
     # QEMU has read it, and it holds the guest's host key.
     for name in (layout.INITRD, layout.IDENTITY):
         (step.run / name).unlink(missing_ok=True)
-    config = render_ssh_config(step.vm, address, port, step.keys, step.run)
+    config = render_ssh_config(step.vm, address, port, step.keys, step.run, patient=step.patient)
     door.write(step.path, config.encode(), lasting=False)

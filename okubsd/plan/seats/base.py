@@ -18,13 +18,17 @@ if TYPE_CHECKING:
 
 
 class Boot(msgspec.Struct, frozen=True, kw_only=True):
-    """What a boot is decided from; ``links`` are those to the VM's gateway, or of a gateway to its clients."""
+    """What a boot is decided from; ``links`` are those to the VM's gateway, or of a gateway to its clients.
+
+    ``waits`` says that the guest is to stand still when it has booted.
+    """
 
     vm: Vm
     recipes: Mapping[str, Recipe]
     host: HostFacts
     state: VmFacts
     links: Links
+    waits: bool = False
 
 
 class Seat(msgspec.Struct, frozen=True, kw_only=True):

@@ -68,7 +68,15 @@ class Vmd(Seat, frozen=True, kw_only=True):
         ]
         path, probe = state.run / layout.SSH_CONFIG, self.reach(probe_argv(vm, state.run))
         return begin, [
-            WriteSshConfig(vm=vm, keys=state.directory, run=state.run, path=path, address=Slot.GUEST, phase=Phase.SSH),
+            WriteSshConfig(
+                vm=vm,
+                keys=state.directory,
+                run=state.run,
+                path=path,
+                address=Slot.GUEST,
+                patient=boot.waits,
+                phase=Phase.SSH,
+            ),
             WaitGuest(name=vm.name, argv=probe, run=state.run, timeout=vm.boot_timeout),
         ]
 

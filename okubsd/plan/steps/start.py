@@ -246,13 +246,17 @@ class WaitGuest(Step, frozen=True, kw_only=True):
 
 
 class WriteSshConfig(Step, frozen=True, kw_only=True):
-    """Write the VM's ssh_config: to the guest's own ``address``, or "" for the port that QEMU was given."""
+    """Write the VM's ssh_config: to the guest's own ``address``, or "" for the port that QEMU was given.
+
+    A ``patient`` connection is to a guest that will stand still for as long as nobody wants it.
+    """
 
     vm: Vm
     keys: Path
     run: Path
     path: Path
     address: str = ""
+    patient: bool = False
 
     def show(self) -> str:
         where = f"the address {self.address}" if self.address else "the port QEMU was given"
