@@ -169,6 +169,10 @@ def test_chromium_says_that_its_own_sandbox_is_whole(world: World) -> None:
         assert "You are adequately sandboxed." in said
         told = dict(line.split("\t", 1) for line in said.splitlines() if "\t" in line)
         assert told["Seccomp-BPF sandbox"].strip() == "Yes" and told["PID namespaces"].strip() == "Yes", said
+        # What it may do in its own namespaces is nothing that it may do to the guest.
+        (looked,) = json.loads(world.ok("audit", "chrome", "--json"))["vms"]
+        checks = {check["name"]: check for check in looked["checks"]}
+        assert checks["capabilities of the user's"]["good"], checks["capabilities of the user's"]["seen"]
         world.ok("stop", "-f", "chrome")
     finally:
         world.end_all()
