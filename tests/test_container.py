@@ -21,8 +21,10 @@ from hypothesis import strategies as st
 
 from okubsd.config.recipe import parse_recipe
 from okubsd.errors import BadDescription, HostLacks, Misuse, Problem
+from okubsd.host import container_source
 from okubsd.host.container import pack
 from okubsd.host.container_source import as_tar, is_registry
+from okubsd.host.installing import _scratch
 from okubsd.images.container import Settings, clean_path, environment, program_of, render_service, user_of
 
 CONFIG = {"Entrypoint": ["/bin/httpd"], "Cmd": ["-p", "it's"], "Env": ["A=b c"], "User": "web", "WorkingDir": "/www"}
@@ -372,7 +374,11 @@ def test_what_is_no_name_of_an_image_is_asked_of_nobody(name: str) -> None:
 SKOPEO = """\
 #!/bin/sh
 echo "$*" >>"$0.asked"
-case $* in *broken*) echo "unauthorized" >&2; exit 1 ;; esac
+case $* in
+*broken*) echo "unauthorized" >&2; exit 1 ;;
+*endless*) while :; do echo "a line of a registry that talks for ever"; done ;;
+*silent*) exec sleep 1000 ;;
+esac
 for target; do :; done
 cp "$0.tar" "${target#oci-archive:}"
 """
@@ -394,6 +400,19 @@ def test_a_registry_is_asked_by_skopeo(tmp_path: Path, monkeypatch: pytest.Monke
     )
     with pytest.raises(Problem, match="did not come: unauthorized"):
         as_tar("docker://example.org/broken", tmp_path / "work", print)
+    with pytest.raises(Problem, match="does not come to an end"):
+        as_tar("docker://example.org/endless", tmp_path / "work", print)
+    monkeypatch.setattr(container_source, "_FETCH_SECONDS", 0.3)
+    with pytest.raises(Problem, match="did not come within an hour"):
+        as_tar("docker://example.org/silent", tmp_path / "work", print)
+
+
+def test_what_a_killed_import_left_goes_with_the_next(tmp_path: Path) -> None:
+    (tmp_path / ".container-left").mkdir()
+    (tmp_path / ".container-left/layer-0").write_bytes(b"x")
+    with _scratch(tmp_path) as scratch:
+        assert Path(scratch).is_dir() and not (tmp_path / ".container-left").exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_skopeo_it_is_said_how_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

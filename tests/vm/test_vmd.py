@@ -280,6 +280,46 @@ def test_a_vm_that_cannot_wait_runs_on(ob: Host) -> None:
     assert done.returncode == 1 and "vmd does not have it wait" in done.stderr
     assert guest(ob, "kept", "echo", "runs") == "runs"
     assert json.loads(ob.must("pool", "ls", "--json", user="alice"))["waiting"] == []
+    # A mark that was left, as by a kill between it and the pause, is not believed.
+    mark = ob.root / "home/alice/vms/kept/waiting.json"
+    mark.write_text(json.dumps({"name": "kept", "origin": "kept", "app": "term", "made": 1, "key": "x"}))
+    assert [
+        vm["state"] for vm in json.loads(ob.must("list", "--json", user="alice"))["vms"] if vm["name"] == "kept"
+    ] == ["running"]
+    ob.must("pool", "clear", user="alice")
+    assert guest(ob, "kept", "echo", "runs") == "runs"
+    # Of one that somebody else had stand still, it is said how it goes on.
+    ob.faults()
+    assert ob.run("vmctl", "pause", "kept", user="alice").returncode == 0
+    mark.unlink()
+    done = ob.okubsd("start", "kept", "--headless", user="alice")
+    assert done.returncode == 1 and "stands still" in done.stderr and "vmctl unpause kept" in done.stderr
+
+
+def test_a_vm_that_waits_is_started_anew_once_it_is_described_otherwise(ob: Host) -> None:
+    ob.must("pool", "start", "kept", user="alice")
+    text = ob.description.read_text()
+    try:
+        ob.write(text.replace("kept: {", "kept: {color: purple, ", 1))
+        (one,) = json.loads(ob.must("pool", "ls", "--json", user="alice"))["waiting"]
+        assert not one["good"]
+        done = ob.okubsd("start", "kept", "--headless", user="alice")
+        assert done.returncode == 0 and "booting" in done.stderr, done.stderr + ob.consoles()
+    finally:
+        ob.write(text)
+
+
+def test_a_start_in_the_middle_of_a_preparation_has_the_vm_go_on(ob: Host) -> None:
+    argv = [str(ob.root / "bin/__okubsd"), "pool", "start", "kept"]
+    preparing = subprocess.Popen(argv, env=ob.env("alice"), cwd=ob.root, stderr=subprocess.PIPE)
+    end = time.monotonic() + 60
+    while "kept" not in ob.state.get("running", {}) and time.monotonic() < end:
+        time.sleep(0.1)
+    done = ob.okubsd("start", "kept", "--headless", user="alice")
+    assert preparing.wait(60) == 0
+    assert done.returncode == 0 and "waiting for another okubsd" in done.stderr, done.stderr
+    assert " running kept" in ob.run("vmctl", "status", "kept").stdout
+    assert guest(ob, "kept", "echo", "runs") == "runs"
 
 
 def test_apply_while_it_runs_shuts_and_opens(ob: Host) -> None:
