@@ -11,14 +11,12 @@ import struct
 
 from okubsd.guest.assembly import Jump, Label, Part, Room, assemble, call, load, render, room_of
 
-_PATH = b"/tmp/.X11-unix/X10\0"
+PATH = "/tmp/.X11-unix/X10"
 _PORT = 6010
 # struct sockaddr_un, sockaddr_in, and a sigaction that ignores (the kernel's has the handler, flags, restorer, mask).
 _AF_UNIX, _AF_INET = 1, 2
-_UNIX = struct.pack("<H", _AF_UNIX) + _PATH
 _INET = struct.pack("<H", _AF_INET) + struct.pack("!H", _PORT) + bytes((127, 0, 0, 1)) + bytes(8)
 _IGNORED = struct.pack("<QQQQ", 1, 0, 0, 0)
-_CONSTANTS = _UNIX + _INET + _IGNORED
 _BLOCK, _PAUSE_MS = 1 << 16, 100
 
 _READ, _WRITE, _CLOSE, _POLL, _RT_SIGACTION = 0, 1, 3, 7, 13
@@ -37,21 +35,24 @@ _ADVANCE = b"\x01\xc6\x29\xc2"  # add esi, eax; sub edx, eax
 _EIGHT = b"\x41\xba\x08\x00\x00\x00"  # mov r10d, 8
 
 
-def render_program() -> bytes:
-    """Return a static program of x86-64: it ends with 0 when one listens, and goes on behind that."""
-    room = room_of(len(_code(Room(0, 0))), len(_CONSTANTS))
-    return render(_code(room), _CONSTANTS, _BLOCK)
+def render_program(path: str = PATH) -> bytes:
+    """Return a static program of x86-64: it ends with 0 when one listens at ``path``, and goes on behind that."""
+    unix = struct.pack("<H", _AF_UNIX) + path.encode() + b"\0"
+    constants = unix + _INET + _IGNORED
+    room = room_of(len(_code(Room(0, 0), len(unix))), len(constants))
+    return render(_code(room, len(unix)), constants, _BLOCK)
 
 
-def _code(room: Room) -> bytes:
-    inet = room.constants + len(_UNIX)
+def _code(room: Room, unix: int) -> bytes:
+    """Return the code; the first ``unix`` bytes of the constants are the address that it listens at."""
+    inet = room.constants + unix
     ignored = inet + len(_INET)
     return assemble(
         _EIGHT,
         # Its children are collected by nobody; an end that is gone is told by write(2).
         call(_RT_SIGACTION, edi=_SIGCHLD, esi=ignored, edx=0),
         call(_RT_SIGACTION, edi=_SIGPIPE, esi=ignored, edx=0),
-        *_listen(room.constants),
+        *_listen(room.constants, unix),
         *_serve(inet),
         *_copy(room.buffer),
         Label("failed"),
@@ -59,18 +60,18 @@ def _code(room: Room) -> bytes:
     )
 
 
-def _listen(unix: int) -> tuple[Part, ...]:
+def _listen(unix: int, length: int) -> tuple[Part, ...]:
     """Make the socket, unless somebody listens there; whoever called goes on when one listens."""
     return (
         call(_SOCKET, edi=_AF_UNIX, esi=_STREAM, edx=0),
         Jump("negative", "failed"),
-        _KEEP_LISTENER + _LISTENER + call(_CONNECT, esi=unix, edx=len(_UNIX)),
+        _KEEP_LISTENER + _LISTENER + call(_CONNECT, esi=unix, edx=length),
         Jump("not zero", "alone"),
         call(_EXIT, edi=0),
         Label("alone"),
         # What one that has ended left is in the way.
         call(_UNLINK, edi=unix + 2),
-        _LISTENER + call(_BIND, esi=unix, edx=len(_UNIX)),
+        _LISTENER + call(_BIND, esi=unix, edx=length),
         Jump("not zero", "failed"),
         _LISTENER + call(_LISTEN, esi=64),
         Jump("not zero", "failed"),
