@@ -17,6 +17,7 @@ from okubsd.host import door, facts, lifecycle, running
 from okubsd.host.engine import engine
 from okubsd.host.guest import ROOT, Guest
 from okubsd.host.session import Session
+from okubsd.host.waking import stands_by
 from okubsd.model import Request
 
 unwalled = click.option(
@@ -120,6 +121,8 @@ def clock(session: Session, names: tuple[str, ...], every: bool) -> None:
     if every == bool(names):
         raise Misuse("name the VMs whose clocks to set, or say --all", "okubsd clock --all")
     live = sorted(running.ask_running(session.places)) if every else []
+    # One that waits until it is wanted gets the time then.
+    live = [name for name in live if not stands_by(session.places, name)]
     vms = [session.running_vm(name) for name in (*names, *live)]
     failed = 0
     for vm in vms:

@@ -23,6 +23,11 @@ def waits(places: Places, name: str) -> bool:
     return _is_marked(places, name) and bool(facts.ask_vm(places, name).stall)
 
 
+def stands_by(places: Places, name: str) -> bool:
+    """Return whether a VM, or a copy, stands still until it is wanted."""
+    return (places.vm(name) / layout.WAITING).exists() and bool(facts.ask_vm(places, name).stall)
+
+
 def is_copy_that_waits(places: Places, name: str) -> bool:
     """Return whether it is a copy that waits, which nobody has used yet."""
     return (places.vm(name) / layout.WAITING).exists() and not _is_marked(places, name)

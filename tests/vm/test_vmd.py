@@ -246,7 +246,8 @@ def test_a_vm_waits_until_it_is_started(ob: Host, tmp_path: Path) -> None:
     assert (one["name"], one["app"], one["good"]) == ("kept", "term", True)
     said = json.loads(ob.must("status", "kept", "--json", user="alice"))
     assert said["begins"] == "at once: it has booted, and waits"
-    # Nothing is asked of it meanwhile, and it does not wait twice.
+    # Nothing is asked of it meanwhile, not even after the host has slept, and it does not wait twice.
+    ob.must("clock", "--all", user="alice")
     assert ob.okubsd("run", "kept", "--", "true", user="alice").returncode == 1
     again = ob.okubsd("pool", "start", "kept", user="alice")
     assert again.returncode == 1 and "'kept' waits already" in again.stderr
