@@ -34,6 +34,7 @@ NEEDS = (
     Need("pacat", "plays what VMs play, on PulseAudio or PipeWire", "pulseaudio-utils", None, vital=False),
     Need("notify-send", "shows notifications of VMs", "libnotify-bin", "libnotify", vital=False),
     Need("zstd", "unpacks the layers of some containers", "zstd", "zstd", vital=False),
+    Need("skopeo", "fetches containers from registries", "skopeo", None, vital=False),
     Need("mmdebstrap", "builds images", "mmdebstrap", None),
     Need("mksquashfs", "packs images", "squashfs-tools", None),
     Need("syslinux", "makes boot drives", "syslinux", None),
