@@ -214,12 +214,14 @@ def _start(session: Session, vm: Vm, request: Request) -> Started:
     performance = _begin(session, state)
     try:
         timing = perform(decided.plan, performance)
+        # Whoever interrupts this still has nothing left of the start; a disk without room keeps nobody from one.
+        with contextlib.suppress(OSError, Problem):
+            record_timing(session.places, vm.name, timing)
     except BaseException as error:
         _undo(decided, performance)
         if isinstance(error, Problem) and performance.shown_at is not None:
             _show_failure(session, decided, error)
         raise
-    record_timing(session.places, vm.name, timing)
     return Started(timing, state.running, performance.app_was_running)
 
 

@@ -113,7 +113,7 @@ def record_timing(places: Places, name: str, timing: Timing) -> None:
     path = places.vm(name) / layout.TIMINGS
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     lines.append(msgspec.json.encode(timing) + b"\n")
-    door.write(path, b"".join(lines[-_KEPT_TIMINGS:]))
+    door.write(path, b"".join(lines[-_KEPT_TIMINGS:]), lasting=False)
 
 
 def read_timings(places: Places, name: str) -> list[Timing]:
