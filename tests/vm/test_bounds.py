@@ -280,15 +280,15 @@ def test_a_vm_is_renamed_and_removed_with_all_that_is_its(world: World) -> None:
     try:
         with world.up("small"):
             world.ok("run", "small", "--", "sh", "-c", "echo mine >kept")
-            assert world.call("rename", "small", "other").code == 1
-        world.ok("rename", "small", "other")
-        with world.up("other"):
-            assert world.ok("run", "other", "--", "cat", "kept") == "mine\n"
+            assert world.call("rename", "small", "moved").code == 1
+        world.ok("rename", "small", "moved")
+        with world.up("moved"):
+            assert world.ok("run", "moved", "--", "cat", "kept") == "mine\n"
             world.description.write_text(before.replace("  small: {image: term, home: 32M, keep: yes}\n", ""))
-            assert "other" in world.ok("list")
-            world.ok("stop", "other")
-        world.ok("rm", "--yes", "other")
-        assert not (world.state / "vms/other").exists() and "other" not in world.ok("list")
+            assert "moved" in world.ok("list")
+            world.ok("stop", "moved")
+        world.ok("rm", "--yes", "moved")
+        assert not (world.state / "vms/moved").exists() and "moved" not in world.ok("list")
     finally:
         world.description.write_text(before)
 
