@@ -10,7 +10,7 @@ import struct
 from dataclasses import dataclass
 
 _BASE, _HEADERS = 0x400000, 64 + 56
-# What is between the parts of a program: a register is named by the bytes that load a constant into it.
+# The instructions that load a constant into a register, and those that jump, without what follows them.
 _LOADS = {"eax": b"\xb8", "ebx": b"\xbb", "edx": b"\xba", "esi": b"\xbe", "edi": b"\xbf"}
 _JUMPS = {
     "always": b"\xe9",
@@ -19,8 +19,8 @@ _JUMPS = {
     "negative": b"\x0f\x88",
     "not positive": b"\x0f\x8e",
 }
-SYSCALL = b"\x0f\x05"
-TEST = b"\x85\xc0"  # test eax, eax
+_SYSCALL = b"\x0f\x05"
+_TEST = b"\x85\xc0"  # test eax, eax
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def call(number: int, **registers: int) -> bytes:
 
     ``registers`` are those of its arguments that are set for it; the others keep what they have.
     """
-    return b"".join(load(name, value) for name, value in registers.items()) + load("eax", number) + SYSCALL + TEST
+    return b"".join(load(name, value) for name, value in registers.items()) + load("eax", number) + _SYSCALL + _TEST
 
 
 def assemble(*parts: Part) -> bytes:
