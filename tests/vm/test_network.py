@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import CHECKOUT
 from tests.vm.beyond import INSIDE, OTHER_PAGE, OUTSIDE, PAGE, PEER_RECIPE, RESOLVER, Beyond, far_end
 from tests.vm.onions import EXIT, FAR_PAGE, NAME, RELAYS, tor_network
 from tests.vm.world import World, wait_until
@@ -149,13 +148,13 @@ class Inside(World):
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[Inside]:
+def place(built: World) -> Iterator[Inside]:
     """The world with the uplink and the peer; images are built outside of it, where there is an Internet."""
     if os.geteuid() != 0:
         pytest.fail("this test makes network namespaces and so needs root")
     with tempfile.TemporaryDirectory(prefix="okn-") as tmp:
-        top = CHECKOUT / "out/tests"
-        made = Beyond(top / "state", Path(tmp))
+        top = built.state.parent
+        made = Beyond(built.state, Path(tmp))
         world = Inside(made, top, Path(tmp))
         outside = World.argv(world, "image", "build", "term", "vpn-gateway", "tor-gateway", "intruder", "peer")
         subprocess.run(outside, env=world.env, check=True, capture_output=True, timeout=900)
