@@ -107,6 +107,7 @@ BROWSER = "process 10 {} 9 1000 0000000000200000 1 2 chromium\n"
         (WHOLE.replace("mount x /tmp", "was x /tmp"), {}, "mount /tmp: not told"),
         (WHOLE + "setuid /usr/bin/su\n", {}, "setuid programs: /usr/bin/su"),
         (WHOLE + "setuid /usr/bin/su\n", {"setuid": ("/usr/bin/su",)}, ""),
+        (WHOLE + "setuid /usr/bin/passwd\n", {"setuid": ("/usr/bin/su",)}, "setuid programs: /usr/bin/passwd"),
         (WHOLE.replace("1 2 xterm", "1 0 xterm"), {}, "apps behind a filter: 0 processes of 1"),
         # The window manager is behind the wall in any case.
         (WHOLE.replace("1 2 xterm", "1 2 matchbox-window"), {}, "apps behind a filter: 0 processes of 1"),
@@ -125,7 +126,7 @@ def test_a_new_image_is_refused_for_a_wall_that_it_does_not_choose(
     after: str, recipe: dict[str, object], refused: str
 ) -> None:
     described = Recipe(name="x", kind=Kind.APP, **{"apps": {"x": ("xterm",)}, **recipe})  # type: ignore[arg-type]
-    found = self_check(audit(after, 0, NOW), described)
+    found = self_check(audit(after, 0, NOW, described.setuid), described)
     assert ([] if not refused else [True]) == [refused in one for one in found]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -131,10 +131,11 @@ def gather_command() -> Argv:
     return ("sh", "-c", _SCRIPT, "audit", *KNOBS, *OFF)
 
 
-def audit(text: str, archive: int, now: float) -> list[Check]:
+def audit(text: str, archive: int, now: float, allowed: Collection[str] = ()) -> list[Check]:
     """Return what ``text``, the answer of a guest, is worth.
 
     ``archive`` is the date of its packages and ``now`` the time, in seconds since the epoch; 0 where it is not known.
+    ``allowed`` are the paths of programs that may be setuid.
     Raises ValueError where the answer is none.
     """
     lines = [line.split() for line in text.splitlines()]
@@ -144,7 +145,7 @@ def audit(text: str, archive: int, now: float) -> list[Check]:
     return [
         *_knobs({line[0]: line[1] for line in of["knob"] if len(line) > 1}),
         *_mounts({line[1]: line[3].split(",") for line in of["mount"] if len(line) > 3}),
-        _none("setuid programs", [line[0] for line in of["setuid"]]),
+        _none("setuid programs", [line[0] for line in of["setuid"] if line[0] not in allowed]),
         _none("ports for others", sorted(set(_open_ports(of["port"])))),
         *_processes([_Process(*line[:8]) for line in of["process"] if len(line) >= 8]),
         _none(
@@ -164,13 +165,12 @@ def score(checks: list[Check]) -> int:
 
 # What an image does not choose: one where these are weak is refused.  Mitigations are the processor's, and what
 # a guest listens on is its services'.
-_WALLS = frozenset({"capabilities of the user's", "who could gain privileges"})
+_WALLS = frozenset({"capabilities of the user's", "setuid programs", "who could gain privileges"})
 
 
 def self_check(checks: list[Check], recipe: Recipe) -> list[str]:
     """Return which walls inside a guest of ``recipe`` do not stand, each in words; nothing where all do."""
     needed = _WALLS | {name.replace("/", ".") for name in (*KNOBS, *OFF)} | {f"mount {place}" for place in MOUNTS}
-    needed |= {"setuid programs"} if not recipe.setuid else set()
     needed |= {"apps behind a filter"} if recipe.sandbox.on and recipe.apps else set()
     # A kernel may lack a knob; everything else is told by every guest.
     told = {check.name for check in checks}

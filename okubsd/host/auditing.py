@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+from collections.abc import Collection
 from importlib import resources
 from pathlib import Path
 
@@ -38,8 +39,10 @@ def stock_audit() -> StockAudit:
     return read_json(resources.files(__package__).joinpath(_STOCK).read_bytes(), StockAudit)
 
 
-def look(session: Session, vm: Vm) -> list[Check]:
+def look(session: Session, vm: Vm, allowed: Collection[str] = ()) -> list[Check]:
     """Return what is looked at of the running ``vm``, its kernel's configuration where that is known included.
+
+    ``allowed`` are the paths of programs that may be setuid.
 
     Raises TimedOut where the guest does not answer, Problem where it answers something else.
     """
@@ -48,7 +51,7 @@ def look(session: Session, vm: Vm) -> list[Check]:
     if done.code == door.GAVE_UP:
         raise TimedOut(f"{vm.name}: the guest does not answer", f"okubsd status {vm.name}")
     try:
-        found = audit(done.out.decode(errors="replace"), image.archive if image else 0, time.time())
+        found = audit(done.out.decode(errors="replace"), image.archive if image else 0, time.time(), allowed)
     except ValueError as error:
         raise Problem(f"{vm.name}: the guest {error}: {door.reason(done)}", f"okubsd log {vm.name}") from None
     return [*_kernel(session, vm.name), *found]
@@ -56,7 +59,8 @@ def look(session: Session, vm: Vm) -> list[Check]:
 
 def refuse_weaker(session: Session, vm: Vm) -> None:
     """Raise Problem where a wall inside of the running ``vm`` does not stand that every image has."""
-    mistakes = self_check(look(session, vm), session.recipes[vm.image])
+    recipe = session.recipes[vm.image]
+    mistakes = self_check(look(session, vm, recipe.setuid), recipe)
     if mistakes:
         raise Problem(f"a wall inside of it does not stand: {'; '.join(mistakes)}")
 
