@@ -265,7 +265,7 @@ def test_a_bug_is_told_with_a_file_and_not_as_a_traceback(
         raise ValueError("odd \x1b[31m")
 
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr(running, "ask_running", fail)
+    monkeypatch.setattr(running, "ask_stalls", fail)
     assert call(["list"]) == BUG
     err = capsys.readouterr().err
     assert "this is a bug of okubsd" in err and "Traceback" not in err and "\x1b" not in err

@@ -32,7 +32,7 @@ def details_of(session: Session, vm: Vm) -> dict[str, Any]:
     timings = performance.read_timings(session.places, vm.name)
     described = session.known_description.find(vm.name) if session.known_description else None
     return {
-        **summary(session, vm, state.running),
+        **summary(session, vm, state.stall if state.running else None),
         "after_restart": changes(vm, described) if state.running and described else {},
         "stale": versions.stale_builds(session.places, vm.name) if state.running else {},
         "display": f":{state.display}" if state.display is not None else None,

@@ -27,24 +27,25 @@ def list_vms(session: Session, names_only: bool, json: bool) -> None:
 
     What runs is shown as it was started; with a description that has mistakes, only that is.
     """
-    live = running.ask_running(session.places)
+    live = running.ask_stalls(session.places)
     described = {vm.name: vm for vm in session.known_description.vms} if session.known_description else {}
-    names = [*described, *sorted(live - described.keys())]
+    names = [*described, *sorted(live.keys() - described.keys())]
     if names_only:
         print("\n".join(names))
         return
     shown = [
-        (running.started_or_bare(session.places, name) if name in live else described[name], name in live)
+        (running.started_or_bare(session.places, name) if name in live else described[name], live.get(name))
         for name in names
     ]
     later = {
-        name: changes(running.started_or_bare(session.places, name), described[name]) for name in live & set(described)
+        name: changes(running.started_or_bare(session.places, name), described[name])
+        for name in live.keys() & described.keys()
     }
     if json:
-        print_json(vms=[summary(session, vm, runs) | {"after_restart": later.get(vm.name, {})} for vm, runs in shown])
+        print_json(vms=[summary(session, vm, stall) | {"after_restart": later.get(vm.name, {})} for vm, stall in shown])
         return
     header = ("NAME", "STATE", "IMAGE", "MEMORY", "NETWORK", "APPS")
-    print_table(header, [row(session, vm, runs, described=vm.name in described) for vm, runs in shown])
+    print_table(header, [row(session, vm, stall, described=vm.name in described) for vm, stall in shown])
     for name, changed in sorted(later.items()):
         if changed:
             words = ", ".join(f"{key} {value}" for key, value in changed.items())

@@ -7,7 +7,6 @@ from typing import Any
 
 from okubsd import layout
 from okubsd.config.sizes import render_size
-from okubsd.host import running
 from okubsd.host.running import PAUSED
 from okubsd.host.session import Session
 from okubsd.model import Vm
@@ -30,19 +29,16 @@ def changes(started: Vm, described: Vm) -> dict[str, str]:
     return {key: say(described) for key, say in _KEPT.items() if started.image and say(started) != say(described)}
 
 
-def state_in_words(session: Session, name: str, running_now: bool) -> str:
-    """Return "stopped", "running", or that a running VM stands still, and why."""
-    why = running.why_it_stands_still(session.places.vm_run(name)) if running_now else ""
-    if running_now and not why and any(row.name == name and row.paused for row in running.ask_rows(session.places)):
-        why = PAUSED
-    if why == PAUSED:
+def state_in_words(session: Session, name: str, stall: str | None) -> str:
+    """Return "running", or that the VM stands still because of ``stall``, or "stopped" where that is None."""
+    if stall == PAUSED:
         # Nothing is wrong: somebody had it stop, or it waits to be taken.
         return "waits" if (session.places.vm(name) / layout.WAITING).exists() else "paused"
-    return f"paused: {why}" if why else "running" if running_now else "stopped"
+    return "stopped" if stall is None else f"paused: {stall}" if stall else "running"
 
 
-def row(session: Session, vm: Vm, running_now: bool, *, described: bool) -> tuple[str, ...]:
-    state = state_in_words(session, vm.name, running_now)
+def row(session: Session, vm: Vm, stall: str | None, *, described: bool) -> tuple[str, ...]:
+    state = state_in_words(session, vm.name, stall)
     if not vm.image:
         return (vm.name, state, "-", "-", "-", "(not in the description)")
     apps = " ".join(apps_of(session, vm)) or "-"
@@ -62,9 +58,9 @@ def apps_of(session: Session, vm: Vm) -> tuple[str, ...]:
     return vm.apps or (tuple(recipe.apps) if recipe else ())
 
 
-def summary(session: Session, vm: Vm, running_now: bool) -> dict[str, Any]:
-    """Return what `list --json` says of a VM."""
-    state = state_in_words(session, vm.name, running_now)
+def summary(session: Session, vm: Vm, stall: str | None) -> dict[str, Any]:
+    """Return what `list --json` says of a VM; ``stall`` is why it stands still, None where it does not run."""
+    state = state_in_words(session, vm.name, stall)
     return {
         "name": vm.name,
         "state": state.partition(":")[0],

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
@@ -21,7 +23,6 @@ from okubsd.model import Backend, Image, Kind, Vm
 from okubsd.needs import package_hint
 from okubsd.plan.facts import Accelerator, HostFacts, VmFacts
 from okubsd.plan.seats import engine_for
-from okubsd.plan.seats.base import Seat
 from okubsd.qemu.argv import QEMU
 
 _NEEDED = (QEMU, "ssh", "mke2fs", "Xephyr", "Xvfb", "nft", "drill")
@@ -35,35 +36,31 @@ def backends() -> frozenset[Backend]:
     return frozenset({Backend.VMD, Backend.QEMU} if programs.has_vmd() else {Backend.QEMU})
 
 
-def where(places: Places, name: str) -> tuple[Seat | None, int | None]:
-    """Return where the VM called ``name`` runs and its pid, None where it does not run."""
-    for backend in (Backend.VMD, Backend.QEMU):
-        seat, pid = engine(backend).state(places, name) if backend in backends() else (None, None)
-        if seat is not None:
-            return seat, pid
-    return None, None
+def _ask_engines(places: Places, name: str) -> Mapping[str, Any]:
+    """Return what the engine that runs the VM called ``name`` says of it, nothing where none does."""
+    there = backends()
+    said = (engine(backend).state(places, name) for backend in (Backend.VMD, Backend.QEMU) if backend in there)
+    return next(filter(None, said), {})
 
 
 def ask_vm(places: Places, name: str) -> VmFacts:
     """Return the state of the VM called ``name``."""
     directory, run = places.vm(name), places.vm_run(name)
-    seat, pid = where(places, name)
+    said = _ask_engines(places, name)
     socket = run / f"{layout.SSH_SOCKET}user"
     return VmFacts(
         name=name,
         directory=directory,
         run=run,
-        seat=seat,
-        pid=pid,
         display=live_display(run),
         nested=(run / layout.NESTED).exists(),
         glass=locks.is_alive(run / layout.GLASS_LIFE),
         attended=locks.is_alive(run / layout.ATTENDED_LIFE),
-        connected=seat is not None and socket.exists() and listener_pid(socket) is not None,
+        connected=bool(said) and socket.exists() and listener_pid(socket) is not None,
         has_keys=keys.have_keys(directory),
         has_home=(directory / layout.HOME).exists(),
         home_size=home_sizes(places, (name,)).get(name, 0),
-        stall=engine(seat.engine).stall(name, run) if seat is not None else "",
+        **said,
     )
 
 

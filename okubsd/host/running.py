@@ -160,9 +160,14 @@ def is_running(places: Places, name: str) -> bool:
 
 def ask_running(places: Places) -> set[str]:
     """Return the names of the VMs that run, without a look at those that do not."""
+    return set(ask_stalls(places))
+
+
+def ask_stalls(places: Places) -> dict[str, str]:
+    """Return why each VM that runs stands still, by its name, "" where it does not; vmd is asked once."""
     directories = places.run.iterdir() if places.run.is_dir() else ()
-    on_qemu = {path.name for path in directories if live_qemu(path) is not None}
-    return on_qemu | {row.name for row in ask_rows(places) if row.running}
+    on_qemu = {path.name: why_it_stands_still(path) for path in directories if live_qemu(path) is not None}
+    return on_qemu | {row.name: PAUSED if row.paused else "" for row in ask_rows(places) if row.running}
 
 
 def ask_rows(places: Places) -> tuple[VmStatus, ...]:

@@ -14,23 +14,19 @@ from okubsd.host.places import Places
 from okubsd.host.session import Session
 from okubsd.model import Vm
 from okubsd.plan.facts import HostFacts, VmFacts
-from okubsd.plan.seats.base import Seat
 
 
 class Engine(Protocol):
     """What every engine does.  What it does for the steps of a plan is in the table of host/perform."""
 
-    def state(self, places: Places, name: str) -> tuple[Seat | None, int | None]:
-        """Return where the VM called ``name`` runs by this engine and its pid, None where it does not."""
+    def state(self, places: Places, name: str) -> Mapping[str, Any]:
+        """Return where this engine runs the VM called ``name``, and how: fields of VmFacts, none where it does not."""
 
     def host_facts(self, places: Places) -> Mapping[str, Any]:
         """Return what a boot by this engine has to know of the host: fields of HostFacts."""
 
     def gone(self, name: str, run: Path, patience: float) -> bool:
         """Return whether the VM ends within ``patience`` seconds."""
-
-    def stall(self, name: str, run: Path) -> str:
-        """Return why the guest of a VM that runs stands still, "" where it does not."""
 
     def pause(self, name: str, run: Path) -> None:
         """Have the guest stand still.  Raises Problem where it cannot."""

@@ -37,11 +37,15 @@ _QUIT, _KILL = 5, 5
 _SETUP = 10
 
 
-def state(places: Places, name: str) -> tuple[Seat | None, int | None]:
-    """Return where a QEMU runs the VM called ``name`` and its pid, None where there is none."""
-    pid = live_qemu(places.vm_run(name))
-    if pid is None:
-        return None, None
+def state(places: Places, name: str) -> Mapping[str, Any]:
+    """Return where a QEMU runs the VM called ``name``, its pid, why it stands still; nothing where there is none."""
+    run = places.vm_run(name)
+    pid = live_qemu(run)
+    return {} if pid is None else {"seat": _seat(places, name, pid), "pid": pid, "stall": why_it_stands_still(run)}
+
+
+def _seat(places: Places, name: str, pid: int) -> Seat:
+    """Return where the QEMU with the process ``pid`` runs."""
     root = is_root()
     if programs.has_vmd():
         from okubsd.host.records import read_record
@@ -49,10 +53,10 @@ def state(places: Places, name: str) -> tuple[Seat | None, int | None]:
 
         record = read_record(places, name)
         if record is not None:
-            return Tap(record=record, root=root), pid
+            return Tap(record=record, root=root)
     if walls.has_own_namespace(pid):
-        return Namespace(pid=str(pid), root=root), pid
-    return Bare(root=root, weakness="it was started without one"), pid
+        return Namespace(pid=str(pid), root=root)
+    return Bare(root=root, weakness="it was started without one")
 
 
 def host_facts(places: Places) -> Mapping[str, Any]:
@@ -201,11 +205,6 @@ def _ended(step: EndQemu, performance: Performance, seconds: float) -> bool:
         with contextlib.suppress(subprocess.TimeoutExpired):
             performance.qemu.wait(timeout=seconds)
     return gone(step.name, step.run, seconds)
-
-
-def stall(name: str, run: Path) -> str:
-    """Return why the guest stands still, "" where it does not."""
-    return why_it_stands_still(run)
 
 
 def pause(name: str, run: Path) -> None:

@@ -33,7 +33,6 @@ from okubsd.netif.ifconfig import Tap, parse_ifconfig, tap_mistakes
 from okubsd.pf.render import GROUP
 from okubsd.plan.facts import HostFacts, VmFacts
 from okubsd.plan.seats import seat_of_record
-from okubsd.plan.seats.base import Seat
 from okubsd.plan.steps import (
     CloseNetwork,
     EndVmd,
@@ -61,15 +60,16 @@ _LOG_TAIL = 1 << 16
 _ADDRESS = re.compile(r"\d{1,3}(\.\d{1,3}){3}")
 
 
-def state(places: Places, name: str) -> tuple[Seat | None, int | None]:
-    """Return where vmd runs the VM called ``name`` and its pid, None where it does not run."""
+def state(places: Places, name: str) -> Mapping[str, Any]:
+    """Return where vmd runs the VM called ``name``, its pid, whether it stands still; nothing where it does not run."""
     record = read_record(places, name)
     if record is None or record.backend != Backend.VMD:
-        return None, None
+        return {}
     status = status_of(name)
     if status is None or not status.running:
-        return None, None
-    return seat_of_record(record, engine=Backend.VMD, root=is_root()), status.pid
+        return {}
+    seat = seat_of_record(record, engine=Backend.VMD, root=is_root())
+    return {"seat": seat, "pid": status.pid, "stall": PAUSED if status.paused else ""}
 
 
 def host_facts(places: Places) -> Mapping[str, Any]:
@@ -222,12 +222,6 @@ def close_network(step: CloseNetwork, performance: Performance) -> None:
 
 
 # --- what can be seen ---------------------------------------------------------------------------
-
-
-def stall(name: str, run: Path) -> str:
-    """Return PAUSED where vmd has the VM stand still."""
-    status = status_of(name)
-    return PAUSED if status is not None and status.paused else ""
 
 
 def pause(name: str, run: Path) -> None:
