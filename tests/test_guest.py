@@ -96,7 +96,7 @@ def test_a_percent_in_a_path_is_no_token() -> None:
 
 def test_an_apps_arguments_stay_words() -> None:
     argv = show_app_argv(VM, Path("/run"), "firefox", ("a b", "$(reboot)", "'"), another=True)
-    assert argv[-1] == "/usr/lib/okubsd/app -n firefox 'a b' '$(reboot)' ''\"'\"''"
+    assert argv[-1] == "run /usr/lib/okubsd/app -n firefox 'a b' '$(reboot)' ''\"'\"''"
 
 
 def test_the_display_is_forwarded_to_the_guests_loopback_only() -> None:

@@ -364,7 +364,9 @@ def test_nobody_has_a_password() -> None:
 
 
 def test_an_app_script_keeps_its_words() -> None:
-    assert tree.render_app(("xterm", "it's")) == "#!/bin/sh\nexec 'xterm' 'it'\\''s' \"$@\"\n"
+    assert tree.render_app(("xterm", "it's")) == (
+        "#!/bin/busybox sh\n. /usr/lib/okubsd/found\nfind_program 'xterm'\nexec \"$program\" 'it'\\''s' \"$@\"\n"
+    )
 
 
 def test_modules_come_in_order_and_missing_ones_are_told() -> None:

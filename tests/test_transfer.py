@@ -33,7 +33,8 @@ VM = Vm(name="term", image="term")
 
 
 def ask(command: str, seconds: float, largest: int) -> door.Done:
-    return door.ask(("sh", "-c", command), timeout=seconds, largest=largest)
+    # As the guest's login shell does.
+    return door.ask(("sh", "-c", f'run() {{ "$@"; }}; {command}'), timeout=seconds, largest=largest)
 
 
 @pytest.fixture

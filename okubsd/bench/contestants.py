@@ -16,9 +16,10 @@ from okubsd import layout
 from okubsd.bench.stock import stock_ssh
 from okubsd.errors import HostLacks, Problem, TimedOut
 from okubsd.guest.ssh import ssh_argv
-from okubsd.host import door, facts, lifecycle, locks, programs, running, window
+from okubsd.host import door, facts, lifecycle, locks, programs, running
 from okubsd.host.guest import ROOT, Guest
 from okubsd.host.monitor import monitor
+from okubsd.host.painting import spent_by
 from okubsd.host.session import Session
 from okubsd.host.sockets import listener_pid
 from okubsd.model import Argv, Face, Request, Vm
@@ -178,7 +179,7 @@ def _wait_for(socket: Path) -> None:
 
 def spent(pids: list[int]) -> float:
     """Return the seconds of processor that processes took so far."""
-    return sum(window.spent_by(pid) for pid in pids)
+    return sum(spent_by(pid) for pid in pids)
 
 
 def proportional(pid: int) -> float:

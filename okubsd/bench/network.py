@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 import tempfile
 import time
@@ -13,7 +14,6 @@ from okubsd import layout
 from okubsd.bench.common import Rows
 from okubsd.bench.far_end import OUTSIDE, PAGE, WEB_PORT, FarEnd, far_end
 from okubsd.errors import HostLacks, Problem
-from okubsd.guest.ssh import remote_command
 from okubsd.host import builder, door, programs
 from okubsd.host.session import Report, Session
 from okubsd.host.trust import is_root
@@ -101,7 +101,7 @@ def _fetch(made: FarEnd, top: Path, vm: str, address: str, port: int) -> tuple[f
     text = _must(made, top, "run", vm, "--", *command).out.decode()
     large, small = re.search(r"large (\d+) (\d+)", text), re.search(r"small (\d+)", text)
     if large is None or small is None or int(large[2]) < _SIZE:
-        raise Problem(f"{vm} did not get what it asked for: {text!r}", remote_command(command))
+        raise Problem(f"{vm} did not get what it asked for: {text!r}", shlex.join(command))
     return _SIZE / 1e6 / (int(large[1]) / 1e9), int(small[1]) / 1e6 / _CONNECTIONS
 
 

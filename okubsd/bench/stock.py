@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import tempfile
 import time
@@ -16,7 +17,6 @@ from okubsd.display.server import parse_display_number
 from okubsd.errors import HostLacks, Problem, TimedOut
 from okubsd.guest.audit import audit, gather_command, kernel_checks
 from okubsd.guest.identity import render_xauthority
-from okubsd.guest.ssh import remote_command
 from okubsd.host import door, keys, release, window
 from okubsd.host.auditing import StockAudit
 from okubsd.host.engine.qemu import memory_of
@@ -135,7 +135,7 @@ def audit_stock(directory: Path) -> StockAudit:
     with stock_vm(directory) as vm:
 
         def asked(*words: str) -> str:
-            argv = (*stock_ssh(directory, vm.port), "user@127.0.0.1", remote_command(words))
+            argv = (*stock_ssh(directory, vm.port), "user@127.0.0.1", shlex.join(words))
             return door.ask(argv, timeout=_ASK_SECONDS, largest=_LARGEST_ANSWER).out.decode(errors="replace")
 
         kernel = asked("uname", "-r").strip()

@@ -12,7 +12,7 @@ import click
 from okubsd.cli.session import cleaners, pass_session
 from okubsd.config.names import quoted
 from okubsd.errors import HostLacks, Misuse, Partial, Problem, TimedOut
-from okubsd.guest.ssh import USER, WALL
+from okubsd.guest.ssh import USER, WALL, remote_command
 from okubsd.host import door, facts, lifecycle, running
 from okubsd.host.engine import engine
 from okubsd.host.guest import ROOT, Guest
@@ -86,8 +86,8 @@ def shell(session: Session, name: str, root: bool, unwalled: bool) -> int:
     """
     guest = reachable(session, name)
     # The login shell is a small one, for the many commands that nobody sees.
-    wall = "" if root or unwalled else f"{shlex.join(WALL)} "
-    return guest.interactive(f"exec {wall}bash -l", user=_user(root=root), terminal=sys.stdin.isatty())
+    words = ("bash", "-l") if root or unwalled else (*WALL, "bash", "-l")
+    return guest.interactive(remote_command(words), user=_user(root=root), terminal=sys.stdin.isatty())
 
 
 @click.command()

@@ -67,13 +67,13 @@ def ssh_argv(vm: Vm, run: Path, *options: str, user: str = USER) -> Argv:
 
 
 def remote_command(words: Argv) -> str:
-    """Return ``words`` as the one string that ssh hands to the guest's shell."""
-    return shlex.join(words)
+    """Return ``words`` as the one string that ssh hands to the guest's shell (images/base/files/usr/lib/okubsd/sh)."""
+    return shlex.join(("run", *words))
 
 
 def call_command(words: Argv, mark: str) -> str:
     """Return ``words`` as a command whose processes can be found again by their ``mark``, see end_call_command()."""
-    return remote_command(("env", f"OKUBSD_CALL={mark}", "LANG=C.UTF-8", "setsid", *words))
+    return shlex.join(("call", mark, *words))
 
 
 def end_call_command(mark: str) -> str:

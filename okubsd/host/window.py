@@ -14,7 +14,6 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from okubsd.display.frame import plain
@@ -35,10 +34,6 @@ _ANSWER_SECONDS = 20.0
 # What the looking child may hold: our own modules, and a few pictures of a large screen.  In bytes.
 _CHILD_MEMORY = 768 << 20
 _LARGEST_PICTURE, _LONGEST_TITLES = 256 << 20, 64 << 10
-
-# A window that was painted looks the same twice in this time, while its VM is at rest.
-_STILL_SECONDS = 0.5
-_AT_REST = 0.5
 
 
 def preload() -> None:
@@ -229,7 +224,9 @@ def _look(end: socket.socket, number: int, pid: int | None) -> None:
             _wait_for_window(opened, known)
             end.sendall(b"mapped\n")
         elif word == b"painted":
-            _wait_for_paint(opened, known, pid)
+            from okubsd.host.painting import wait_for_paint
+
+            wait_for_paint(opened, lambda: app_windows(opened) - known, pid)
             end.sendall(b"painted\n")
         elif word == b"titles":
             said = "\n".join(_titles(opened)).encode()[:_LONGEST_TITLES]
@@ -294,42 +291,6 @@ def _wait_for_change(opened: Any) -> None:
         select.select([opened.fileno()], [], [], _UNSEEN_SECONDS)
     while opened.pending_events():
         opened.next_event()
-
-
-def _wait_for_paint(opened: Any, known: set[int], pid: int | None) -> None:
-    """Wait until a new window shows more than one color, and the same for a moment in which its VM is at rest."""
-    before, spent = b"", spent_by(pid)
-    while True:
-        began = time.monotonic()
-        time.sleep(_STILL_SECONDS)
-        now, spends = _pixels_of(opened, app_windows(opened) - known), spent_by(pid)
-        at_rest = (spends - spent) / (time.monotonic() - began) < _AT_REST
-        if now and now == before and now != now[:4] * (len(now) // 4) and at_rest:
-            return
-        before, spent = now, spends
-
-
-def _pixels_of(opened: Any, windows: set[int]) -> bytes:
-    """Return what the largest of ``windows`` shows, b"" where none can be looked at now."""
-    from Xlib import X, error
-
-    found: list[tuple[int, bytes]] = []
-    for window in windows:
-        with contextlib.suppress(error.BadWindow, error.BadDrawable, error.BadMatch):
-            drawable = opened.create_resource_object("window", window)
-            size = drawable.get_geometry()
-            image = drawable.get_image(0, 0, size.width, size.height, X.ZPixmap, 0xFFFFFFFF)
-            found.append((size.width * size.height, bytes(image.data)))
-    return max(found)[1] if found else b""
-
-
-def spent_by(pid: int | None) -> float:
-    """Return the seconds of processors that process ``pid`` has used, 0 where that cannot be told (proc(5), stat)."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _picture(opened: Any) -> bytes:

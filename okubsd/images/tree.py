@@ -150,10 +150,20 @@ def link_target(path: str, target: str) -> str:
     return target
 
 
+# The shell that answers the host's calls (images/base/files).
+LOGIN_SHELL = "/usr/lib/okubsd/sh"
+
+
 def add_user(passwd: str, name: str = "user", uid: int = 1000) -> str:
-    """Return passwd(5) with the unprivileged user at its end, once."""
+    """Return passwd(5) with the unprivileged user at its end, once; the host comes in as it and as root."""
     kept = [line for line in passwd.splitlines() if not line.startswith(f"{name}:")]
-    return "\n".join([*kept, f"{name}:x:{uid}:{uid}::/home/{name}:/bin/sh", ""])
+    lines = [f"{line.rpartition(':')[0]}:{LOGIN_SHELL}" if line.startswith("root:") else line for line in kept]
+    return "\n".join([*lines, f"{name}:x:{uid}:{uid}::/home/{name}:{LOGIN_SHELL}", ""])
+
+
+def add_shell(shells: str) -> str:
+    """Return shells(5) with LOGIN_SHELL at its end, once: a server of ssh lets in nobody whose shell is not there."""
+    return "\n".join([*(line for line in shells.splitlines() if line != LOGIN_SHELL), LOGIN_SHELL, ""])
 
 
 def add_group(group: str, name: str = "user", gid: int = 1000) -> str:
@@ -168,13 +178,19 @@ def lock_passwords(shadow: str, name: str = "user") -> str:
     return "".join(f"{user}:*:20000:0:99999:7:::\n" for user in [*names, name])
 
 
-EDITS: dict[str, Callable[[str], str]] = {"etc/passwd": add_user, "etc/group": add_group, "etc/shadow": lock_passwords}
+EDITS: dict[str, Callable[[str], str]] = {
+    "etc/passwd": add_user,
+    "etc/group": add_group,
+    "etc/shadow": lock_passwords,
+    "etc/shells": add_shell,
+}
 
 
 def render_app(command: Argv) -> str:
     """Return the script that starts one app, as it lies in /etc/okubsd/apps."""
-    words = " ".join("'" + word.replace("'", "'\\''") + "'" for word in command)
-    return f'#!/bin/sh\nexec {words} "$@"\n'
+    first, *others = ("'" + word.replace("'", "'\\''") + "'" for word in command)
+    words = " ".join(('"$program"', *others, '"$@"'))
+    return f"#!/bin/busybox sh\n. /usr/lib/okubsd/found\nfind_program {first}\nexec {words}\n"
 
 
 def made_files(recipe: Recipe) -> dict[str, tuple[int, bytes]]:
@@ -196,7 +212,7 @@ APPLETS = (
 
 
 def _applets() -> dict[str, tuple[int, bytes]]:
-    return {f"usr/bin/{name}": (0o755, f'#!/bin/sh\nexec busybox {name} "$@"\n'.encode()) for name in APPLETS}
+    return {f"usr/bin/{name}": (0o755, f'#!/bin/busybox sh\nexec busybox {name} "$@"\n'.encode()) for name in APPLETS}
 
 
 def _wall_files(recipe: Recipe) -> dict[str, tuple[int, bytes]]:

@@ -125,17 +125,20 @@ def _command_line(vm: Vm, machine: Machine) -> str:
 
 
 def _plain_command_line(vm: Vm, accelerator: str) -> str:
-    # A software CPU takes a tenth of a second to measure its local timer; one CPU alone does with the HPET.  And
-    # each place where a kernel for one CPU patches itself has to be translated anew: it is left as for many.
-    return f"{_KERNEL} nolapic_timer noreplace-smp" if accelerator == "tcg" and vm.cpus == 1 else _KERNEL
+    # A software CPU takes a tenth of a second to measure its local timer, and as long to run the program that ACPI's
+    # tables are: one CPU alone does with the oldest timer, and finds the rest in qboot's table of the MultiProcessor
+    # Specification.  And each place where a kernel for one CPU patches itself has to be translated anew: it is left
+    # as for many.
+    return f"{_KERNEL} acpi=off nolapic_timer noreplace-smp" if accelerator == "tcg" and vm.cpus == 1 else _KERNEL
 
 
 def _accelerator(vm: Vm, accelerator: str) -> Argv:
     if accelerator == "tcg":
         # Five-level page tables (la57) only make every miss of the software TLB longer, and with erms the kernel
         # clears and copies memory by an instruction that a software CPU does byte by byte.
-        # The translation cache, in MB, counts as QEMU's own memory; a small guest needs a small one, and is no slower.
-        cache = max(48, min(96, vm.memory >> 22), min(256, vm.memory >> 23))
+        # The translation cache, in MB, counts as QEMU's own memory as far as it is used.  A boot and the first app fill
+        # 90 of them; one that is full is emptied, and what still runs is translated once more.
+        cache = max(96, min(256, vm.memory >> 23))
         return ("-accel", f"tcg,tb-size={cache}", "-cpu", "max,la57=off,erms=off")
     return ("-accel", accelerator, "-cpu", "host")
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from okubsd.config.names import quoted
 from okubsd.errors import Problem, TimedOut, Unreachable
+from okubsd.guest.ssh import remote_command
 from okubsd.host import door
 from okubsd.host.guest import Guest
 from okubsd.model import Argv, Vm
@@ -133,8 +134,7 @@ class Files:
 
     def run(self, *words: bytes, seconds: float = 120, largest: int = 1 << 16) -> door.Done:
         """Return what a program of the guest says, which is as trustworthy as the guest."""
-        command = " ".join(shlex.quote(os.fsdecode(word)) for word in words)
-        return self._ask(command, seconds, largest)
+        return self._ask(remote_command(tuple(map(os.fsdecode, words))), seconds, largest)
 
     def has_no_room(self, directory: bytes) -> bool:
         """Return whether the guest says that its file system is full, or nearly so."""
