@@ -8,12 +8,14 @@ failed are run once more, alone; the total says which needed that, and one that 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +27,9 @@ OLDEST = ("tests/test_transfer.py", "tests/test_safety.py", "tests/test_cli.py",
 
 # What calls programs waits for them half of the time; two guests with software CPUs fill two processors.
 BUSY, WAITING, GUESTS = "auto", str(2 * (os.cpu_count() or 1)), "2"
+
+# Where the VMs of the tests have their images (tests/vm/conftest.py).
+STORE = CHECKOUT / "out/tests"
 
 # What is run once more, alone, after it failed: a part, and how many of its tests at most.
 AGAIN, MOST_AGAIN = "vm", 3
@@ -131,12 +136,41 @@ def total(rows: list[Row], seconds: dict[str, Row]) -> tuple[str, bool]:
     return "\n".join([*lines, *([f"not passed: {', '.join(bad)}"] if bad else [])]), not bad
 
 
+@contextlib.contextmanager
+def compiling(names: list[str], config: Path) -> Iterator[subprocess.Popen[bytes] | None]:
+    """Have the guests' kernel compiled beside the parts before those with guests, in what processors have left.
+
+    Yield who does it, None where no part comes before.  What it says is in out/tests/kernel.log; where it fails, the
+    guests' part builds it once more and tells why.  ``config`` is a directory without a description.
+    """
+    if "vm" not in names[1:]:
+        yield None
+        return
+    STORE.mkdir(parents=True, exist_ok=True)
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(CHECKOUT),
+        "OKUBSD_STATE": str(STORE / "state"),
+        "XDG_CONFIG_HOME": str(config),
+    }
+    argv = ["nice", "-n", "15", interpreter("vm"), "-m", "okubsd", "image", "build", "kernel"]
+    with (STORE / "kernel.log").open("wb") as log:
+        child = subprocess.Popen(argv, cwd=config, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    try:
+        yield child
+    finally:
+        child.terminate()
+        child.wait()
+
+
 def main(names: list[str]) -> int:
     """Run the parts ``names`` and print the total; return 0 only where all of them passed."""
     rows, seconds = [], {}
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, compiling(names, Path(scratch)) as kernel:
         for name in names:
             print(f"== {name}", flush=True)
+            if name == "vm" and kernel is not None:
+                kernel.wait()
             rows.append(run(name, Path(scratch) / f"{name}.xml"))
             if rows[-1].code == 1 and name == AGAIN and deserves_another(rows[-1], collected(name)):
                 print(f"== {name}, once more: {', '.join(rows[-1].failed)}", flush=True)

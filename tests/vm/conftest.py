@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import json
 import os
 import shutil
 import subprocess
@@ -40,9 +42,43 @@ def built(worker_id: str) -> Iterator[World]:
                 shutil.copytree(STORE / "state/key", world.state / "key")
                 made = shutil.ignore_patterns(".*")
                 shutil.copytree(STORE / "state/images", images, symlinks=True, ignore=made)
+            # `make test` has compiled it by now.
+            done = world.call("image", "build", "kernel", timeout=3600)
+            assert done.code == 0, done.err
+            if not _kernels(world)[0]:
+                own = _kernels(world)[1]
+                world.ok("image", "build", "boot")
+                world.ok("image", "rollback", "boot", own)
             world.ok("image", "build", "term", "spy")
         yield world
         world.end_all()
+
+
+def _kernels(world: World) -> tuple[str, str]:
+    """Return the builds of the image with the distribution's kernel, and with our own; "" for one that is not there."""
+    builds = json.loads(world.ok("image", "history", "boot", "--json"))["builds"]
+    cloud = [one["build"] for one in builds if any("linux-image-cloud" in package for package in one["packages"])]
+    own = [one["build"] for one in builds if one["build"] not in cloud]
+    return next(iter(cloud), ""), next(iter(own), "")
+
+
+@contextlib.contextmanager
+def distributions_kernel(world: World) -> Iterator[None]:
+    """Have guests start with the distribution's kernel, as they do where none was compiled."""
+    cloud, own = _kernels(world)
+    world.ok("image", "rollback", "boot", cloud)
+    try:
+        yield
+    finally:
+        world.end_all()
+        world.ok("image", "rollback", "boot", own)
+
+
+@pytest.fixture
+def clouds_kernel(built: World) -> Iterator[None]:
+    """The guests of a test have the distribution's kernel."""
+    with distributions_kernel(built):
+        yield
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import pytest
 from okubsd.host.clip import kept
 from okubsd.host.places import Places
 from tests.conftest import CHECKOUT
+from tests.vm.conftest import distributions_kernel
 from tests.vm.world import World, share_of, wait_until
 
 COLOR, OTHER = (18, 140, 84), (140, 18, 84)
@@ -26,15 +27,16 @@ PAGE = f"""<!doctype html><title>okubsd</title>
 
 @pytest.fixture(scope="module")
 def browser(built: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """The world with a Firefox that runs and has shown the page; the first tests share it."""
+    """The world with a Firefox that runs and has shown the page, on the kernel that a newcomer has; tests share it."""
     page = tmp_path_factory.mktemp("browser") / "page.html"
     page.write_text(PAGE)
     built.end_all()
-    built.ok("image", "build", "firefox")
-    built.ok("cp", str(page), "browser:")
-    built.ok("start", "browser", "firefox", "--headless", "--", "/home/user/page.html")
-    yield built
-    built.end_all()
+    with distributions_kernel(built):
+        built.ok("image", "build", "firefox")
+        built.ok("cp", str(page), "browser:")
+        built.ok("start", "browser", "firefox", "--headless", "--", "/home/user/page.html")
+        assert "cloud" in built.ok("run", "browser", "--", "uname", "-r")
+        yield built
     built.assert_nothing_left()
 
 

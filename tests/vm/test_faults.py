@@ -67,6 +67,7 @@ def test_a_killed_qemu_takes_everything_with_it(world: World) -> None:
     assert world.ok("run", "kept", "--", "uname").strip() == "Linux"
 
 
+@pytest.mark.usefixtures("clouds_kernel")
 def test_a_guest_panic_ends_the_vm_and_is_in_its_log(world: World) -> None:
     with world.up("kept"):
         world.ok("run", "kept", "--", "sh", "-c", "echo saved > ~/before; sync")

@@ -116,7 +116,7 @@ def test_a_full_disk_is_told_and_nothing_is_left(world: World) -> None:
     """The memory of the guest is a file: QEMU is ended by the kernel where that has no room to grow."""
     pool = world.state / layout.POOL
     pool.mkdir(mode=0o700, exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m,mode=0700", "tmpfs", str(pool)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m,mode=0700", "tmpfs", str(pool)], check=True)
     try:
         done = world.call("pool", "make", "term")
         assert done.code == 1 and f"there is no room for a saved state in '{pool}'" in done.err, done.err

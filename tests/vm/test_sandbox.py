@@ -228,6 +228,7 @@ def test_of_a_home_only_what_is_listed_is_kept(world: World) -> None:
         (world.state / "vms/kept/home.img").unlink()
 
 
+@pytest.mark.usefixtures("clouds_kernel")
 def test_an_audit_names_what_is_weak(world: World) -> None:
     with world.up("kept", "--headless"), world.up("gone"):
         checks = {one["name"]: one for one in json.loads(world.ok("audit", "kept", "--json"))["vms"][0]["checks"]}
