@@ -146,6 +146,7 @@ for end in ends:
     print(got == sent)
     end.shutdown(socket.SHUT_WR)
     print(end.recv(1))
+sys.stdout.flush()
 os._exit(0)
 """
 
