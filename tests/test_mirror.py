@@ -7,6 +7,7 @@ import http.server
 import json
 import os
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -266,6 +267,28 @@ def test_a_mirror_that_drips_or_speaks_otherwise_is_told(
         pull(there, url)
     with pytest.raises(Problem, match=r"does not answer as a web server does|does not answer"):
         pull(there, "http://a b/")
+
+
+def test_a_mirror_that_drips_the_head_of_its_answer_is_cut(there: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetching, "_HEAD_SECONDS", 0.3)
+    ended = threading.Event()
+
+    def drip(listening: socket.socket) -> None:
+        end, _ = listening.accept()
+        with end, contextlib.suppress(OSError):
+            end.sendall(b"HTTP/1.1 200 OK\r\n")
+            while not ended.wait(0.02):
+                end.sendall(b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=drip, args=(listening,))
+        thread.start()
+        try:
+            with pytest.raises(Problem, match=r"does not answer|stopped answering"):
+                pull(there, f"http://127.0.0.1:{listening.getsockname()[1]}")
+        finally:
+            ended.set()
+            thread.join()
 
 
 def test_a_fifo_in_a_directory_is_not_waited_for(pushed: tuple[Image, Path], there: Places) -> None:

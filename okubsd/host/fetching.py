@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import socket
+import ssl
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -27,8 +30,9 @@ Report = Callable[[str], None]
 
 # The directory of the parts, each by its digest.
 PARTS = "parts"
-# A connection may say nothing for so many seconds; a part has to come at so many bytes a second, looked at so often.
-_SILENT, _LEAST_RATE, _RATE_SECONDS = 30.0, 2048, 60.0
+# A connection may say nothing for so many seconds, and take so many for the head of an answer; a part has to come at so
+# many bytes a second, looked at so often.
+_SILENT, _HEAD_SECONDS, _LEAST_RATE, _RATE_SECONDS = 30.0, 60.0, 2048, 60.0
 _CHUNK = 1 << 20
 # How often what is fetched is told, in bytes.
 _TOLD = 32 << 20
@@ -108,6 +112,47 @@ def _fetch_from(source: str, part: Part, target: Path, tell: Callable[[int], Non
             raise OSError(f"it ends after {done} of {part.size} bytes")
 
 
+class _Connection(http.client.HTTPConnection):
+    """A connection that is cut where the head of its answer takes too long, in whatever pieces it comes."""
+
+    def getresponse(self) -> http.client.HTTPResponse:
+        late = threading.Event()
+        cut = threading.Timer(_HEAD_SECONDS, _cut, (self.sock, late))
+        cut.daemon = True
+        cut.start()
+        try:
+            answer = super().getresponse()
+        finally:
+            cut.cancel()
+        if late.is_set():
+            raise TimeoutError("its answer does not begin")
+        return answer
+
+
+class _SafeConnection(_Connection, http.client.HTTPSConnection):
+    """The same by TLS."""
+
+
+def _cut(connection: socket.socket, late: threading.Event) -> None:
+    late.set()
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+
+
+class _Web(urllib.request.HTTPHandler):
+    """Asks a server by HTTP."""
+
+    def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_Connection, request)
+
+
+class _SafeWeb(urllib.request.HTTPSHandler):
+    """Asks a server by HTTPS; certificates are verified as ever."""
+
+    def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_SafeConnection, request, context=ssl.create_default_context())
+
+
 @contextlib.contextmanager
 def opened(source: str, name: str, offset: int, rate: _Rate | None = None) -> Iterator[Any]:
     """Open the file ``name`` of a source at ``offset``.  Raises OSError, in words, where that fails."""
@@ -120,7 +165,7 @@ def opened(source: str, name: str, offset: int, rate: _Rate | None = None) -> It
         f"{source.rstrip('/')}/{name}", headers={"Range": f"bytes={offset}-"} if offset else {}
     )
     try:
-        with urllib.request.urlopen(request, timeout=_SILENT) as answer:
+        with urllib.request.build_opener(_Web, _SafeWeb).open(request, timeout=_SILENT) as answer:
             if urlsplit(answer.url).scheme not in ("http", "https"):
                 raise OSError("it leads elsewhere")
             if offset and answer.status != 206:
