@@ -147,12 +147,9 @@ def compiling(names: list[str], config: Path) -> Iterator[subprocess.Popen[bytes
         yield None
         return
     STORE.mkdir(parents=True, exist_ok=True)
-    env = {
-        **os.environ,
-        "PYTHONPATH": str(CHECKOUT),
-        "OKUBSD_STATE": str(STORE / "state"),
-        "XDG_CONFIG_HOME": str(config),
-    }
+    of_user = ("OKUBSD_CONFIG", "LANG", "LC_ALL", "LC_MESSAGES")
+    env = {key: value for key, value in os.environ.items() if key not in of_user}
+    env |= {"PYTHONPATH": str(CHECKOUT), "OKUBSD_STATE": str(STORE / "state"), "XDG_CONFIG_HOME": str(config)}
     argv = ["nice", "-n", "15", interpreter("vm"), "-m", "okubsd", "image", "build", "kernel"]
     with (STORE / "kernel.log").open("wb") as log:
         child = subprocess.Popen(argv, cwd=config, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)

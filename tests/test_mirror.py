@@ -269,22 +269,33 @@ def test_a_mirror_that_drips_or_speaks_otherwise_is_told(
         pull(there, "http://a b/")
 
 
-def test_a_mirror_that_drips_the_head_of_its_answer_is_cut(there: Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetching, "_HEAD_SECONDS", 0.3)
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 200 OK\r\n",
+        # The body of what leads elsewhere, and the size of a piece.
+        b"HTTP/1.1 302 Found\r\nLocation: /other\r\nContent-Length: 99999\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+    ],
+)
+def test_a_mirror_that_drips_what_is_no_content_is_cut(
+    head: bytes, there: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "_USEFUL_SECONDS", 0.3)
     ended = threading.Event()
 
-    def drip(listening: socket.socket) -> None:
+    def drip(listening: socket.socket, head: bytes) -> None:
         end, _ = listening.accept()
         with end, contextlib.suppress(OSError):
-            end.sendall(b"HTTP/1.1 200 OK\r\n")
+            end.sendall(head)
             while not ended.wait(0.02):
                 end.sendall(b"x")
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        thread = threading.Thread(target=drip, args=(listening,))
+        thread = threading.Thread(target=drip, args=(listening, head))
         thread.start()
         try:
-            with pytest.raises(Problem, match=r"does not answer|stopped answering"):
+            with pytest.raises(Problem, match=r"does not answer|stopped answering|is not in the form"):
                 pull(there, f"http://127.0.0.1:{listening.getsockname()[1]}")
         finally:
             ended.set()

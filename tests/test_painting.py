@@ -22,9 +22,12 @@ def samples(*rows: tuple[float, int | None, float]) -> list[Sample]:
         # Not for long enough yet.
         (((0, ONE, 5), (0.2, ONE, 5), (0.4, ONE, 5)), False),
         (((0, ONE, 5), (5, ONE, 5)), True),
-        # It is shown long enough, but what it shows has changed within.
+        # What it shows came only now.
         (((0, OTHER, 5), (0.2, ONE, 5), (0.6, ONE, 5)), False),
-        (((0, ONE, 5), (0.3, OTHER, 5), (0.6, ONE, 5)), False),
+        # A caret blinks.
+        (((0, ONE, 5), (0.5, OTHER, 5), (1.0, ONE, 5)), True),
+        # A thread that ended took with it what it had used.
+        (((0, ONE, 5), (0.6, ONE, 4)), False),
         # Nothing, or one color, is no picture.
         (((0, None, 5), (0.6, None, 5)), False),
         # The VM is at work: more will come.

@@ -9,14 +9,13 @@ from __future__ import annotations
 import contextlib
 import http.client
 import socket
-import ssl
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 from urllib.parse import urlsplit
 
 from okubsd.config.names import quoted
@@ -30,9 +29,9 @@ Report = Callable[[str], None]
 
 # The directory of the parts, each by its digest.
 PARTS = "parts"
-# A connection may say nothing for so many seconds, and take so many for the head of an answer; a part has to come at so
+# A connection may say nothing for so many seconds, and so many without anything useful; a part has to come at so
 # many bytes a second, looked at so often.
-_SILENT, _HEAD_SECONDS, _LEAST_RATE, _RATE_SECONDS = 30.0, 60.0, 2048, 60.0
+_SILENT, _USEFUL_SECONDS, _LEAST_RATE, _RATE_SECONDS = 30.0, 60.0, 2048, 60.0
 _CHUNK = 1 << 20
 # How often what is fetched is told, in bytes.
 _TOLD = 32 << 20
@@ -80,10 +79,13 @@ class _Rate:
 
     def __init__(self) -> None:
         self._since, self._came = time.monotonic(), 0
+        self.watch: _Watch | None = None
 
     def came(self, count: int) -> None:
         """Take that ``count`` bytes came.  Raises OSError where they come too slowly."""
         self._came += count
+        if self.watch is not None:
+            self.watch.went_on()
         if time.monotonic() > self._since + _RATE_SECONDS:
             if self._came < _LEAST_RATE * _RATE_SECONDS:
                 raise OSError("is too slow")
@@ -112,45 +114,91 @@ def _fetch_from(source: str, part: Part, target: Path, tell: Callable[[int], Non
             raise OSError(f"it ends after {done} of {part.size} bytes")
 
 
-class _Connection(http.client.HTTPConnection):
-    """A connection that is cut where the head of its answer takes too long, in whatever pieces it comes."""
+class _Watch:
+    """Cuts the connections to a server where nothing useful came of them for too long, in whatever pieces it comes."""
 
-    def getresponse(self) -> http.client.HTTPResponse:
-        late = threading.Event()
-        cut = threading.Timer(_HEAD_SECONDS, _cut, (self.sock, late))
-        cut.daemon = True
-        cut.start()
-        try:
-            answer = super().getresponse()
-        finally:
-            cut.cancel()
-        if late.is_set():
-            raise TimeoutError("its answer does not begin")
-        return answer
+    def __init__(self) -> None:
+        self.late = False
+        self._sockets: list[socket.socket] = []
+        self._until = time.monotonic() + _USEFUL_SECONDS
+        self._over = threading.Event()
 
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._look, daemon=True).start()
+        return self
 
-class _SafeConnection(_Connection, http.client.HTTPSConnection):
-    """The same by TLS."""
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
 
+    def connect(self, *args: Any) -> socket.socket:
+        """Connect as socket.create_connection() does, and watch that."""
+        made = socket.create_connection(*args)
+        self._sockets.append(made)
+        return made
 
-def _cut(connection: socket.socket, late: threading.Event) -> None:
-    late.set()
-    with contextlib.suppress(OSError):
-        connection.shutdown(socket.SHUT_RDWR)
+    def add(self, connection: socket.socket) -> None:
+        """Watch what TLS has made of a connection."""
+        self._sockets.append(connection)
+
+    def went_on(self) -> None:
+        """Take that something useful came."""
+        self._until = time.monotonic() + _USEFUL_SECONDS
+
+    def _look(self) -> None:
+        while not self._over.wait(max(0.0, self._until - time.monotonic())):
+            if time.monotonic() >= self._until:
+                self.late = True
+                for connection in self._sockets:
+                    with contextlib.suppress(OSError):
+                        connection.shutdown(socket.SHUT_RDWR)
+                return
 
 
 class _Web(urllib.request.HTTPHandler):
     """Asks a server by HTTP."""
 
+    def __init__(self, watch: _Watch) -> None:
+        super().__init__()
+        self._watch = watch
+
     def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_Connection, request)
+        def connection(host: str, **options: Any) -> http.client.HTTPConnection:
+            made = http.client.HTTPConnection(host, **options)
+            made._create_connection = self._watch.connect  # type: ignore[attr-defined]
+            return made
+
+        return self.do_open(connection, request)
 
 
 class _SafeWeb(urllib.request.HTTPSHandler):
     """Asks a server by HTTPS; certificates are verified as ever."""
 
+    def __init__(self, watch: _Watch) -> None:
+        super().__init__()
+        self._watch = watch
+
     def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_SafeConnection, request, context=ssl.create_default_context())
+        watch = self._watch
+
+        class Connection(http.client.HTTPSConnection):
+            def connect(self) -> None:
+                super().connect()
+                watch.add(self.sock)
+
+        def connection(host: str, **options: Any) -> http.client.HTTPConnection:
+            made = Connection(host, **options)
+            made._create_connection = watch.connect  # type: ignore[attr-defined]
+            return made
+
+        return self.do_open(connection, request)
+
+
+class _Redirect(urllib.request.HTTPRedirectHandler):
+    """Goes where an answer leads, and reads nothing of what that answer says besides."""
+
+    def redirect_request(self, request: Any, answer: Any, *rest: Any) -> urllib.request.Request | None:
+        answer.close()
+        return super().redirect_request(request, answer, *rest)
 
 
 @contextlib.contextmanager
@@ -164,13 +212,18 @@ def opened(source: str, name: str, offset: int, rate: _Rate | None = None) -> It
     request = urllib.request.Request(
         f"{source.rstrip('/')}/{name}", headers={"Range": f"bytes={offset}-"} if offset else {}
     )
+    rate = rate or _Rate()
+    rate.watch = watch = _Watch()
+    opener = urllib.request.build_opener(_Web(watch), _SafeWeb(watch), _Redirect())
     try:
-        with urllib.request.build_opener(_Web, _SafeWeb).open(request, timeout=_SILENT) as answer:
+        with watch, opener.open(request, timeout=_SILENT) as answer:
+            if watch.late:
+                raise TimeoutError("its answer does not begin")
             if urlsplit(answer.url).scheme not in ("http", "https"):
                 raise OSError("it leads elsewhere")
             if offset and answer.status != 206:
                 # It begins at the beginning: what is here is passed over.
-                _skip(answer, offset, rate or _Rate())
+                _skip(answer, offset, rate)
             yield answer
     except urllib.error.HTTPError as error:
         raise OSError(f"has no {name}: {error.code}") from None

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# A window that was painted looks the same for so long, in seconds, while its VM wants less than so much of a processor;
-# it is looked at so often.
-_STILL_SECONDS, _AT_REST, _STEP_SECONDS = 0.5, 0.5, 0.2
+# A window that was painted looks as it did so long ago at least, in seconds, while its VM wants less than so much of a
+# processor.  It is looked at so often, and what it showed is known for so long: a caret that blinks comes and goes.
+_STILL_SECONDS, _AT_REST, _STEP_SECONDS, _KNOWN_SECONDS = 0.5, 0.5, 0.2, 2.4
 
 
 class Sample(NamedTuple):
@@ -24,21 +24,19 @@ class Sample(NamedTuple):
 
 
 def is_painted(samples: Sequence[Sample]) -> bool:
-    """Return whether the last of ``samples`` has been shown for long enough by a VM at rest."""
+    """Return whether the last of ``samples`` shows what was there long enough before, and the VM rested meanwhile."""
     last = samples[-1]
-    before = None
-    for sample in reversed(samples):
-        if sample.shown is None or sample.shown != last.shown:
-            return False
-        if last.at - sample.at >= _STILL_SECONDS:
-            before = sample
-            break
-    return before is not None and (last.wanted - before.wanted) / (last.at - before.at) < _AT_REST
+    return last.shown is not None and any(
+        sample.shown == last.shown
+        and last.at - sample.at >= _STILL_SECONDS
+        and 0 <= (last.wanted - sample.wanted) / (last.at - sample.at) < _AT_REST
+        for sample in samples
+    )
 
 
 def wait_for_paint(opened: Any, windows: Callable[[], set[int]], pid: int | None) -> None:
     """Wait until one of the ``windows`` of the display ``opened`` is painted; ``pid`` is the VM's."""
-    samples: deque[Sample] = deque(maxlen=1 + round(2 * _STILL_SECONDS / _STEP_SECONDS))
+    samples: deque[Sample] = deque(maxlen=round(_KNOWN_SECONDS / _STEP_SECONDS))
     while not samples or not is_painted(samples):
         time.sleep(_STEP_SECONDS)
         samples.append(Sample(time.monotonic(), _shown(_pixels_of(opened, windows())), wanted_by(pid)))
@@ -75,13 +73,12 @@ def spent_by(pid: int | None) -> float:
 def wanted_by(pid: int | None) -> float:
     """Return the seconds of processors that process ``pid`` has used or waited for, as others had them.
 
-    So a VM on a busy host is not taken for one at rest (Linux, Documentation/scheduler/sched-stats.rst: schedstat).
+    So a VM on a busy host is not taken for one at rest (Linux, Documentation/scheduler/sched-stats.rst: schedstat).  No
+    more waiting counts than it has used: a host may be so busy that also who rests waits long.
     """
-    wanted = 0
-    try:
-        for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
-            ran, waited, _ = path.read_text().split()
-            wanted += int(ran) + int(waited)
-    except (OSError, ValueError):
-        return spent_by(pid)
-    return wanted / 1e9
+    found: list[list[str]] = []
+    for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        with contextlib.suppress(OSError):
+            found.append(path.read_text().split())
+    ran, waited = (sum(int(words[at]) for words in found) for at in (0, 1))
+    return (ran + min(ran, waited)) / 1e9 if found else spent_by(pid)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import signal
 import socket
 import struct
 import sys
@@ -25,6 +27,16 @@ def listener_pid(path: Path, timeout: float = 2.0) -> int | None:
             return _peer_pid(connection)
         except OSError:
             return None
+
+
+def end_listener(path: Path) -> bool:
+    """End the process that listens on the unix socket ``path``; return whether there was one."""
+    pid = listener_pid(path)
+    if pid is None:
+        return False
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, signal.SIGTERM)
+    return True
 
 
 def _peer_pid(connection: socket.socket) -> int | None:

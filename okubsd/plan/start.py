@@ -149,13 +149,14 @@ def _show(boot: Boot, seat: Seat, app: str, request: Request, *, needs_display: 
     if needs_display:
         log = state.directory / layout.DISPLAY_LOG
         steps.append(WaitDisplay(run=state.run, log=log, phase=Phase.DISPLAY))
+    socket = state.run / f"{layout.SSH_SOCKET}user"
     if state.connected and needs_display:
         # That connection leads to a display that is gone, or to none.
-        socket = state.run / f"{layout.SSH_SOCKET}user"
         steps.append(Disconnect(argv=disconnect_argv(vm, state.run), socket=socket, phase=Phase.SSH))
     if needs_display or not state.connected:
         argv = seat.reach(connect_argv(vm, state.run, Path(Slot.DISPLAY_SOCKET)))
-        steps.append(Connect(argv=argv, what=f"{vm.name}: the guest cannot be reached by ssh", phase=Phase.SSH))
+        what = f"{vm.name}: the guest cannot be reached by ssh"
+        steps.append(Connect(argv=argv, what=what, socket=socket, phase=Phase.SSH))
     show = show_app_argv(vm, state.run, app, request.arguments, another=request.another)
     keyboard = _keyboard(boot) if needs_display and not request.headless else ()
     steps.append(

@@ -125,11 +125,9 @@ def _command_line(vm: Vm, machine: Machine) -> str:
 
 
 def _plain_command_line(vm: Vm, accelerator: str) -> str:
-    # A software CPU takes a tenth of a second to measure its local timer, and as long to run the program that ACPI's
-    # tables are: one CPU alone does with the oldest timer, and finds the rest in qboot's table of the MultiProcessor
-    # Specification.  And each place where a kernel for one CPU patches itself has to be translated anew: it is left
-    # as for many.
-    return f"{_KERNEL} acpi=off nolapic_timer noreplace-smp" if accelerator == "tcg" and vm.cpus == 1 else _KERNEL
+    # A software CPU takes a tenth of a second to measure its local timer; one CPU alone does with the HPET.  And
+    # each place where a kernel for one CPU patches itself has to be translated anew: it is left as for many.
+    return f"{_KERNEL} nolapic_timer noreplace-smp" if accelerator == "tcg" and vm.cpus == 1 else _KERNEL
 
 
 def _accelerator(vm: Vm, accelerator: str) -> Argv:

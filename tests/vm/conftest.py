@@ -35,13 +35,12 @@ def built(worker_id: str) -> Iterator[World]:
         STORE.mkdir(parents=True, exist_ok=True)
         with (STORE / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            images = world.state / "images"
-            if not first and not images.exists() and (STORE / "state/images").exists():
-                world.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-                # With the key that has signed them; another test of the first worker may be building one just now.
-                shutil.copytree(STORE / "state/key", world.state / "key")
-                made = shutil.ignore_patterns(".*")
-                shutil.copytree(STORE / "state/images", images, symlinks=True, ignore=made)
+            if not first:
+                _copy_images(STORE / "state", world.state)
+            cloud, own = _kernels(world)
+            if cloud and own:
+                # Whoever was killed with the other one has left it.
+                world.ok("image", "rollback", "boot", own)
             # `make test` has compiled it by now.
             done = world.call("image", "build", "kernel", timeout=3600)
             assert done.code == 0, done.err
@@ -54,9 +53,22 @@ def built(worker_id: str) -> Iterator[World]:
         world.end_all()
 
 
+def _copy_images(source: Path, state: Path) -> None:
+    """Have the images of the first worker, where its kernel is not there yet: nothing is compiled twice."""
+    kernel = source / "images/boot/current"
+    if not kernel.exists() or (state / "images/boot" / kernel.resolve().name).exists():
+        return
+    shutil.rmtree(state, ignore_errors=True)
+    state.mkdir(mode=0o700, parents=True)
+    # With the key that has signed them; another test of the first worker may be building one just now.
+    shutil.copytree(source / "key", state / "key")
+    shutil.copytree(source / "images", state / "images", symlinks=True, ignore=shutil.ignore_patterns(".*"))
+
+
 def _kernels(world: World) -> tuple[str, str]:
     """Return the builds of the image with the distribution's kernel, and with our own; "" for one that is not there."""
-    builds = json.loads(world.ok("image", "history", "boot", "--json"))["builds"]
+    done = world.call("image", "history", "boot", "--json")
+    builds = json.loads(done.out)["builds"] if done.code == 0 else []
     cloud = [one["build"] for one in builds if any("linux-image-cloud" in package for package in one["packages"])]
     own = [one["build"] for one in builds if one["build"] not in cloud]
     return next(iter(cloud), ""), next(iter(own), "")

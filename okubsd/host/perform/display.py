@@ -19,7 +19,7 @@ from okubsd.display.server import display_socket
 from okubsd.errors import BadClock, DisplayGone, HostLacks, Problem, TimedOut, Unreachable
 from okubsd.host import door, keys, locks, programs, running, window, windows
 from okubsd.host.performance import Performance, last_lines
-from okubsd.host.sockets import listener_pid
+from okubsd.host.sockets import end_listener, listener_pid
 from okubsd.host.waiting import wait_until
 from okubsd.model import Argv
 from okubsd.plan import steps
@@ -164,12 +164,23 @@ def disconnect(step: steps.Disconnect, performance: Performance) -> None:
 
 def connect(step: steps.Connect, performance: Performance) -> None:
     """Open the shared connection.  Raises Unreachable where the guest does not answer."""
-    done = door.ask(performance.fill(step.argv), timeout=step.timeout)
+    tried: list[door.Done] = []
+
+    def is_settled() -> bool:
+        tried.append(door.ask(performance.fill(step.argv), timeout=step.timeout))
+        return tried[-1].code in (0, door.GAVE_UP) or (len(tried) == 1 and not end_listener(step.socket))
+
+    # A start that was killed may have connected since this one looked; the guest gives up what that held soon after.
+    wait_until(is_settled, _FREED_SECONDS, pause=0.1)
+    done = tried[-1]
     if done.code == door.GAVE_UP:
         raise Unreachable(f"{step.what}: no answer within {step.timeout} seconds")
     if done.code != 0:
         hint = f"okubsd log {step.what.partition(':')[0]}  # the guest's console may say more"
         raise Unreachable(f"{step.what}: {door.reason(done)}", hint)
+
+
+_FREED_SECONDS = 5
 
 
 # A window is painted soon after it is mapped, but for what never stands still; a start does not wait longer for it.

@@ -313,8 +313,9 @@ class Disconnect(Step, frozen=True, kw_only=True):
 
 
 class Connect(Step, frozen=True, kw_only=True):
-    """Run ssh for the VM; ``what`` is the sentence if it fails."""
+    """Open the VM's shared connection at ``socket``; ``what`` is the sentence if it fails."""
 
+    socket: Path
     timeout: int = 30
 
 
