@@ -27,7 +27,8 @@ from okubsd.cli.session import Harmless, harmless, print_json
 from okubsd.config.edit import remove_vm, rename_vm
 from okubsd.errors import BadClock, BadDescription, HostLacks, Mistake, Problem
 from okubsd.host import door, homes, keeper, locks, running, sockets, walls
-from okubsd.host.perform.display import app_words, check_clock
+from okubsd.host.perform.display import check_clock
+from okubsd.host.performance import app_words
 from okubsd.host.places import find_places
 from okubsd.host.reading import drop_ins_of, misnamed_files
 from okubsd.model import Network, NetworkKind, Vm

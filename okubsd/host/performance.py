@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -123,3 +124,25 @@ def read_timings(places: Places, name: str) -> list[Timing]:
         return msgspec.json.Decoder(Timing).decode_lines(text)
     except (OSError, ValueError, msgspec.MsgspecError):
         return []
+
+
+# A shell on the console may have written its prompt before it.
+_SAID = re.compile(rb"(?m)^(?:[#$] )?okubsd: ([a-z0-9-]+) ended with ([0-9]{1,3}): ?(.*)$")
+
+
+def app_words(console_log: Path, app: str, after: int) -> tuple[str, int]:
+    """Return ": " and what ``app`` said before it ended, as its guest told it on the console, and its exit code.
+
+    Both are "" and 0 while it runs.
+    Only what stands behind the first ``after`` bytes of the log counts.
+    """
+    try:
+        with console_log.open("rb") as stream:
+            stream.seek(max(after, console_log.stat().st_size - 65536))
+            found = [found[1:] for found in _SAID.findall(stream.read(65536)) if found[0] == app.encode()]
+    except OSError:
+        return "", 0
+    if not found:
+        return "", 0
+    code, words = found[-1]
+    return ": " + quoted(words.decode(errors="replace").strip() or "it said nothing", 400)[1:-1], int(code)

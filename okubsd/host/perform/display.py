@@ -12,13 +12,12 @@ from pathlib import Path
 import msgspec
 
 from okubsd import layout
-from okubsd.config.names import quoted
 from okubsd.config.sizes import render_size
 from okubsd.display.orders import parse_orders
 from okubsd.display.server import display_socket
 from okubsd.errors import BadClock, DisplayGone, HostLacks, Problem, TimedOut, Unreachable
 from okubsd.host import door, keys, locks, programs, running, window, windows
-from okubsd.host.performance import Performance, last_lines
+from okubsd.host.performance import Performance, app_words, last_lines
 from okubsd.host.sockets import end_listener, listener_pid
 from okubsd.host.waiting import wait_until
 from okubsd.model import Argv
@@ -168,7 +167,10 @@ def connect(step: steps.Connect, performance: Performance) -> None:
 
     def is_settled() -> bool:
         tried.append(door.ask(performance.fill(step.argv), timeout=step.timeout))
-        return tried[-1].code in (0, door.GAVE_UP) or (len(tried) == 1 and not end_listener(step.socket))
+        if _TAKEN not in tried[-1].err:
+            return True
+        end_listener(step.socket)
+        return False
 
     # A start that was killed may have connected since this one looked; the guest gives up what that held soon after.
     wait_until(is_settled, _FREED_SECONDS, pause=0.1)
@@ -180,7 +182,8 @@ def connect(step: steps.Connect, performance: Performance) -> None:
         raise Unreachable(f"{step.what}: {door.reason(done)}", hint)
 
 
-_FREED_SECONDS = 5
+# What ssh(1) says where the guest does not give it the port of the display.
+_TAKEN, _FREED_SECONDS = b"remote port forwarding failed", 5
 
 
 # A window is painted soon after it is mapped, but for what never stands still; a start does not wait longer for it.
@@ -192,6 +195,16 @@ _KEYBOARD_SECONDS = 10.0
 
 def show_app(step: steps.ShowApp, performance: Performance) -> None:
     """Start the app, and wait for its window to be there and painted."""
+    try:
+        _show_app(step, performance)
+    except _Ended:
+        if performance.booted_at:
+            raise
+        # What ended may be what a start that was killed had begun, for a display that is gone.
+        _show_app(step, performance)
+
+
+def _show_app(step: steps.ShowApp, performance: Performance) -> None:
     number, cookie = running.live_display(step.run), keys.read_cookie(step.run)
     if number is None or cookie is None:
         raise DisplayGone(f"{step.vm.name}: its display is gone")
@@ -279,6 +292,10 @@ def _copy_keyboard(step: steps.ShowApp, performance: Performance) -> None:
         performance.report(f"{step.vm.name}: the keyboard of the desktop was not copied: {door.reason(done)}")
 
 
+class _Ended(Problem):
+    """The app ended before it showed a window."""
+
+
 class _HandedOver(Exception):
     """Another start of an app ended well: the one that runs shows what it was to show."""
 
@@ -295,32 +312,9 @@ def _check_app(step: steps.ShowApp, performance: Performance, log: Path, before:
     if said or (performance.qemu is not None and performance.qemu.poll() == 0):
         killed = f": it was killed, as by a guest without memory; it has {render_size(step.vm.memory)}"
         words = killed if code == _KILLED else said
-        raise Problem(
-            f"{step.vm.name}: '{step.app}' ended before it showed a window{words}", f"okubsd log {step.vm.name}"
-        )
+        sentence = f"{step.vm.name}: '{step.app}' ended before it showed a window{words}"
+        raise _Ended(sentence, f"okubsd log {step.vm.name}")
     performance.check_alive(log)
-
-
-# A shell on the console may have written its prompt before it.
-_SAID = re.compile(rb"(?m)^(?:[#$] )?okubsd: ([a-z0-9-]+) ended with ([0-9]{1,3}): ?(.*)$")
-
-
-def app_words(console_log: Path, app: str, after: int) -> tuple[str, int]:
-    """Return ": " and what ``app`` said before it ended, as its guest told it on the console, and its exit code.
-
-    Both are "" and 0 while it runs.
-    Only what stands behind the first ``after`` bytes of the log counts.
-    """
-    try:
-        with console_log.open("rb") as stream:
-            stream.seek(max(after, console_log.stat().st_size - 65536))
-            found = [found[1:] for found in _SAID.findall(stream.read(65536)) if found[0] == app.encode()]
-    except OSError:
-        return "", 0
-    if not found:
-        return "", 0
-    code, words = found[-1]
-    return ": " + quoted(words.decode(errors="replace").strip() or "it said nothing", 400)[1:-1], int(code)
 
 
 def _start_app(step: steps.ShowApp, watcher: window.Watcher) -> bool:
