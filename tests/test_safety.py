@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -25,13 +26,16 @@ from okubsd.cli.main import BUG, call
 from okubsd.cli.rows import changes
 from okubsd.cli.session import Harmless, harmless, print_json
 from okubsd.config.edit import remove_vm, rename_vm
-from okubsd.errors import BadClock, BadDescription, HostLacks, Mistake, Problem
+from okubsd.errors import BadClock, BadDescription, HostLacks, Mistake, Problem, Unreachable
 from okubsd.host import door, homes, keeper, locks, running, sockets, walls
+from okubsd.host.door import Done
+from okubsd.host.perform import display
 from okubsd.host.perform.display import check_clock
 from okubsd.host.performance import app_words
 from okubsd.host.places import find_places
 from okubsd.host.reading import drop_ins_of, misnamed_files
 from okubsd.model import Network, NetworkKind, Vm
+from okubsd.plan import steps
 from okubsd.plan.facts import Accelerator
 from okubsd.plan.limits import QEMU, limits
 from tests.conftest import CHECKOUT
@@ -536,3 +540,50 @@ def test_bad_descriptions_keep_their_mistakes() -> None:
     with pytest.raises(BadDescription) as error:
         wish_of("vms: {a: {image: term, memory: 1}}")
     assert isinstance(error.value.mistakes[0], Mistake)
+
+
+# --- what a start that was killed has left ---------------------------------------------------------
+
+
+def _performance(booted_at: float = 0.0) -> Any:
+    return SimpleNamespace(fill=lambda argv: argv, booted_at=booted_at)
+
+
+@pytest.mark.parametrize(
+    ("answers", "asked"),
+    [
+        ((Done(0),), 1),
+        ((Done(255, err=b"Error: remote port forwarding failed for listen port 6010\n"), Done(0)), 2),
+    ],
+)
+def test_a_port_that_another_connection_still_holds_is_waited_for(
+    answers: tuple[Done, ...], asked: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given, calls = iter(answers), list[object]()
+    monkeypatch.setattr(display.door, "ask", lambda argv, **_: calls.append(argv) or next(given))
+    display.connect(steps.Connect(argv=("ssh",), what="x", socket=tmp_path / "none"), _performance())
+    assert len(calls) == asked
+
+
+def test_who_does_not_answer_is_asked_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    calls: list[object] = []
+    monkeypatch.setattr(display.door, "ask", lambda argv, **_: calls.append(argv) or Done(255, err=b"refused\n"))
+    with pytest.raises(Unreachable, match="x: refused"):
+        display.connect(steps.Connect(argv=("ssh",), what="x", socket=tmp_path / "none"), _performance())
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(("booted_at", "tries"), [(0.0, 2), (5.0, 1)])
+def test_an_app_that_ended_is_started_once_more_only_where_it_may_be_another_starts(
+    booted_at: float, tries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[object] = []
+
+    def show(*given: object) -> None:
+        shown.append(given)
+        raise display._Ended("it ended")
+
+    monkeypatch.setattr(display, "_show_app", show)
+    with pytest.raises(Problem, match="it ended"):
+        display.show_app(SimpleNamespace(), _performance(booted_at))  # type: ignore[arg-type]
+    assert len(shown) == tries
