@@ -84,7 +84,9 @@ def test_a_gateway_has_its_rules_and_its_tunnel_on_it(kernel: str, own: World, r
         assert "wg0" in own.ok("run", "--root", "way", "--", "ip", "-br", "link", "show", "type", "wireguard")
         rules = own.ok("run", "--root", "way", "--", "nft", "list", "ruleset")
         assert "masquerade" in rules and "drop" in rules
-        assert own.ok("run", "--root", "way", "--", "ls", "/dev/net/tun").strip() == "/dev/net/tun"
+        if kernel == "own":
+            # It has no modules, so all that gateways need is there.
+            assert own.ok("run", "--root", "way", "--", "ls", "/dev/net/tun").strip() == "/dev/net/tun"
         own.ok("stop", "way")
     finally:
         own.call("stop", "-f", "way")
