@@ -92,18 +92,22 @@ class Switch:
 
     def run(self) -> None:
         """Carry frames for as long as a VM that runs has a port here."""
-        looked, taps, protected = 0.0, set(), {}
+        looked, told, taps, protected = 0.0, 0, set(), {}
         waiting = [self.ports, *(one for one in (self.tap, self.lease) if one is not None)]
         while True:
-            if time.monotonic() - looked > 0.5:
-                state = self._state()
+            ready_now = select.select(waiting, [], [], 0.3)[0]
+            # What it was told holds from the next frame on.
+            changed = (self.root / "sim/state.json").stat().st_mtime_ns
+            late = time.monotonic() - looked > 0.5
+            if changed != told or late:
+                told, state = changed, self._state()
                 live = [vm["vm"]["ports"] for vm in state["running"].values()]
                 taps = {port["tap"] for ports in live for port in ports if port["interface"] == self.name}
                 protected = state.get("protected", {}).get(self.name, {})
-                if not taps and looked:
+                if not taps and looked and late:
                     return
-                looked = time.monotonic()
-            for ready in select.select(waiting, [], [], 0.3)[0]:
+                looked = time.monotonic() if late else looked
+            for ready in ready_now:
                 if ready is self.ports:
                     frame, sender = self.ports.recvfrom(65536)
                     self._carry(frame, Path(sender).name, taps, protected)

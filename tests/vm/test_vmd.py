@@ -23,7 +23,7 @@ from okubsd.host.store import hash_file
 from tests.openbsd.conftest import okubsd_group  # noqa: F401  (a fixture that is used by being there)
 from tests.openbsd.test_compile import WG
 from tests.openbsd.world import World as Host
-from tests.vm.world import World, wait_until
+from tests.vm.world import World
 
 DESCRIPTION = """\
 host: {owner: alice}
@@ -455,5 +455,4 @@ def test_vms_on_a_switch_meet_only_where_that_is_said(ob: Host) -> None:
     finally:
         ob.write(before)
         ob.must("apply", "-y")
-    # The simulated switch looks at what it was told now and then.
-    wait_until(lambda: reached() == apart)
+    assert reached() == apart

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import subprocess
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,7 @@ def run(step: StartVmd, performance: Performance) -> None:
     except subprocess.TimeoutExpired:
         sentence = f"{step.name}: vmctl start did not end within {CALL_SECONDS} seconds"
         raise Problem(sentence, "doas rcctl check vmd") from None
+    performance.booted_at = time.monotonic()
     answer = parse_answer(done.code, done.err.decode(errors="replace"))
     if not answer.good:
         said = _log_says(performance.places, step.name)
